@@ -1,0 +1,51 @@
+"""poise_lab: understand and measure reinforcement learning with value estimates from the actor's own states.
+
+    import poise_lab as pl
+
+    policy = pl.load_policy("tiny")
+    task = pl.load_task("chain_sum", min_terms=2, max_terms=5)
+    rollouts = pl.sample_rollouts(policy, task.sample(128, seed=0), responses=2, seed=0)
+    internals = pl.read_internals(policy, rollouts, layer=2, pool=4)
+    probe = pl.ValueProbe.preset("release").fit(internals, rollouts.partner_rewards())
+"""
+
+from .baselines import BASELINES, Baseline, make_baseline, variance_reduction
+from .errors import PoiseLabError
+from .internals import Internals, read_internals
+from .policies import Policy, data_dir, load_policy
+from .probe import RecentBuffer, ValueProbe, agreement
+from .records import RunRecord, compare, mean_interval, read_run
+from .rollouts import Rollouts, sample_rollouts
+from .tasks import TINY_TASKS, Problem, Task, TaskMixture, load_task
+from .trainer import TrainConfig, Trainer
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BASELINES",
+    "TINY_TASKS",
+    "Baseline",
+    "Internals",
+    "Policy",
+    "PoiseLabError",
+    "Problem",
+    "RecentBuffer",
+    "Rollouts",
+    "RunRecord",
+    "Task",
+    "TaskMixture",
+    "TrainConfig",
+    "Trainer",
+    "ValueProbe",
+    "agreement",
+    "compare",
+    "data_dir",
+    "load_policy",
+    "load_task",
+    "make_baseline",
+    "mean_interval",
+    "read_run",
+    "read_internals",
+    "sample_rollouts",
+    "variance_reduction",
+]

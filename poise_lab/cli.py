@@ -1,0 +1,159 @@
+"""The command line: `poise-lab train, compare, report, pretrain, bench`.
+
+Bad input ends with one sentence on stderr and exit status 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import dataclasses
+import inspect
+import sys
+import textwrap
+from pathlib import Path
+
+from .errors import PoiseLabError
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = _parser()
+    args = parser.parse_args(argv)
+    try:
+        return args.run(args) or 0
+    except PoiseLabError as e:
+        print(f"poise-lab: {e}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # the reader of our output has gone away
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="poise-lab", description="RL with value estimates from the actor's own states")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    train = commands.add_parser("train", help="train a policy with a baseline; writes a run folder")
+    train.add_argument("--policy", default="tiny", help="tiny, a folder, or a hub id (default: tiny)")
+    train.add_argument("--task", default=None, help="a reasoning-gym task, or several as a+b (default: the bundled three)")
+    train.add_argument("--baseline", default="poise", help="none, batch_mean, rloo, grpo, poise (default: poise)")
+    train.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", dest="settings",
+        help="a setting of the baseline, such as responses=4 or per_task=True; repeatable",
+    )  # fmt: skip
+    train.add_argument("--out", required=True, type=Path, help="run folder")
+    train.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    _add_config_flags(train)
+    train.set_defaults(run=_train)
+
+    compare = commands.add_parser("compare", help="table of runs, with intervals over seeds")
+    compare.add_argument("runs", nargs="+", type=Path, metavar="RUN")
+    compare.set_defaults(run=_compare)
+
+    report = commands.add_parser("report", help="one offline HTML file with the figures of runs")
+    report.add_argument("runs", nargs="+", type=Path, metavar="RUN")
+    report.add_argument("-o", "--output", required=True, type=Path)
+    report.set_defaults(run=_report)
+
+    pretrain = commands.add_parser("pretrain", help="make the bundled policy from scratch")
+    pretrain.add_argument("--out", required=True, type=Path, help="folder to write, not in use yet")
+    pretrain.add_argument("--steps", type=int, default=5000)
+    pretrain.add_argument("--seed", type=int, default=0)
+    pretrain.set_defaults(run=_pretrain)
+
+    bench = commands.add_parser("bench", help="speed of sampling, internals and probe, against references")
+    bench.add_argument("part", nargs="*", help="parts to run: rollouts, llama, internals, probe (default: all)")
+    bench.set_defaults(run=_bench)
+    return parser
+
+
+def _add_config_flags(parser: argparse.ArgumentParser) -> None:
+    """One flag for each field of TrainConfig; its docstring is the help."""
+    from .trainer import TrainConfig
+
+    docs = field_docs(TrainConfig)
+    group = parser.add_argument_group("settings of the run")
+    for field in dataclasses.fields(TrainConfig):
+        group.add_argument(
+            "--" + field.name.replace("_", "-"),
+            type=type(field.default),
+            default=field.default,
+            help=f"{docs[field.name]} (default: {field.default})".replace("%", "%%"),
+        )
+
+
+def field_docs(cls) -> dict[str, str]:
+    """The string below each field of a dataclass."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0].body
+    docs = {}
+    for field, doc in zip(body, body[1:], strict=False):
+        if isinstance(field, ast.AnnAssign) and isinstance(doc, ast.Expr):
+            docs[field.target.id] = ast.literal_eval(doc.value)
+    return docs
+
+
+def _baseline_settings(pairs: list[str]) -> dict:
+    settings = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise PoiseLabError(f"--set {pair!r}: write NAME=VALUE")
+        try:
+            settings[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            settings[name] = value
+    return settings
+
+
+def _train(args) -> int:
+    from . import TINY_TASKS, TrainConfig, Trainer, load_policy, load_task, make_baseline
+
+    config = TrainConfig(**{f.name: getattr(args, f.name) for f in dataclasses.fields(TrainConfig)})
+    baseline = make_baseline(args.baseline, **_baseline_settings(args.settings))
+    task = load_task(args.task or TINY_TASKS)
+    trainer = Trainer(load_policy(args.policy), task, baseline, config, out=args.out, resume=args.resume)
+    run = trainer.run()
+    if not run.finished:
+        print("to go on: the same command with --resume")
+        return 130
+    print(f"held-out accuracy {run.series('accuracy')[1][0]:.3f} -> {run.series('accuracy')[1][-1]:.3f}; run folder {run.folder}")
+    return 0
+
+
+def _compare(args) -> int:
+    from .records import compare, format_table, read_run
+
+    print(format_table(compare([read_run(folder) for folder in args.runs])))
+    return 0
+
+
+def _report(args) -> int:
+    from .records import read_run
+    from .report import write_report
+
+    write_report([read_run(folder) for folder in args.runs], args.output)
+    print(f"report written to {args.output}")
+    return 0
+
+
+def _pretrain(args) -> int:
+    from .pretrain import make_bundled_policy
+
+    if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
+        raise PoiseLabError(f"folder {args.out} is in use already; choose another")
+    if args.steps < 1:
+        raise PoiseLabError(f"steps={args.steps}; it must be at least 1")
+    card = make_bundled_policy(args.out, steps=args.steps, seed=args.seed)
+    for task, row in card["performance"].items():
+        print(task, {k: v for k, v in row.items() if k != "accuracy_by_difficulty"})
+    return 0
+
+
+def _bench(args) -> int:
+    from .bench import run_bench
+
+    run_bench(args.part)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,215 @@
+"""One teacher-forced pass over rollouts: log-probabilities, token entropies, pooled hidden states.
+
+Rows (one prompt with one response) are sorted by length and padded on the right, where causal
+attention never looks, so no mask is needed and little is padding. The language-model head runs on
+the response positions only, in chunks, so that a wide vocabulary costs no memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch.utils.checkpoint import checkpoint
+
+from .errors import PoiseLabError
+from .policies import Policy
+from .rollouts import Rollouts
+
+BATCH_TOKENS = 8192  # padded tokens of one forward pass
+CHUNK_LOGITS = 8 * 2**20  # logits held at a time: 32 MB in float32
+
+
+@dataclasses.dataclass
+class Internals:
+    """By-products of the log-probability pass. Shapes: P prompts, M responses, T tokens, D width.
+
+    prompt: (P, M, D) float32, mean hidden state of the last `pool` prompt tokens.
+    reasoning: (P, M, D) float32, the same over the last `pool` tokens of the reasoning, which ends
+        with (and includes) the last end-of-reasoning tag, or with the response if there is none;
+        zeros for an empty response.
+    entropy: (P, M, 3) float32, mean token entropy in nats over the output, the reasoning, the
+        answer; 0.0 for a missing span (method Sec. 3.1 and B.3).
+    logprobs, token_entropy: (P, M, T) float32, in nats, 0 at padding.
+    layer: decoder layer index, 0-based. pool: number of tokens averaged.
+    """
+
+    prompt: torch.Tensor
+    reasoning: torch.Tensor
+    entropy: torch.Tensor
+    logprobs: torch.Tensor
+    token_entropy: torch.Tensor
+    layer: int
+    pool: int
+
+    def features(self) -> torch.Tensor:
+        """(P, M, 2 D + 3): prompt state, reasoning state, entropies, side by side."""
+        return torch.cat([self.prompt, self.reasoning, self.entropy], -1)
+
+    def select(self, prompts: Sequence[int] | slice | torch.Tensor) -> Internals:
+        """The internals of some prompts."""
+        tensors = {
+            f.name: getattr(self, f.name)[prompts]
+            for f in dataclasses.fields(self)
+            if f.name not in ("layer", "pool")
+        }
+        return dataclasses.replace(self, **tensors)
+
+
+def batches_by_length(rollouts: Rollouts, rows: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Split rows (indices into the flattened P * M) into batches of similar length."""
+    lengths = row_lengths(rollouts)[rows]
+    order = rows[lengths.argsort(stable=True)]
+    lengths = lengths.sort(stable=True).values.tolist()
+    start = 0
+    for end in range(1, len(order) + 1):
+        if end == len(order) or lengths[end] * (end + 1 - start) > BATCH_TOKENS:
+            yield order[start:end]
+            start = end
+
+
+def row_lengths(rollouts: Rollouts) -> torch.Tensor:
+    """(P * M,) tokens of prompt and response together."""
+    return (rollouts.prompt_lengths[:, None] + rollouts.lengths).flatten()
+
+
+@contextlib.contextmanager
+def captured_layers(policy: Policy, layers: Sequence[int]):
+    """Within the context, the given decoder layers leave their output in the dict that it yields."""
+    captured, handles = {}, []
+    for layer in layers:
+
+        def hook(module, args, output, layer=layer):
+            captured[layer] = output[0] if isinstance(output, tuple) else output
+
+        handles.append(policy.layers[layer].register_forward_hook(hook))
+    try:
+        yield captured
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _score(policy, hidden, tokens, temperature, with_entropy):
+    """Log-probability of each token, and the entropy, from the trunk's output: (N, D) -> (N,), (N,)."""
+    logits = policy.head(hidden).float()
+    if temperature not in (0, 1):  # greedy responses are scored at temperature 1
+        logits = logits / temperature
+    log_norm = logits.logsumexp(-1)
+    logprobs = logits.gather(1, tokens[:, None])[:, 0] - log_norm
+    if not with_entropy:
+        return logprobs, None
+    return logprobs, log_norm - ((logits - log_norm[:, None]).exp() * logits).sum(-1)
+
+
+def forward_rows(policy: Policy, rollouts: Rollouts, rows: torch.Tensor, *, entropy: bool = False):
+    """Log-probabilities of the sampled tokens of some rows, with gradients where they are enabled.
+
+    rows: (R,) indices into the flattened P * M. Returns (logprobs, token_entropy or None), each
+    (R, T) float32 on the policy's device, 0 at padding.
+    """
+    device, m = policy.device, rollouts.responses
+    width = rollouts.response_ids.shape[2]
+    lengths = rollouts.lengths.flatten()[rows]
+    starts = rollouts.prompt_lengths[rows // m]
+    total = int((starts + lengths).max())
+    ids = torch.full((len(rows), total), rollouts.pad_id, dtype=torch.long)
+    responses = rollouts.response_ids.flatten(0, 1)[rows]
+    for i, row in enumerate(rows.tolist()):
+        prompt, n = rollouts.prompt_ids[row // m], int(lengths[i])
+        ids[i, : len(prompt)] = torch.tensor(prompt)
+        ids[i, len(prompt) : len(prompt) + n] = responses[i, :n]
+    hidden = policy.model.base_model(input_ids=ids.to(device), use_cache=False).last_hidden_state
+    mask = torch.arange(width) < lengths[:, None]  # (R, T)
+    row_index, token_index = mask.nonzero(as_tuple=True)
+    # the state at a position scores the token after it
+    states = hidden[row_index.to(device), (starts[row_index] - 1 + token_index).to(device)]
+    tokens = responses[mask].to(device)
+    chunk = max(1, CHUNK_LOGITS // policy.model.config.get_text_config().vocab_size)
+    parts = []
+    for i in range(0, len(tokens), chunk):
+        args = (policy, states[i : i + chunk], tokens[i : i + chunk], rollouts.temperature, entropy)
+        if torch.is_grad_enabled() and len(tokens) > chunk:  # recompute the logits in the backward pass
+            parts.append(checkpoint(_score, *args, use_reentrant=False))
+        else:
+            parts.append(_score(*args))
+    mask = mask.to(device)
+
+    def padded(values):
+        return torch.zeros(mask.shape, device=device).masked_scatter(mask, torch.cat(values))
+
+    logprobs = padded([p for p, _ in parts])
+    return logprobs, padded([e for _, e in parts]) if entropy else None
+
+
+def _pool(states: torch.Tensor, ends: torch.Tensor, lengths: torch.Tensor, pool: int) -> torch.Tensor:
+    """Mean of the last `pool` of `lengths` positions before `ends`: (R, T, D) -> (R, D) float32."""
+    back = torch.arange(pool, device=states.device)
+    valid = back < lengths[:, None]  # (R, pool)
+    positions = (ends[:, None] - 1 - back).clamp(min=0)
+    gathered = states.gather(1, positions[..., None].expand(-1, -1, states.shape[2])).float()
+    return (gathered * valid[..., None]).sum(1) / valid.sum(1, keepdim=True).clamp(min=1)
+
+
+def _span_mean(values: torch.Tensor, starts: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+    """Mean of values (R, T) over [starts, ends), 0.0 where that is empty."""
+    at = torch.arange(values.shape[1])
+    span = (at >= starts[:, None]) & (at < ends[:, None])
+    return (values * span).sum(1) / span.sum(1).clamp(min=1)
+
+
+@torch.no_grad()
+def read_internals(
+    policy: Policy, rollouts: Rollouts, layer: int | Sequence[int] = 2, pool: int = 4
+) -> Internals | dict[int, Internals]:
+    """Run the policy once over the rollouts and keep what the value probe needs.
+
+    layer: decoder layer index (0-based; its output, as `hidden_states[layer + 1]` of transformers,
+        which differs for the last layer, where transformers gives the state after the final norm), or several: then the result
+        is a dict from layer to Internals. Other layers are not kept.
+    pool: number of tokens to average, at most as many as there are.
+
+    Raises PoiseLabError for a layer that the policy does not have or pool < 1.
+    """
+    layers = [layer] if isinstance(layer, int) else list(layer)
+    for one in layers:
+        if not 0 <= one < len(policy.layers):
+            raise PoiseLabError(
+                f"layer {one} asked for, but policy {policy.name!r} has layers 0 to {len(policy.layers) - 1}"
+            )
+    if pool < 1:
+        raise PoiseLabError(f"pool={pool}; average at least 1 token")
+    p, m, width = rollouts.response_ids.shape
+    d = policy.model.config.get_text_config().hidden_size
+    prompt = {k: torch.zeros(p * m, d) for k in layers}
+    reasoning = {k: torch.zeros(p * m, d) for k in layers}
+    logprobs, token_entropy = torch.zeros(p * m, width), torch.zeros(p * m, width)
+    lengths, ends = rollouts.lengths.flatten(), rollouts.reasoning_lengths.flatten()
+    starts = rollouts.prompt_lengths.repeat_interleave(m)
+    for rows in batches_by_length(rollouts, torch.arange(p * m)):
+        with captured_layers(policy, layers) as captured:
+            row_logprobs, row_entropy = forward_rows(policy, rollouts, rows, entropy=True)
+        logprobs[rows], token_entropy[rows] = row_logprobs.cpu(), row_entropy.cpu()
+        at, end = starts[rows].to(policy.device), ends[rows].to(policy.device)
+        for k in layers:
+            prompt[k][rows] = _pool(captured[k], at, at, pool).cpu()
+            reasoning[k][rows] = _pool(captured[k], at + end, end, pool).cpu()
+    zero = torch.zeros_like(ends)
+    entropy = torch.stack(
+        [_span_mean(token_entropy, a, b) for a, b in ((zero, lengths), (zero, ends), (ends, lengths))], -1
+    )
+    result = {
+        k: Internals(
+            prompt[k].view(p, m, d),
+            reasoning[k].view(p, m, d),
+            entropy.view(p, m, 3),
+            logprobs.view(p, m, width),
+            token_entropy.view(p, m, width),
+            layer=k,
+            pool=pool,
+        )
+        for k in layers
+    }
+    return result[layer] if isinstance(layer, int) else result

@@ -1,0 +1,56 @@
+"""The clipped surrogate (arXiv 2605.07579, Eq. 14) and its aggregations over tokens."""
+
+from __future__ import annotations
+
+import torch
+
+from .errors import known
+
+AGGREGATIONS = ("token_mean", "sequence_mean")
+
+
+def token_weights(mask: torch.Tensor, aggregation: str) -> torch.Tensor:
+    """Weight of each token in the loss, summing to 1 over the mini-batch: (R, T) bool -> (R, T).
+
+    token_mean: every token counts the same (DAPO, POISE). sequence_mean: every response counts the
+    same, its tokens share its weight (GRPO).
+    """
+    if aggregation == "token_mean":
+        return mask / mask.sum()
+    if aggregation == "sequence_mean":
+        return mask / mask.sum(1, keepdim=True).clamp(min=1) / len(mask)
+    raise known("aggregation", aggregation, AGGREGATIONS)
+
+
+def clipped_surrogate(
+    logprobs: torch.Tensor,
+    old_logprobs: torch.Tensor,
+    advantages: torch.Tensor,
+    weights: torch.Tensor,
+    *,
+    clip_low: float = 0.2,
+    clip_high: float = 0.28,
+    dual_clip: float = 10.0,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Loss to minimise, and the weight of the tokens at which a clip is active.
+
+    ratio = exp(logprobs - old_logprobs) per token; the loss of a token is
+    -min(ratio A, clip(ratio, 1 - clip_low, 1 + clip_high) A), for A < 0 at most -dual_clip A.
+
+    logprobs, old_logprobs, weights: (R, T). advantages: (R,). Both results are sums over tokens
+    times weights, so micro-batches of one mini-batch add up.
+    """
+    ratio = (logprobs - old_logprobs).exp()
+    a = advantages[:, None]
+    free = ratio * a
+    clipped = ratio.clamp(1 - clip_low, 1 + clip_high) * a
+    objective = torch.minimum(free, clipped)
+    bounded = torch.where(a < 0, torch.maximum(objective, dual_clip * a), objective)
+    active = (bounded != free).float()
+    return -(bounded * weights).sum(), (active * weights).sum().detach()
+
+
+def kl_penalty(logprobs: torch.Tensor, reference: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """KL(policy || reference) per token by the k3 estimator, exp(d) - d - 1 with d = reference - logprobs."""
+    d = reference - logprobs
+    return ((d.exp() - d - 1) * weights).sum()

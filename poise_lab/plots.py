@@ -1,0 +1,144 @@
+"""Figures: one look, uncertainty drawn, nothing that asks the network.
+
+Colours are those of Okabe and Ito (https://jfly.uni-koeln.de/color/), which colour-blind readers can
+tell apart; the background is transparent, so that figures work in light and dark themes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import plotly.graph_objects as go
+
+from .records import RunRecord, mean_interval
+
+COLORS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999"]
+CONFIG = {"displaylogo": False, "showSendToCloud": False, "responsive": True}
+
+_GREY = "rgba(128,128,128,0.25)"
+_AXIS = dict(gridcolor=_GREY, zerolinecolor=_GREY, linecolor="#888", ticks="outside", automargin=True)
+TEMPLATE = go.layout.Template(
+    layout=dict(
+        colorway=COLORS,
+        font=dict(family="system-ui, sans-serif", size=13, color="#777"),
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        xaxis=_AXIS,
+        yaxis=_AXIS,
+        legend=dict(orientation="h", y=-0.25),
+        margin=dict(l=60, r=20, t=50, b=50),
+        hovermode="x unified",
+    )
+)
+
+# metric: (title, axis title with unit)
+METRICS = {
+    "accuracy": ("Held-out accuracy", "accuracy (share of responses)"),
+    "reward": ("Training reward", "mean reward"),
+    "variance_reduction": ("Variance reduction of the advantages", "1 - Var(A) / Var(R)"),
+    "probe_r_fresh": ("Value probe against V(x), held-out prompts", "Pearson r"),
+    "probe_mae_fresh": ("Value probe against V(x), held-out prompts", "mean absolute error (reward)"),
+    "probe_r_partner": ("Value probe against the partner's reward", "Pearson r"),
+    "probe_mae_partner": ("Value probe against the partner's reward", "mean absolute error (reward)"),
+    "entropy": ("Token entropy of the policy", "entropy (nats)"),
+    "gradient_norm": ("Gradient norm", "L2 norm before clipping"),
+    "clip_fraction": ("Clipped tokens", "share of tokens"),
+    "response_length": ("Response length", "tokens"),
+    "tokens": ("Sampled tokens", "tokens so far"),
+    "peak_memory_mb": ("Peak memory", "MB"),
+}
+
+
+def figure(title: str, x: str, y: str, height: int = 380, **layout) -> go.Figure:
+    """An empty figure in the package's look."""
+    return go.Figure(layout=dict(template=TEMPLATE, title=title, xaxis_title=x, yaxis_title=y, height=height, **layout))
+
+
+def rounded(values, digits: int = 4) -> list[float]:
+    """Plain rounded numbers: small in a notebook file, and the same to the eye."""
+    return [round(float(v), digits) for v in np.asarray(values, dtype=float)]
+
+
+def add_line(fig: go.Figure, x: Sequence, y: Sequence, name: str, color: str, low=None, high=None, **line) -> None:
+    """A line, with a band between low and high where they are given."""
+    x, y = list(x), rounded(y)
+    if low is not None:
+        band = rounded(list(high) + list(low)[::-1])
+        fill = f"rgba({int(color[1:3], 16)},{int(color[3:5], 16)},{int(color[5:7], 16)},0.2)"
+        fig.add_trace(
+            go.Scatter(x=x + x[::-1], y=band, fill="toself", fillcolor=fill, line=dict(width=0),
+                       mode="lines", hoverinfo="skip", showlegend=False, legendgroup=name)
+        )  # fmt: skip
+    mode = "lines+markers" if len(x) < 40 else "lines"
+    fig.add_trace(go.Scatter(x=x, y=y, name=name, mode=mode, legendgroup=name, line=dict(color=color, **line)))
+
+
+def run_curves(runs: Sequence[RunRecord], metric: str) -> go.Figure:
+    """One metric over the steps of runs; runs that differ in their seed only become a mean with a 95 % band."""
+    title, unit = METRICS[metric]
+    groups: dict[str, list[RunRecord]] = {}
+    for run in runs:
+        groups.setdefault(run.label, []).append(run)
+    fig = figure(title, "step", unit)
+    for (label, group), color in zip(groups.items(), COLORS * len(groups), strict=False):
+        by_step: dict[int, list[float]] = {}
+        for run in group:
+            for step, value in zip(*run.series(metric), strict=True):
+                by_step.setdefault(step, []).append(value)
+        steps = [s for s in sorted(by_step) if len(by_step[s]) == len(group)]
+        if not steps:
+            continue
+        mean, low, high = np.array([mean_interval(by_step[s]) for s in steps]).T
+        band = dict(low=low, high=high) if len(group) > 1 else {}
+        name = f"{label}, {len(group)} seeds" if len(group) > 1 else f"{label}, seed {group[0].seed}"
+        add_line(fig, steps, mean, name, color, **band)
+        if metric == "variance_reduction" and label.startswith("poise"):
+            rloo = [run.series("variance_reduction_rloo") for run in group]
+            common = sorted(set.intersection(*(set(s) for s, _ in rloo)))
+            values = [[dict(zip(*pair, strict=True))[s] for pair in rloo] for s in common]
+            add_line(fig, common, np.mean(values, 1), f"RLOO on the same rewards ({label})", "#999999", dash="dot")
+    return fig
+
+
+def accuracy_by_task(runs: Sequence[RunRecord]) -> go.Figure:
+    """Held-out accuracy of each task over the steps, mean over the runs."""
+    fig = figure("Held-out accuracy by task", "step", "accuracy (share of responses)")
+    names = sorted({k for run in runs for m in run.metrics for k in m if k.startswith("accuracy_")})
+    for name, color in zip(names, COLORS * len(names), strict=False):
+        pairs = [dict(zip(*run.series(name), strict=True)) for run in runs]
+        steps = sorted(set.intersection(*(set(p) for p in pairs)))
+        add_line(fig, steps, [np.mean([p[s] for p in pairs]) for s in steps], name.removeprefix("accuracy_"), color)
+    return fig
+
+
+def seconds_by_part(runs: Sequence[RunRecord]) -> go.Figure:
+    """Where the time of a step goes, mean over steps, one bar per run."""
+    fig = figure("Where the time goes", "seconds per step", "", barmode="stack", hovermode="closest")
+    parts = ("sample", "internals", "baseline", "update", "evaluate")
+    labels = [f"{run.label}, seed {run.seed}" for run in runs]
+    for part, color in zip(parts, COLORS, strict=False):
+        steps = [max(1, run.metrics[-1]["step"]) for run in runs]
+        seconds = [sum(run.series(f"seconds_{part}")[1]) / n for run, n in zip(runs, steps, strict=True)]
+        fig.add_trace(go.Bar(y=labels, x=rounded(seconds, 3), name=part, orientation="h", marker_color=color))
+    return fig
+
+
+def calibration(predictions, targets, title: str = "Predicted and measured value", bins: int = 10) -> go.Figure:
+    """Predictions against measured V(x): the points, and the mean of each tenth of the predictions."""
+    predictions, targets = np.asarray(predictions).reshape(-1), np.asarray(targets).reshape(-1)
+    fig = figure(title, "predicted value", "measured V(x)", hovermode="closest")
+    fig.add_trace(go.Scatter(x=[0, 1], y=[0, 1], mode="lines", name="perfect", line=dict(color="#999999", dash="dot")))
+    fig.add_trace(
+        go.Scatter(x=rounded(predictions, 3), y=rounded(targets, 3), mode="markers", name="one prompt",
+                   marker=dict(size=4, opacity=0.4, color=COLORS[0]))
+    )  # fmt: skip
+    parts = np.array_split(np.argsort(predictions, kind="stable"), bins)
+    means = [(predictions[p].mean(), *mean_interval(targets[p])) for p in parts if len(p)]
+    x, y, low, high = np.array(means).T
+    fig.add_trace(
+        go.Scatter(x=rounded(x), y=rounded(y), mode="markers", name="mean of a tenth, 95 % interval",
+                   marker=dict(size=9, color=COLORS[5]),
+                   error_y=dict(array=rounded(high - y), arrayminus=rounded(y - low)))
+    )  # fmt: skip
+    return fig

@@ -1,0 +1,132 @@
+"""Loading a causal language model by name, folder or hub id, with what a rollout needs to know of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from .errors import PoiseLabError
+from .tasks import END_OF_REASONING, Problem
+
+WORDINGS = ("compact", "question")
+
+
+def data_dir() -> Path:
+    """The folder of bundled data: beside the package in a checkout, inside it in a wheel."""
+    package = Path(__file__).parent
+    inside = package / "data"
+    return inside if inside.is_dir() else package.parent / "data"
+
+
+BUNDLED = {"tiny": "tiny-policy"}
+
+
+@dataclasses.dataclass
+class Policy:
+    """A causal LM, its tokenizer, and how it is spoken to.
+
+    wording: "compact" (short prompts of the bundled tasks) or "question" (reasoning-gym's own text,
+        through the tokenizer's chat template where it has one).
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    name: str
+    wording: str = "question"
+
+    def __post_init__(self):
+        self.end_of_reasoning = self.tokenizer.encode(END_OF_REASONING, add_special_tokens=False)
+        eos = self.model.generation_config.eos_token_id
+        if eos is None:
+            eos = self.tokenizer.eos_token_id
+        if eos is None:
+            raise PoiseLabError(
+                f"policy {self.name!r} has no end-of-sequence token, so its responses could not end; "
+                "set tokenizer.eos_token_id"
+            )
+        self.eos_token_ids = [eos] if isinstance(eos, int) else sorted(eos)
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
+    def context(self) -> int:
+        """Longest sequence that the model takes, in tokens."""
+        return self.model.config.get_text_config().max_position_embeddings
+
+    @property
+    def layers(self) -> torch.nn.ModuleList:
+        """The decoder layers, in order.
+
+        Raises PoiseLabError if they are not where transformers puts them.
+        """
+        trunk = self.model.base_model
+        for name in ("layers", "h"):
+            if isinstance(getattr(trunk, name, None), torch.nn.ModuleList):
+                return getattr(trunk, name)
+        raise PoiseLabError(
+            f"policy {self.name!r} ({type(self.model).__name__}) has no list of decoder layers named "
+            "'layers' or 'h'; its hidden states cannot be read"
+        )
+
+    def head(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Logits from the trunk's last hidden states: (N, D) -> (N, V)."""
+        logits = self.model.get_output_embeddings()(hidden)
+        cap = getattr(self.model.config.get_text_config(), "final_logit_softcapping", None)
+        return logits if cap is None else cap * torch.tanh(logits / cap)
+
+    def prompt_ids(self, problem: Problem) -> list[int]:
+        """Token ids of the prompt of a problem."""
+        if self.wording == "compact":
+            return self.tokenizer.encode(problem.compact, add_special_tokens=False)
+        if self.tokenizer.chat_template:
+            message = [{"role": "user", "content": problem.question}]
+            return self.tokenizer.apply_chat_template(
+                message, add_generation_prompt=True, return_dict=False
+            )
+        return self.tokenizer.encode(problem.question)
+
+    def save(self, folder: str | Path) -> None:
+        """Write config, safetensors weights, tokenizer and wording to a folder that `load_policy` reads."""
+        folder = Path(folder)
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        (folder / "poise_lab.json").write_text(json.dumps({"wording": self.wording}) + "\n")
+
+
+def load_policy(
+    name: str | Path, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
+) -> Policy:
+    """Load a policy: "tiny" (bundled), a folder, or a hub id. Only safetensors weights are read.
+
+    Raises PoiseLabError if the name is none of these or the folder holds no model.
+    """
+    source = Path(data_dir() / BUNDLED[name]) if name in BUNDLED else Path(name)
+    if source.is_dir():
+        if not (source / "config.json").is_file():
+            raise PoiseLabError(f"folder {source} holds no model: config.json is missing")
+        if not any(source.glob("*.safetensors")):
+            raise PoiseLabError(f"folder {source} holds no model: there is no .safetensors file in it")
+    elif str(name).count("/") != 1 or source.is_absolute() or str(name).startswith("."):
+        raise PoiseLabError(
+            f"unknown policy {str(name)!r}; known: {', '.join(sorted(BUNDLED))}, a folder that holds a "
+            "model, or a hub id such as 'Qwen/Qwen3-0.6B'"
+        )
+    try:
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True)
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except Exception as e:  # transformers raises many kinds; each ends here as one sentence
+        reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
+        raise PoiseLabError(f"policy {str(name)!r} could not be loaded: {reason}") from e
+    wording = "question"
+    if (source / "poise_lab.json").is_file():
+        wording = json.loads((source / "poise_lab.json").read_text()).get("wording")
+        if wording not in WORDINGS:
+            raise PoiseLabError(f"{source / 'poise_lab.json'} asks for wording {wording!r}; known: {WORDINGS}")
+    model.to(device).eval()
+    return Policy(model, tokenizer, str(name), wording)

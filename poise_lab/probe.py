@@ -1,0 +1,249 @@
+"""The value probe: a ridge regression that reads V(x) from a policy's internal states.
+
+`ValueProbe` is a scikit-learn estimator made of scikit-learn's parts (PCA, StandardScaler, Ridge).
+They are all affine, so a fitted probe is one vector and one number, `coef_` and `intercept_`;
+prediction is one product, and the saved file needs nothing else.
+
+Its targets are the *partners'* rewards (`Rollouts.partner_rewards`): a probe fitted on a response's
+own reward would learn to grade that response, and the baseline would no longer be a baseline.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file, save_file
+from sklearn.base import BaseEstimator, RegressorMixin
+from sklearn.decomposition import PCA
+from sklearn.linear_model import Ridge
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.validation import check_is_fitted
+
+from .errors import PoiseLabError, known
+from .internals import Internals
+
+INPUTS = ("prompt", "reasoning", "entropy")
+ENTROPIES = 3
+
+PRESETS = {
+    # arXiv 2605.07579, Sec. 3.1 and Table 5: no PCA, ridge 0.01
+    "paper": dict(ridge=0.01, pca_prompt=None, pca_reasoning=None),
+    # official release, Qwen3-4B: PCA 32 and 64, ridge 100
+    "release": dict(ridge=100.0, pca_prompt=32, pca_reasoning=64),
+}
+
+
+class ValueProbe(RegressorMixin, BaseEstimator):
+    """Predict V(x), the expected reward of a prompt, from the internals of one response to it.
+
+    ridge: strength of the L2 penalty on standardised inputs.
+    pca_prompt, pca_reasoning: principal components kept of each state; None keeps the state as it
+        is. With fewer rows or dimensions than components, as many as there are.
+    inputs: which of "prompt", "reasoning", "entropy" it reads.
+
+    Learned: coef_ (F,), intercept_ (float), n_features_in_ (F = 2 D + 3).
+    """
+
+    def __init__(self, ridge=100.0, pca_prompt=None, pca_reasoning=None, inputs=INPUTS):
+        self.ridge = ridge
+        self.pca_prompt = pca_prompt
+        self.pca_reasoning = pca_reasoning
+        self.inputs = inputs
+
+    @classmethod
+    def preset(cls, name: str, **changes) -> ValueProbe:
+        """The probe of the "paper" or of its official "release"; changes override its settings."""
+        if name not in PRESETS:
+            raise known("probe preset", name, PRESETS)
+        return cls(**{**PRESETS[name], **changes})
+
+    def fit(self, X, y) -> ValueProbe:
+        """Fit to rows of one response each.
+
+        X: Internals, or features (..., 2 D + 3) laid out as `Internals.features`.
+        y: (...) targets in [0, 1], one per row: `rollouts.partner_rewards()`.
+
+        Raises PoiseLabError for targets outside [0, 1] or NaN, or if rows and targets differ in number.
+        """
+        X, _ = _rows(X)
+        y = np.asarray(y, dtype=np.float64).reshape(-1)
+        if len(X) != len(y):
+            raise PoiseLabError(f"{len(X)} rows of features but {len(y)} targets; give one target per row")
+        if not np.isfinite(y).all() or y.min() < 0 or y.max() > 1:
+            raise PoiseLabError("targets must be rewards in [0, 1], without NaN; rescale or repair them")
+        if not np.isfinite(X).all():
+            raise PoiseLabError("features contain NaN or infinity; the policy's hidden states have overflowed")
+        blocks = _blocks(X.shape[1])
+        unknown = set(self.inputs) - set(INPUTS)
+        if unknown or not self.inputs:
+            raise known("probe input", ", ".join(sorted(unknown)) or "(none)", INPUTS)
+        parts = []  # (columns, PCA or None)
+        for name in self.inputs:
+            k = {"prompt": self.pca_prompt, "reasoning": self.pca_reasoning}.get(name)
+            columns = X[:, blocks[name]]
+            pca = PCA(min(k, *columns.shape), random_state=42).fit(columns) if k else None
+            parts.append((name, pca))
+        Z = np.concatenate(
+            [pca.transform(X[:, blocks[name]]) if pca else X[:, blocks[name]] for name, pca in parts], 1
+        )
+        scaler = StandardScaler().fit(Z)
+        ridge = Ridge(alpha=self.ridge).fit(scaler.transform(Z), y)
+        # compose the affine maps: y = ((T(x) - mean) / scale) . beta + b
+        beta = ridge.coef_ / scaler.scale_
+        self.coef_ = np.zeros(X.shape[1])
+        self.intercept_ = float(ridge.intercept_ - beta @ scaler.mean_)
+        start = 0
+        for name, pca in parts:
+            block = blocks[name]
+            size = pca.n_components_ if pca else block.stop - block.start
+            part = beta[start : start + size]
+            start += size
+            self.coef_[block] = pca.components_.T @ part if pca else part
+            if pca:
+                self.intercept_ -= float(self.coef_[block] @ pca.mean_)
+        self.n_features_in_ = X.shape[1]
+        return self
+
+    def predict(self, X) -> np.ndarray | torch.Tensor:
+        """Values in [0, 1], one per row: (P, M) float32 tensor for Internals, else the shape of the rows."""
+        check_is_fitted(self)
+        is_internals = isinstance(X, Internals)
+        X, shape = _rows(X)
+        if X.shape[1] != self.n_features_in_:
+            raise PoiseLabError(
+                f"the probe was fitted on {self.n_features_in_} features but is given {X.shape[1]}; "
+                "use the policy, layer and preset that it was fitted with"
+            )
+        values = np.clip(X @ self.coef_ + self.intercept_, 0.0, 1.0).reshape(shape)
+        return torch.from_numpy(values).float() if is_internals else values
+
+    def score(self, X, y) -> dict[str, float]:
+        """Agreement of predictions and targets: see `agreement`."""
+        return agreement(self.predict(X), y)
+
+    def save(self, folder: str | Path) -> None:
+        """Write probe.safetensors and probe.json to a folder."""
+        check_is_fitted(self)
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        arrays = {"coef": self.coef_, "intercept": np.array([self.intercept_])}
+        save_file(arrays, folder / "probe.safetensors")
+        settings = {**self.get_params(), "inputs": list(self.inputs)}
+        (folder / "probe.json").write_text(json.dumps(settings, indent=1) + "\n")
+
+    @classmethod
+    def load(cls, folder: str | Path) -> ValueProbe:
+        """Read a saved probe; predicts as before, bit for bit. Raises PoiseLabError if it is not there."""
+        folder = Path(folder)
+        try:
+            settings = json.loads((folder / "probe.json").read_text())
+            arrays = load_file(folder / "probe.safetensors")
+            probe = cls(**{**settings, "inputs": tuple(settings["inputs"])})
+            probe.set_fitted(arrays["coef"], arrays["intercept"][0])
+        except Exception as e:
+            raise PoiseLabError(f"folder {folder} holds no readable probe: {e}") from e
+        return probe
+
+    def set_fitted(self, coef: np.ndarray, intercept: float) -> ValueProbe:
+        """Make this probe a fitted one with the given vector and number."""
+        self.coef_, self.intercept_ = np.array(coef, dtype=np.float64), float(intercept)
+        self.n_features_in_ = len(self.coef_)
+        return self
+
+
+def agreement(predictions, targets) -> dict[str, float]:
+    """How well predictions match targets.
+
+    r: Pearson correlation, 0.0 where either side is constant. mae: mean absolute error.
+    brier_skill: 1 - MSE / Var(targets); 0 is a constant at the targets' mean, 1 is perfect; 0.0
+    where the targets are constant.
+    """
+    predictions = np.asarray(predictions, dtype=np.float64).reshape(-1)
+    targets = np.asarray(targets, dtype=np.float64).reshape(-1)
+    error = predictions - targets
+    spread = targets.std()
+    constant = spread < 1e-12 or predictions.std() < 1e-12
+    return {
+        "r": 0.0 if constant else float(np.corrcoef(predictions, targets)[0, 1]),
+        "mae": float(np.abs(error).mean()),
+        "brier_skill": 0.0 if spread < 1e-12 else float(1 - (error**2).mean() / spread**2),
+    }
+
+
+class RecentBuffer:
+    """The most recent rows that a probe is fitted on. Whole groups are evicted, the oldest first.
+
+    capacity: at most this many rows (responses). A group (the responses to one prompt) stays or
+    goes as a whole, so that a response is never kept without its partner. The newest group stays
+    even if it alone is larger.
+    """
+
+    def __init__(self, capacity: int):
+        if capacity < 1:
+            raise PoiseLabError(f"a buffer of {capacity} rows holds nothing; give it at least 1")
+        self.capacity = capacity
+        self._groups: deque[tuple[np.ndarray, np.ndarray]] = deque()
+        self.rows = 0
+
+    def add(self, features, targets) -> None:
+        """Append groups: features (P, M, F), targets (P, M)."""
+        features = np.asarray(features, dtype=np.float32)
+        targets = np.asarray(targets, dtype=np.float32)
+        for group in zip(features, targets, strict=True):
+            self._groups.append(group)
+            self.rows += len(group[1])
+        while self.rows > self.capacity and len(self._groups) > 1:
+            self.rows -= len(self._groups.popleft()[1])
+
+    def data(self) -> tuple[np.ndarray, np.ndarray]:
+        """All rows, oldest first: features (rows, F), targets (rows,)."""
+        return (
+            np.concatenate([features for features, _ in self._groups]),
+            np.concatenate([targets for _, targets in self._groups]),
+        )
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        if not self._groups:
+            return {}
+        features, targets = self.data()
+        sizes = [len(targets) for _, targets in self._groups]
+        return {
+            "features": torch.from_numpy(features),
+            "targets": torch.from_numpy(targets),
+            "sizes": torch.tensor(sizes),
+        }
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        self._groups.clear()
+        self.rows = 0
+        if state:
+            sizes = state["sizes"].tolist()
+            for f, t in zip(state["features"].split(sizes), state["targets"].split(sizes), strict=True):
+                self._groups.append((f.numpy(), t.numpy()))
+                self.rows += len(t)
+
+
+def _rows(X) -> tuple[np.ndarray, tuple[int, ...]]:
+    """Features as a float64 matrix, and the shape of its rows."""
+    if isinstance(X, Internals):
+        X = X.features()
+    X = np.asarray(X, dtype=np.float64)
+    return X.reshape(-1, X.shape[-1]), X.shape[:-1]
+
+
+def _blocks(n_features: int) -> dict[str, slice]:
+    width, rest = divmod(n_features - ENTROPIES, 2)
+    if rest or width < 1:
+        raise PoiseLabError(
+            f"{n_features} features are not two states of equal width and {ENTROPIES} entropies; "
+            "use Internals.features()"
+        )
+    return {
+        "prompt": slice(0, width),
+        "reasoning": slice(width, 2 * width),
+        "entropy": slice(2 * width, n_features),
+    }

@@ -1,0 +1,179 @@
+"""Run folders: what made a run, its metrics per step, reading and comparing them.
+
+A run folder holds config.json, metrics.jsonl (one line per finished step), checkpoints/ and
+report.html. Files are written beside their place and then renamed, so none is ever half there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy import stats
+
+from .errors import PoiseLabError
+
+PACKAGES = ("torch", "transformers", "reasoning-gym", "scikit-learn", "numpy")
+
+
+def provenance() -> dict:
+    """Versions, threads and date: what a recorded number needs to be made again."""
+    return {
+        "date": datetime.date.today().isoformat(),
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+    }
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a file atomically."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    with open(partial, "w", encoding="utf-8") as f:
+        f.write(text)
+        f.flush()
+        os.fsync(f.fileno())
+    os.replace(partial, path)
+
+
+def write_json(path: str | Path, value) -> None:
+    """Write JSON atomically, indented."""
+    write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def read_json(path: str | Path):
+    """Read a JSON file."""
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def json_line(value: dict) -> str:
+    """One line of a .jsonl file."""
+    return json.dumps(value) + "\n"
+
+
+@dataclasses.dataclass
+class RunRecord:
+    """A run: its folder, what made it, and its metrics, one dict per step (step 0 is the evaluation before).
+
+    finished: whether it reached its last step.
+    """
+
+    folder: Path
+    config: dict
+    metrics: list[dict]
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def label(self) -> str:
+        """Baseline and responses per prompt, as shown in figures."""
+        baseline = self.config["baseline"]
+        return f"{baseline['name']} x{baseline['responses']}"
+
+    @property
+    def seed(self) -> int:
+        return self.config["train"]["seed"]
+
+    @property
+    def finished(self) -> bool:
+        return bool(self.metrics) and self.metrics[-1]["step"] >= self.config["train"]["steps"]
+
+    def series(self, name: str) -> tuple[list[int], list[float]]:
+        """Steps and values of a metric, where it was measured."""
+        pairs = [(m["step"], m[name]) for m in self.metrics if m.get(name) is not None]
+        return [s for s, _ in pairs], [v for _, v in pairs]
+
+    def mean(self, name: str, last: int | None = None) -> float:
+        """Mean of a metric over the run, or over its last so many measurements. NaN if there is none."""
+        values = self.series(name)[1]
+        values = values[-last:] if last else values
+        return float(np.mean(values)) if values else float("nan")
+
+    def lift(self) -> float:
+        """Held-out accuracy at the last evaluation minus the one before training."""
+        accuracy = self.series("accuracy")[1]
+        return accuracy[-1] - accuracy[0] if accuracy else float("nan")
+
+
+def read_run(folder: str | Path) -> RunRecord:
+    """Read a run folder. Raises PoiseLabError if it is none."""
+    folder = Path(folder)
+    try:
+        config = read_json(folder / "config.json")
+        config["train"], config["baseline"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise PoiseLabError(f"folder {folder} is no run folder: it has no readable config.json") from None
+    return RunRecord(folder, config, read_metrics(folder))
+
+
+def read_metrics(folder: Path) -> list[dict]:
+    """The metrics of a run folder; a last line cut off by a kill is left out."""
+    path = folder / "metrics.jsonl"
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines[:-1] if line]
+
+
+def mean_interval(values, confidence: float = 0.95) -> tuple[float, float, float]:
+    """Mean and its two-sided t interval: (mean, low, high); NaN bounds below two values."""
+    values = np.asarray(values, dtype=float)
+    mean = float(values.mean()) if len(values) else float("nan")
+    if len(values) < 2:
+        return mean, float("nan"), float("nan")
+    half = stats.t.ppf(0.5 + confidence / 2, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
+    return mean, mean - float(half), mean + float(half)
+
+
+SUMMARY = {  # column: how it is read off one run
+    "accuracy at start": lambda run: run.series("accuracy")[1][0],
+    "accuracy at end": lambda run: run.series("accuracy")[1][-1],
+    "lift": RunRecord.lift,
+    "1 - Var(A)/Var(R)": lambda run: run.mean("variance_reduction"),
+    "probe r": lambda run: run.mean("probe_r_fresh"),
+    "probe MAE": lambda run: run.mean("probe_mae_fresh"),
+    "tokens": lambda run: run.metrics[-1]["tokens"],
+    "minutes": lambda run: run.metrics[-1]["seconds"] / 60,
+}
+
+
+def compare(runs: list[RunRecord]) -> list[dict]:
+    """One row per setting (label), its numbers as (mean, low, high) over seeds."""
+    groups: dict[str, list[RunRecord]] = {}
+    for run in runs:
+        if not run.metrics:
+            raise PoiseLabError(f"run {run.folder} has no finished step yet")
+        groups.setdefault(run.label, []).append(run)
+    return [
+        {"run": label, "seeds": len(group), **{k: mean_interval([f(r) for r in group]) for k, f in SUMMARY.items()}}
+        for label, group in groups.items()
+    ]
+
+
+def format_table(rows: list[dict]) -> str:
+    """The rows of `compare` as a Markdown table; an interval is written mean [low, high]."""
+
+    def cell(value) -> str:
+        if not isinstance(value, tuple):
+            return str(value)
+        mean, low, high = value
+        digits = 0 if abs(mean) >= 1000 else 3
+        if mean != mean:
+            return "-"
+        return f"{mean:.{digits}f}" + (f" [{low:.{digits}f}, {high:.{digits}f}]" if low == low else "")
+
+    header = list(rows[0])
+    lines = [header, ["---"] * len(header), *([cell(row[k]) for k in header] for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -1,0 +1,364 @@
+"""Sampling responses: a KV loop on any causal LM of transformers.
+
+Against `model.generate`: the prompt is prefilled once per group and not once per response, finished
+rows leave the batch, the key-value cache grows in place, and no fp32 copy of all logits is kept.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+from .errors import PoiseLabError
+from .policies import Policy
+from .tasks import Problem
+
+CACHE_BYTES = 256 * 2**20  # key-value cache of one batch; more rows at once are not faster on a CPU
+
+
+@dataclasses.dataclass
+class Rollouts:
+    """m responses to each of P problems. Shapes: P prompts, M responses per prompt, T tokens.
+
+    prompt_ids: P lists of token ids.
+    response_ids: (P, M, T) int64, right-padded with `pad_id`; includes the end-of-sequence token.
+    lengths: (P, M) int64, tokens of each response.
+    reasoning_lengths: (P, M) int64, tokens up to and including the last end-of-reasoning tag;
+        equal to `lengths` where there is none.
+    reasoning_ended: (P, M) bool, whether there is such a tag.
+    finished: (P, M) bool, whether the response ended by itself and not at `max_new_tokens`.
+    logprobs: (P, M, T) float32, log-probabilities of the sampled tokens, in nats, at `temperature`
+        (before top-p and top-k); 0 at padding.
+    rewards: (P, M) float32 in [0, 1].
+    """
+
+    problems: list[Problem]
+    prompt_ids: list[list[int]]
+    response_ids: torch.Tensor
+    lengths: torch.Tensor
+    reasoning_lengths: torch.Tensor
+    reasoning_ended: torch.Tensor
+    finished: torch.Tensor
+    logprobs: torch.Tensor
+    rewards: torch.Tensor
+    texts: list[list[str]]
+    temperature: float
+    pad_id: int
+
+    def __len__(self) -> int:
+        return len(self.problems)
+
+    @property
+    def responses(self) -> int:
+        """M, responses per prompt."""
+        return self.response_ids.shape[1]
+
+    @property
+    def mask(self) -> torch.Tensor:
+        """(P, M, T) bool, True at sampled tokens."""
+        return torch.arange(self.response_ids.shape[2]) < self.lengths[..., None]
+
+    @property
+    def tokens(self) -> int:
+        """Number of sampled tokens."""
+        return int(self.lengths.sum())
+
+    @property
+    def prompt_lengths(self) -> torch.Tensor:
+        """(P,) int64."""
+        return torch.tensor([len(p) for p in self.prompt_ids])
+
+    @property
+    def tasks(self) -> list[str]:
+        """The task name of each prompt."""
+        return [p.task for p in self.problems]
+
+    def partner_rewards(self) -> torch.Tensor:
+        """(P, M): mean reward of the *other* responses to the same prompt, the probe's target.
+
+        With two responses it is the partner's reward (method Sec. 3.1, Alg. 1). It never contains
+        the response's own reward. Raises PoiseLabError if there is one response per prompt.
+        """
+        return leave_one_out_mean(self.rewards)
+
+    def select(self, prompts=slice(None), responses=slice(None)) -> Rollouts:
+        """The rollouts of some prompts, and of some of their responses (slices or index lists)."""
+        rows, columns = torch.arange(len(self))[prompts], torch.arange(self.responses)[responses]
+        tensors = (
+            "response_ids", "lengths", "reasoning_lengths", "reasoning_ended", "finished", "logprobs",
+            "rewards",
+        )  # fmt: skip
+        return dataclasses.replace(
+            self,
+            problems=[self.problems[i] for i in rows],
+            prompt_ids=[self.prompt_ids[i] for i in rows],
+            texts=[[self.texts[i][j] for j in columns] for i in rows],
+            **{name: getattr(self, name)[rows][:, columns] for name in tensors},
+        )
+
+
+def leave_one_out_mean(x: torch.Tensor) -> torch.Tensor:
+    """Mean of the other entries of each row: (P, M) -> (P, M). Raises PoiseLabError if M = 1."""
+    m = x.shape[1]
+    if m < 2:
+        raise PoiseLabError("a partner is needed: sample at least 2 responses per prompt (responses=2)")
+    return (x.sum(1, keepdim=True) - x) / (m - 1)
+
+
+class _GrowingLayer(DynamicLayer):
+    """A cache layer that appends in place, in steps of 32 tokens, where DynamicLayer copies it all."""
+
+    STEP = 32
+
+    def update(self, key_states, value_states, *args, **kwargs):
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self._keys = key_states.new_empty(*key_states.shape[:2], 0, key_states.shape[3])
+            self._values = value_states.new_empty(*value_states.shape[:2], 0, value_states.shape[3])
+        start = self.get_seq_length()
+        end = start + key_states.shape[2]
+        if end > self._keys.shape[2]:
+            self._keys, self._values = self._grown(self._keys, end), self._grown(self._values, end)
+        self._keys[:, :, start:end] = key_states
+        self._values[:, :, start:end] = value_states
+        self.keys, self.values = self._keys[:, :, :end], self._values[:, :, :end]
+        return self.keys, self.values
+
+    def _grown(self, old: torch.Tensor, end: int) -> torch.Tensor:
+        capacity = -(-end // self.STEP) * self.STEP
+        new = old.new_empty(*old.shape[:2], capacity, old.shape[3])
+        new[:, :, : old.shape[2]] = old
+        return new
+
+    def take(self, rows: torch.Tensor) -> None:
+        """Keep these rows (they may repeat)."""
+        end = self.get_seq_length()
+        self._keys, self._values = self._keys[rows], self._values[rows]
+        self.keys, self.values = self._keys[:, :, :end], self._values[:, :, :end]
+
+
+def _new_cache(model) -> DynamicCache:
+    cache = DynamicCache(config=model.config)
+    cache.layers = [_GrowingLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    return cache
+
+
+def _take(cache: DynamicCache, rows: torch.Tensor) -> None:
+    for layer in cache.layers:
+        if isinstance(layer, _GrowingLayer):
+            layer.take(rows)
+        else:
+            layer.batch_select_indices(rows)
+
+
+def _uniforms(seed: int, prompt: Sequence[int], index: int, n: int) -> np.ndarray:
+    """n numbers in [0, 1) that depend on the seed, the prompt's tokens and the response's index alone."""
+    digest = hashlib.blake2b(repr((seed, index, list(prompt))).encode(), digest_size=16).digest()
+    key = np.frombuffer(digest, dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(key=key)).random(n, dtype=np.float32)
+
+
+def _draw(logits: torch.Tensor, u: torch.Tensor, temperature: float, top_p: float, top_k: int):
+    """Token of each row by inverting its cumulative distribution at u. Returns (tokens, logprobs)."""
+    if temperature == 0:
+        logprobs = torch.log_softmax(logits.float(), -1)
+        best = logprobs.argmax(-1, keepdim=True)
+        return best[:, 0], logprobs.gather(1, best)[:, 0]
+    logprobs = torch.log_softmax(logits.float() / temperature, -1)
+    probs = logprobs.exp()
+    if top_k or top_p < 1:
+        ordered, order = probs.sort(-1, descending=True)
+        drop = torch.zeros_like(ordered, dtype=torch.bool)
+        if top_k:
+            drop[:, top_k:] = True
+        if top_p < 1:  # keep the smallest set whose mass reaches top_p
+            drop |= ordered.cumsum(-1) - ordered >= top_p
+        probs = probs.masked_fill(drop.scatter(1, order, drop), 0)
+    cdf = probs.cumsum(-1)
+    tokens = torch.searchsorted(cdf, u[:, None] * cdf[:, -1:], right=True)
+    tokens = torch.minimum(tokens, (cdf < cdf[:, -1:]).sum(-1, keepdim=True))  # rounding at the end
+    return tokens[:, 0], logprobs.gather(1, tokens)[:, 0]
+
+
+def _cache_bytes_per_token(model) -> int:
+    config = model.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return 2 * config.num_hidden_layers * heads * width * model.dtype.itemsize
+
+
+@torch.inference_mode()
+def _sample_batch(policy: Policy, prompts, uniforms, *, temperature, top_p, top_k):
+    """Responses to a few prompts: uniforms (P, M, T) -> token ids and logprobs (P * M, T), lengths."""
+    model, device = policy.model, policy.device
+    n, m, limit = uniforms.shape
+    longest = max(len(p) for p in prompts)
+    ids = torch.full((n, longest), policy.eos_token_ids[0], dtype=torch.long)
+    mask = torch.zeros(n, longest, dtype=torch.long)
+    for i, prompt in enumerate(prompts):  # left padding: the last prompt token ends every row
+        ids[i, longest - len(prompt) :] = torch.tensor(prompt)
+        mask[i, longest - len(prompt) :] = 1
+    padded = bool((mask == 0).any())
+    mask, ids = mask.to(device), ids.to(device)
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    cache = _new_cache(model)
+    out = model(
+        input_ids=ids,
+        attention_mask=mask if padded else None,
+        position_ids=positions,
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    repeat = torch.arange(n, device=device).repeat_interleave(m)
+    logits = out.logits[:, -1][repeat]
+    _take(cache, repeat)
+    mask = torch.cat([mask[repeat], mask.new_ones(n * m, limit)], 1)
+    positions = positions[repeat, -1:]
+    u = torch.from_numpy(uniforms).to(device).view(n * m, limit)
+    eos = torch.tensor(policy.eos_token_ids, device=device)
+
+    tokens = torch.full((n * m, limit), -1, dtype=torch.long, device=device)
+    logprobs = torch.zeros(n * m, limit, device=device)
+    rows = torch.arange(n * m, device=device)  # rows of the batch that are still being sampled
+    alive = torch.ones(n * m, dtype=torch.bool, device=device)
+    for t in range(limit):
+        drawn, drawn_logprobs = _draw(logits, u[rows, t], temperature, top_p, top_k)
+        tokens[rows[alive], t] = drawn[alive]
+        logprobs[rows[alive], t] = drawn_logprobs[alive]
+        alive &= ~torch.isin(drawn, eos)
+        left = int(alive.sum())
+        if left == 0 or t == limit - 1:
+            break
+        if left <= 0.9 * len(rows):  # compact the batch, but not for every single row
+            _take(cache, alive)
+            rows, drawn, mask, positions = rows[alive], drawn[alive], mask[alive], positions[alive]
+            alive = alive[alive]
+        positions = positions + 1
+        out = model(
+            input_ids=drawn[:, None],
+            attention_mask=mask[:, : longest + t + 1] if padded else None,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+        )
+        logits = out.logits[:, -1]
+    return tokens.cpu(), logprobs.cpu(), (tokens >= 0).sum(1).cpu()
+
+
+def _reasoning_end(ids: list[int], tag: list[int]) -> int:
+    """Tokens up to and including the last occurrence of the tag; -1 if there is none."""
+    for end in range(len(ids), len(tag) - 1, -1):
+        if ids[end - len(tag) : end] == tag:
+            return end
+    return -1
+
+
+def sample_rollouts(
+    policy: Policy,
+    problems: Sequence[Problem],
+    responses: int = 2,
+    *,
+    seed: int = 0,
+    max_new_tokens: int = 64,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    top_k: int = 0,
+    batch_rows: int | None = None,
+) -> Rollouts:
+    """Sample `responses` responses to each problem and verify them.
+
+    Sampling inverts the cumulative distribution at a uniform number that is a function of (seed,
+    prompt, response index, token position) alone. So a rollout does not depend on the batch size or
+    on what runs beside it, as far as the model's own numerics allow: in float32 on CPU the logits of
+    a row differ by about 1e-6 between batches of different shape, and a response changes only where
+    a uniform number falls into a gap of that size; in bfloat16 expect changes. Two equal prompts in
+    one call get equal rollouts.
+
+    temperature: 0 is greedy. top_p, top_k: 1.0 and 0 switch them off.
+    batch_rows: responses sampled side by side; by default as many as a cache of 256 MB holds.
+
+    Raises PoiseLabError for no problems, no responses, an empty prompt, or a prompt that with
+    `max_new_tokens` is longer than the model's context.
+    """
+    problems = list(problems)
+    if not problems:
+        raise PoiseLabError("there are zero problems to sample responses to; ask the task for some")
+    if responses < 1:
+        raise PoiseLabError(f"responses={responses}; ask for at least 1 response per prompt")
+    if max_new_tokens < 1 or temperature < 0 or not 0 < top_p <= 1 or top_k < 0:
+        raise PoiseLabError(
+            f"max_new_tokens={max_new_tokens}, temperature={temperature}, top_p={top_p}, top_k={top_k}: "
+            "need max_new_tokens >= 1, temperature >= 0, 0 < top_p <= 1, top_k >= 0"
+        )
+    prompts = [policy.prompt_ids(problem) for problem in problems]
+    for prompt in prompts:
+        if not prompt:
+            raise PoiseLabError("a prompt has no tokens; the tokenizer turned it into nothing")
+        if len(prompt) + max_new_tokens > policy.context:
+            raise PoiseLabError(
+                f"a prompt of {len(prompt)} tokens with max_new_tokens={max_new_tokens} is longer than "
+                f"the context of {policy.context} tokens of policy {policy.name!r}; shorten one of them"
+            )
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    longest = len(prompts[order[-1]]) + max_new_tokens
+    rows = batch_rows or max(responses, CACHE_BYTES // (_cache_bytes_per_token(policy.model) * longest))
+    step = max(1, rows // responses)
+    p = len(problems)
+    tokens = torch.full((p, responses, max_new_tokens), -1, dtype=torch.long)
+    logprobs = torch.zeros(p, responses, max_new_tokens)
+    lengths = torch.zeros(p, responses, dtype=torch.long)
+    for start in range(0, p, step):
+        part = order[start : start + step]
+        uniforms = np.stack(
+            [[_uniforms(seed, prompts[i], k, max_new_tokens) for k in range(responses)] for i in part]
+        )
+        drawn, drawn_logprobs, drawn_lengths = _sample_batch(
+            policy, [prompts[i] for i in part], uniforms,
+            temperature=temperature, top_p=top_p, top_k=top_k,
+        )  # fmt: skip
+        tokens[part] = drawn.view(len(part), responses, -1)
+        logprobs[part] = drawn_logprobs.view(len(part), responses, -1)
+        lengths[part] = drawn_lengths.view(len(part), responses)
+    width = int(lengths.max())
+    tokens, logprobs = tokens[..., :width].clone(), logprobs[..., :width].clone()
+    return build_rollouts(policy, problems, prompts, tokens, lengths, logprobs, temperature)
+
+
+def build_rollouts(policy, problems, prompts, tokens, lengths, logprobs, temperature=1.0) -> Rollouts:
+    """The record of given responses: texts, reasoning spans and rewards are worked out here.
+
+    tokens: (P, M, T) token ids, anything beyond `lengths` is ignored. lengths: (P, M).
+    """
+    p, m, width = tokens.shape
+    pad = policy.tokenizer.pad_token_id
+    pad = policy.eos_token_ids[0] if pad is None else pad
+    mask = torch.arange(width) < lengths[..., None]
+    tokens = tokens.masked_fill(~mask, pad)
+    ids = [[tokens[i, j, : lengths[i, j]].tolist() for j in range(m)] for i in range(p)]
+    eos = set(policy.eos_token_ids)
+    flat = policy.tokenizer.batch_decode([row for group in ids for row in group], skip_special_tokens=True)
+    texts = [flat[i * m : (i + 1) * m] for i in range(p)]
+    tag = policy.end_of_reasoning
+    ends = torch.tensor([[_reasoning_end(row, tag) for row in group] for group in ids])
+    rewards = torch.tensor([[problems[i].reward(t) for t in texts[i]] for i in range(p)], dtype=torch.float32)
+    return Rollouts(
+        problems=problems,
+        prompt_ids=prompts,
+        response_ids=tokens,
+        lengths=lengths,
+        reasoning_lengths=torch.where(ends >= 0, ends, lengths),
+        reasoning_ended=ends >= 0,
+        finished=torch.tensor([[bool(row) and row[-1] in eos for row in group] for group in ids]),
+        logprobs=logprobs.masked_fill(~mask, 0.0),
+        rewards=rewards,
+        texts=texts,
+        temperature=temperature,
+        pad_id=pad,
+    )

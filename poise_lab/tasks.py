@@ -1,0 +1,188 @@
+"""Reasoning-gym tasks by name: problems, their wording, and their verification.
+
+Every problem and every verdict comes from `reasoning-gym`; nothing about correctness is written
+here. What is ours is a compact wording of three tasks (for a policy with a character tokenizer)
+and laptop-sized default settings for them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterable, Sequence
+from enum import Enum
+
+import reasoning_gym
+from reasoning_gym.factory import DATASETS
+
+from .errors import PoiseLabError, known
+
+END_OF_REASONING = "</think>"
+
+# Settings of the tasks that the bundled policy knows; any of them can be overridden by keyword.
+LAPTOP_SETTINGS = {
+    "chain_sum": dict(min_terms=2, max_terms=5, min_digits=1, max_digits=2),
+    "spell_backward": dict(min_word_len=3, max_word_len=8),
+    "word_sorting": dict(
+        min_words=3, max_words=4, min_word_length=3, max_word_length=5, transformation="lowercase"
+    ),
+}
+TINY_TASKS = "+".join(LAPTOP_SETTINGS)  # the mixture that the bundled policy was taught
+
+COMPACT_WORDING = {
+    "chain_sum": lambda m: m["expression"].replace(" ", "") + "=",
+    "spell_backward": lambda m: "back:" + m["word"],
+    "word_sorting": lambda m: ("sort<" if m["direction"] == "ascending" else "sort>")
+    + ",".join(m["transformed_words"]),
+}
+
+
+def answer_of(response: str) -> str:
+    """The answer in a response: what follows the last `</think>`, or all of it if there is none."""
+    return response.rpartition(END_OF_REASONING)[2].strip()
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """One problem of one task.
+
+    task: the reasoning-gym task name.
+    question: reasoning-gym's own wording.
+    compact: short wording of the three bundled tasks; equal to `question` for any other task.
+    difficulty: the settings that this problem was drawn with, by name (numbers only).
+    entry: reasoning-gym's record, which its verifier needs.
+    """
+
+    task: str
+    question: str
+    compact: str
+    difficulty: dict[str, float]
+    entry: dict = dataclasses.field(repr=False, compare=False)
+    dataset: object = dataclasses.field(repr=False, compare=False)
+
+    @property
+    def answer(self) -> str:
+        """reasoning-gym's reference answer."""
+        return self.entry["answer"]
+
+    def reward(self, response: str) -> float:
+        """1.0 if reasoning-gym's verifier gives the response's answer full marks, else 0.0.
+
+        Partial credit (some verifiers give it) counts as wrong, as in the paper (App. B.1).
+        """
+        return float(self.dataset.score_answer(answer_of(response), self.entry) >= 1.0)
+
+
+class Task:
+    """One reasoning-gym task with fixed settings. Made by `load_task`."""
+
+    def __init__(self, name: str, settings: dict):
+        self.name, self.settings = name, settings
+
+    def _dataset(self, seed: int, size: int):
+        config_class = DATASETS[self.name][1]
+        fields = {f.name: f for f in dataclasses.fields(config_class)}
+        settings = {}
+        for key, value in self.settings.items():
+            if key not in fields or key in ("seed", "size"):
+                raise known(f"setting of task {self.name!r}", key, set(fields) - {"seed", "size"})
+            default = fields[key].default
+            if isinstance(default, Enum) and not isinstance(value, Enum):
+                try:
+                    value = type(default)(value)
+                except ValueError:
+                    raise known(f"value of {key}", value, [m.value for m in type(default)]) from None
+            settings[key] = value
+        try:
+            return reasoning_gym.create_dataset(self.name, seed=seed, size=size, **settings)
+        except (AssertionError, TypeError, ValueError) as e:
+            raise PoiseLabError(f"reasoning-gym refuses the settings of task {self.name!r}: {e}") from None
+
+    def sample(self, n: int, seed: int, exclude: Iterable[Problem] = ()) -> list[Problem]:
+        """n problems with pairwise different questions, none of them in `exclude`.
+
+        The same (task, settings, n, seed, exclude) gives the same problems. Different seeds give
+        independent draws, which may overlap where a task has few problems: pass the training
+        problems as `exclude` to draw held-out ones.
+
+        Raises PoiseLabError if n < 1 or if the task has too few different problems.
+        """
+        if n < 1:
+            raise PoiseLabError(f"{n} problems asked for; ask for at least 1")
+        # reasoning-gym draws entry i from Random(seed + i): nearby seeds would share entries
+        digest = hashlib.sha256(f"{self.name}/{seed}".encode()).digest()
+        dataset = self._dataset(seed=int.from_bytes(digest[:6], "big"), size=max(500, 50 * n))
+        seen = {problem.question for problem in exclude}
+        problems = []
+        for index in range(50 * n):
+            entry = dataset[index]
+            if entry["question"] in seen:
+                continue
+            seen.add(entry["question"])
+            problems.append(self._problem(entry, dataset))
+            if len(problems) == n:
+                return problems
+        raise PoiseLabError(
+            f"task {self.name!r} with {self.settings} has too few different problems for {n} more; "
+            "ask for fewer or widen its settings"
+        )
+
+    def _problem(self, entry: dict, dataset) -> Problem:
+        metadata = entry["metadata"]
+        compact = COMPACT_WORDING.get(self.name)
+        difficulty = {
+            key: float(metadata[key])
+            for key in metadata.get("difficulty", {})
+            if isinstance(metadata.get(key), (int, float))
+        }
+        question = entry["question"]
+        return Problem(
+            task=self.name,
+            question=question,
+            compact=compact(metadata) if compact else question,
+            difficulty=difficulty,
+            entry=entry,
+            dataset=dataset,
+        )
+
+
+class TaskMixture:
+    """Several tasks in equal parts. Made by `load_task("a+b+c")`."""
+
+    def __init__(self, tasks: Sequence[Task]):
+        self.tasks = list(tasks)
+        self.name = "+".join(t.name for t in self.tasks)
+
+    def sample(self, n: int, seed: int, exclude: Iterable[Problem] = ()) -> list[Problem]:
+        """As `Task.sample`; problem i is of task i modulo the number of tasks."""
+        if n < 1:
+            raise PoiseLabError(f"{n} problems asked for; ask for at least 1")
+        exclude = list(exclude)
+        k = len(self.tasks)
+        parts = [
+            task.sample(len(range(i, n, k)), seed, exclude) if i < n else []
+            for i, task in enumerate(self.tasks)
+        ]
+        return [parts[i % k][i // k] for i in range(n)]
+
+
+def load_task(name: str, **settings) -> Task | TaskMixture:
+    """A reasoning-gym task by name, or several in equal parts as "a+b+c".
+
+    settings: fields of the task's reasoning-gym config. `chain_sum`, `spell_backward` and
+        `word_sorting` have laptop-sized defaults (`LAPTOP_SETTINGS`), which they override. A mixture
+        takes none.
+
+    Raises PoiseLabError for an unknown task (lists the known ones) or a setting it refuses.
+    """
+    names = name.split("+")
+    for one in names:
+        if one not in DATASETS:
+            raise known("task", one, DATASETS)
+    if len(names) > 1:
+        if settings:
+            raise PoiseLabError("a mixture of tasks takes no settings; load its tasks one by one")
+        return TaskMixture([load_task(one) for one in names])
+    task = Task(name, {**LAPTOP_SETTINGS.get(name, {}), **settings})
+    task._dataset(seed=0, size=1)  # refuse bad settings now, not at the first sample
+    return task

@@ -1,0 +1,91 @@
+"""Sliders over figures and live curves, for notebooks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import ipywidgets
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from .plots import COLORS, CONFIG, METRICS, TEMPLATE
+
+
+class Sliders(ipywidgets.VBox):
+    """A figure with one slider per parameter; moving one redraws the figure in place.
+
+    draw: called with one keyword per control, returns a figure; the number and kind of its traces
+        must not depend on the values.
+    controls: the values that each slider runs through, with the first shown at the start, or
+        (values, start).
+
+        box = Sliders(lambda ridge: calibration(...), ridge=[1, 10, 100])
+        box.controls["ridge"].value = 100      # what the mouse does
+    """
+
+    def __init__(self, draw: Callable[..., go.Figure], **controls):
+        self._draw = draw
+        self.controls = {}
+        for name, values in controls.items():
+            values, start = values if isinstance(values, tuple) else (values, values[0])
+            self.controls[name] = ipywidgets.SelectionSlider(
+                options=list(values), value=start, description=name.replace("_", " "), continuous_update=False,
+                style={"description_width": "initial"}, layout={"width": "420px"},
+            )  # fmt: skip
+        self.figure = figure_widget(draw(**self.values))
+        for control in self.controls.values():
+            control.observe(self._redraw, names="value")
+        super().__init__([*self.controls.values(), self.figure])
+
+    @property
+    def values(self) -> dict:
+        """The current value of each control."""
+        return {name: control.value for name, control in self.controls.items()}
+
+    def _redraw(self, change) -> None:
+        new = self._draw(**self.values)
+        with self.figure.batch_update():
+            for old_trace, new_trace in zip(self.figure.data, new.data, strict=True):
+                old_trace.update(new_trace.to_plotly_json(), overwrite=True)
+            self.figure.layout.title.text = new.layout.title.text
+
+
+class LiveCurves(go.FigureWidget):
+    """Curves of a run that grow while it trains: pass it to `Trainer(..., on_step=curves)`.
+
+    metrics: names of metrics, one panel each. every: steps between redraws.
+    """
+
+    def __init__(self, metrics: Sequence[str] = ("reward", "accuracy", "variance_reduction"), every: int = 5):
+        fig = make_subplots(rows=len(metrics), cols=1, shared_xaxes=True, vertical_spacing=0.08)
+        fig.update_layout(template=TEMPLATE, height=min(700, 120 + 170 * len(metrics)), showlegend=False)
+        for row, (name, color) in enumerate(zip(metrics, COLORS, strict=False), 1):
+            fig.add_trace(go.Scatter(x=[], y=[], name=METRICS[name][0], mode="lines+markers",
+                                     marker=dict(size=4), line=dict(color=color)), row=row, col=1)  # fmt: skip
+            fig.update_yaxes(title_text=METRICS[name][1], row=row, col=1)
+        fig.update_xaxes(title_text="step", row=len(metrics), col=1)
+        super().__init__(fig)
+        self._config = {**self._config, **CONFIG}
+        self._metrics, self._every = tuple(metrics), every
+        self._points = {name: ([], []) for name in metrics}
+
+    def __call__(self, metrics: dict) -> None:
+        for name, (x, y) in self._points.items():
+            if name in metrics:
+                x.append(metrics["step"])
+                y.append(round(metrics[name], 4))
+        if metrics["step"] % self._every == 0:
+            self.redraw()
+
+    def redraw(self) -> None:
+        """Show all points so far."""
+        with self.batch_update():
+            for trace, name in zip(self.data, self._metrics, strict=True):
+                trace.x, trace.y = list(self._points[name][0]), list(self._points[name][1])
+
+
+def figure_widget(fig: go.Figure) -> go.FigureWidget:
+    """The figure as a widget, without the buttons that lead to a network."""
+    widget = go.FigureWidget(fig)
+    widget._config = {**widget._config, **CONFIG}
+    return widget
