@@ -142,3 +142,86 @@ def calibration(predictions, targets, title: str = "Predicted and measured value
                    error_y=dict(array=rounded(high - y), arrayminus=rounded(y - low)))
     )  # fmt: skip
     return fig
+
+
+def value_histogram(values: dict[str, Sequence[float]], title: str, bins: int = 9) -> go.Figure:
+    """How values in [0, 1] spread over prompts, one bar colour per task.
+
+    values: task name to one value per prompt. Bars are centred on 0, 1/(bins - 1), ..., 1; the error
+    bar is the standard error of a share.
+    """
+    fig = figure(title, "estimated value of the prompt", "share of the task's prompts", barmode="group")
+    centres = np.linspace(0, 1, bins)
+    for (name, ones), color in zip(values.items(), COLORS * len(values), strict=False):
+        ones = np.asarray(ones, dtype=float)
+        nearest = np.floor(ones * (bins - 1) + 0.5).astype(int)
+        share = np.bincount(nearest, minlength=bins) / len(ones)
+        error = np.sqrt(share * (1 - share) / len(ones))
+        fig.add_trace(
+            go.Bar(x=rounded(centres), y=rounded(share), name=name, marker_color=color,
+                   error_y=dict(array=rounded(error), thickness=1, width=2))
+        )  # fmt: skip
+    return fig
+
+
+def over_tokens(tokens: Sequence[str], values, title: str, y: str, marked: Sequence[int] = ()) -> go.Figure:
+    """One bar per token of a text, the token written at its bar; the marked positions stand out."""
+    marked = set(marked)
+    fig = figure(title, "token of the response, in order", y, hovermode="closest", showlegend=False)
+    colors = [COLORS[5] if i in marked else COLORS[0] for i in range(len(tokens))]
+    fig.add_trace(
+        go.Bar(x=list(range(1, len(tokens) + 1)), y=rounded(values, 3), text=list(tokens), marker_color=colors,
+               textposition="outside", cliponaxis=False, hovertemplate="%{text}: %{y}<extra></extra>")
+    )  # fmt: skip
+    return fig
+
+
+def bars(values: dict[str, tuple[float, float, float]], title: str, x: str, y: str, **layout) -> go.Figure:
+    """One bar with its interval per name: (value, low, high)."""
+    fig = figure(title, x, y, hovermode="closest", showlegend=False, **layout)
+    mean, low, high = np.array(list(values.values())).T
+    fig.add_trace(
+        go.Bar(x=list(values), y=rounded(mean), marker_color=COLORS[0],
+               error_y=dict(array=rounded(high - mean), arrayminus=rounded(mean - low)))
+    )  # fmt: skip
+    return fig
+
+
+def strips(values: dict[str, Sequence[float]], title: str, x: str, y: str) -> go.Figure:
+    """The points of each group, and their mean with a 95 % interval."""
+    fig = figure(title, x, y, hovermode="closest")
+    names = list(values)
+    for i, name in enumerate(names):
+        ones = np.asarray(values[name], dtype=float)
+        jitter = np.linspace(-0.3, 0.3, len(ones)) if len(ones) > 1 else [0]
+        fig.add_trace(
+            go.Scatter(x=rounded(i + np.asarray(jitter), 3), y=rounded(ones, 3), mode="markers", name="one prompt",
+                       showlegend=i == 0, marker=dict(size=4, opacity=0.4, color=COLORS[0]))
+        )  # fmt: skip
+    mean, low, high = np.array([mean_interval(values[name]) for name in names]).T
+    fig.add_trace(
+        go.Scatter(x=list(range(len(names))), y=rounded(mean), mode="markers", name="mean, 95 % interval",
+                   marker=dict(size=9, color=COLORS[5]),
+                   error_y=dict(array=rounded(high - mean), arrayminus=rounded(mean - low)))
+    )  # fmt: skip
+    fig.update_xaxes(tickvals=list(range(len(names))), ticktext=names)
+    return fig
+
+
+def state_map(points, values, groups: Sequence[str], title: str, x: str, y: str) -> go.Figure:
+    """States in two dimensions, coloured by the value of their prompt, one symbol per group.
+
+    points: (N, 2). values: (N,) in [0, 1]. groups: N names.
+    """
+    points, values = np.asarray(points), np.asarray(values)
+    fig = figure(title, x, y, height=480, hovermode="closest")
+    for i, name in enumerate(sorted(set(groups))):
+        at = np.array([group == name for group in groups])
+        fig.add_trace(
+            go.Scatter(x=rounded(points[at, 0], 2), y=rounded(points[at, 1], 2), mode="markers", name=name,
+                       text=[f"V(x) = {v:.2f}" for v in values[at]], hovertemplate="%{text}",
+                       marker=dict(size=8, symbol=["circle", "diamond", "x", "square", "cross"][i % 5],
+                                   color=rounded(values[at], 2), coloraxis="coloraxis"))
+        )  # fmt: skip
+    fig.update_layout(coloraxis=dict(cmin=0, cmax=1, colorscale="Cividis", colorbar=dict(title="V(x)")))
+    return fig

@@ -239,7 +239,7 @@ def make_bundled_policy(folder: str | Path, *, steps: int = 5000, seed: int = 0)
     policy.save(folder)
     card = {
         "what": "Qwen3-shaped character policy, taught demonstrations with slips; see poise_lab/pretrain.py",
-        "command": f"poise-lab pretrain --steps {steps} --seed {seed}",
+        "command": f"poise-lab pretrain --out {folder} --steps {steps} --seed {seed}",
         "licence": "as this repository",
         "parameters": sum(p.numel() for p in policy.model.parameters()),
         "data": {"tasks": LAPTOP_SETTINGS, "slip": SLIP, "close_letters": CLOSE_LETTERS},

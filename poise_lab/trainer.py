@@ -2,7 +2,7 @@
 
 Every random number of a step is a function of the seed and the step, so a checkpoint needs weights
 only, and a resumed run equals one that was never stopped. Left out on purpose: learning-rate
-schedules, mixed precision, several devices (see `poise_lab.trl` for those).
+schedules, mixed precision, several devices.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class TrainConfig:
     """Prompts per step."""
     seed: int = 0
     """Decides prompts, responses, and mini-batches."""
-    learning_rate: float = 3e-4
+    learning_rate: float = 1e-4
     """Of AdamW, constant."""
     weight_decay: float = 0.0
     """Of AdamW."""
