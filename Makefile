@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUN := runs/poise-0
 
-.PHONY: run test lab notebooks record lint clean
+.PHONY: run test lab notebooks record bench lint clean
 
 run: $(STAMP)
 	$(BIN)/poise-lab train --baseline poise --seed 0 --out $(RUN) $(if $(wildcard $(RUN)/config.json),--resume)
@@ -21,14 +21,20 @@ lab: $(STAMP)
 notebooks: $(STAMP)
 	$(BIN)/python -m poise_lab.notebooks notebooks/*.ipynb
 
-# Recorded runs under data/runs: made once, resumed if interrupted.
-SEEDS ?= 0 1 2 3 4
+# Recorded runs under data/runs: one thread each, two at a time, resumed if interrupted. A recorded
+# run keeps no checkpoints; delete its folder to make it again.
+RECORDED := $(foreach seed,0 1 2 3 4,poise-$(seed) rloo-$(seed))
 record: $(STAMP)
-	for baseline in poise rloo; do for seed in $(SEEDS); do \
-	  out=data/runs/$$baseline-$$seed; \
-	  $(BIN)/poise-lab train --baseline $$baseline --seed $$seed --out $$out $$(test -f $$out/config.json && echo --resume) || exit 1; \
-	  rm -rf $$out/checkpoints; \
-	done; done
+	printf '%s\n' $(RECORDED) | xargs -P 2 -I{} $(MAKE) --no-print-directory data/runs/{}
+
+data/runs/%: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/poise-lab train --baseline $(firstword $(subst -, ,$*)) \
+	  --seed $(lastword $(subst -, ,$*)) --out $@.partial $$(test -f $@.partial/config.json && echo --resume)
+	rm -rf $@.partial/checkpoints
+	mv $@.partial $@
+
+bench: $(STAMP)
+	$(BIN)/poise-lab bench
 
 lint: $(STAMP)
 	$(BIN)/ruff check poise_lab tests

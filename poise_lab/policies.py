@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
 
 from .errors import PoiseLabError
 from .tasks import END_OF_REASONING, Problem
@@ -117,12 +118,17 @@ def load_policy(
             f"unknown policy {str(name)!r}; known: {', '.join(sorted(BUNDLED))}, a folder that holds a "
             "model, or a hub id such as 'Qwen/Qwen3-0.6B'"
         )
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()  # one bar per load says nothing that a notebook should keep
     try:
         model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True)
         tokenizer = AutoTokenizer.from_pretrained(source)
     except Exception as e:  # transformers raises many kinds; each ends here as one sentence
         reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
         raise PoiseLabError(f"policy {str(name)!r} could not be loaded: {reason}") from e
+    finally:
+        if bars:
+            transformers_logging.enable_progress_bar()
     wording = "question"
     if (source / "poise_lab.json").is_file():
         wording = json.loads((source / "poise_lab.json").read_text()).get("wording")

@@ -1,7 +1,9 @@
 """Sampling responses: a KV loop on any causal LM of transformers.
 
-Against `model.generate`: the prompt is prefilled once per group and not once per response, finished
-rows leave the batch, the key-value cache grows in place, and no fp32 copy of all logits is kept.
+Against `model.generate`: responses that share a beginning share the work. The prompt is prefilled once
+per group, and two responses to it are one row of the batch until they draw different tokens; a policy
+that is sure of itself parts late. Finished rows leave the batch, the key-value cache grows in place,
+and no fp32 copy of all logits is kept.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from .errors import PoiseLabError
 from .policies import Policy
 from .tasks import Problem
 
-CACHE_BYTES = 256 * 2**20  # key-value cache of one batch; more rows at once are not faster on a CPU
+CACHE_BYTES = 512 * 2**20  # key-value cache of one batch, if no two responses shared anything
 
 
 @dataclasses.dataclass
@@ -112,35 +114,41 @@ def leave_one_out_mean(x: torch.Tensor) -> torch.Tensor:
 
 
 class _GrowingLayer(DynamicLayer):
-    """A cache layer that appends in place, in steps of 32 tokens, where DynamicLayer copies it all."""
+    """A cache layer that appends and moves rows in place, where DynamicLayer copies all of it."""
 
-    STEP = 32
+    STEP = 32  # tokens by which it grows
 
     def update(self, key_states, value_states, *args, **kwargs):
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-            self._keys = key_states.new_empty(*key_states.shape[:2], 0, key_states.shape[3])
-            self._values = value_states.new_empty(*value_states.shape[:2], 0, value_states.shape[3])
-        start = self.get_seq_length()
+            self._keys, self._values = key_states[:, :, :0], value_states[:, :, :0]
+        n, start = key_states.shape[0], self.get_seq_length()
         end = start + key_states.shape[2]
         if end > self._keys.shape[2]:
-            self._keys, self._values = self._grown(self._keys, end), self._grown(self._values, end)
-        self._keys[:, :, start:end] = key_states
-        self._values[:, :, start:end] = value_states
-        self.keys, self.values = self._keys[:, :, :end], self._values[:, :, :end]
+            length = -(-end // self.STEP) * self.STEP
+            self._keys = _larger(self._keys, self._keys.shape[0], length)
+            self._values = _larger(self._values, self._values.shape[0], length)
+        self._keys[:n, :, start:end] = key_states
+        self._values[:n, :, start:end] = value_states
+        self.keys, self.values = self._keys[:n, :, :end], self._values[:n, :, :end]
         return self.keys, self.values
 
-    def _grown(self, old: torch.Tensor, end: int) -> torch.Tensor:
-        capacity = -(-end // self.STEP) * self.STEP
-        new = old.new_empty(*old.shape[:2], capacity, old.shape[3])
-        new[:, :, : old.shape[2]] = old
-        return new
+    def take(self, order: torch.Tensor, moved: torch.Tensor) -> None:
+        """Row i becomes what row order[i] was; `moved` lists the rows that change."""
+        n, end = len(order), self.get_seq_length()
+        if n > self._keys.shape[0]:
+            rows = max(n, 2 * self._keys.shape[0])
+            self._keys = _larger(self._keys, rows, self._keys.shape[2])
+            self._values = _larger(self._values, rows, self._values.shape[2])
+        for buffer in (self._keys, self._values):
+            buffer[moved, :, :end] = buffer[order[moved], :, :end]
+        self.keys, self.values = self._keys[:n, :, :end], self._values[:n, :, :end]
 
-    def take(self, rows: torch.Tensor) -> None:
-        """Keep these rows (they may repeat)."""
-        end = self.get_seq_length()
-        self._keys, self._values = self._keys[rows], self._values[rows]
-        self.keys, self.values = self._keys[:, :, :end], self._values[:, :, :end]
+
+def _larger(old: torch.Tensor, rows: int, length: int) -> torch.Tensor:
+    new = old.new_empty(rows, old.shape[1], length, old.shape[3])
+    new[: old.shape[0], :, : old.shape[2]] = old
+    return new
 
 
 def _new_cache(model) -> DynamicCache:
@@ -149,12 +157,13 @@ def _new_cache(model) -> DynamicCache:
     return cache
 
 
-def _take(cache: DynamicCache, rows: torch.Tensor) -> None:
+def _take(cache: DynamicCache, order: torch.Tensor) -> None:
+    moved = (order != torch.arange(len(order), device=order.device)).nonzero()[:, 0]
     for layer in cache.layers:
         if isinstance(layer, _GrowingLayer):
-            layer.take(rows)
+            layer.take(order, moved)
         else:
-            layer.batch_select_indices(rows)
+            layer.batch_select_indices(order)
 
 
 def _uniforms(seed: int, prompt: Sequence[int], index: int, n: int) -> np.ndarray:
@@ -164,26 +173,35 @@ def _uniforms(seed: int, prompt: Sequence[int], index: int, n: int) -> np.ndarra
     return np.random.Generator(np.random.Philox(key=key)).random(n, dtype=np.float32)
 
 
-def _draw(logits: torch.Tensor, u: torch.Tensor, temperature: float, top_p: float, top_k: int):
-    """Token of each row by inverting its cumulative distribution at u. Returns (tokens, logprobs)."""
+def _draw(logits, rows, u, temperature: float, top_p: float, top_k: int):
+    """Sample from rows of logits by inverting their cumulative distributions.
+
+    logits: (B, V). rows: (R,) the row that each draw is from. u: (R,) in [0, 1).
+    Returns tokens (R,) and their log-probabilities (R,).
+    """
+    logits = logits.float()
+    if temperature not in (0, 1):
+        logits = logits / temperature
+    top = logits.max(-1, keepdim=True)
+    weights = (logits - top.values).exp_()
+    log_norm = top.values[:, 0] + weights.sum(-1).log()
     if temperature == 0:
-        logprobs = torch.log_softmax(logits.float(), -1)
-        best = logprobs.argmax(-1, keepdim=True)
-        return best[:, 0], logprobs.gather(1, best)[:, 0]
-    logprobs = torch.log_softmax(logits.float() / temperature, -1)
-    probs = logprobs.exp()
+        tokens = top.indices[rows, 0]
+        return tokens, logits[rows, tokens] - log_norm[rows]
     if top_k or top_p < 1:
-        ordered, order = probs.sort(-1, descending=True)
+        ordered, order = weights.sort(-1, descending=True)
         drop = torch.zeros_like(ordered, dtype=torch.bool)
         if top_k:
             drop[:, top_k:] = True
         if top_p < 1:  # keep the smallest set whose mass reaches top_p
-            drop |= ordered.cumsum(-1) - ordered >= top_p
-        probs = probs.masked_fill(drop.scatter(1, order, drop), 0)
-    cdf = probs.cumsum(-1)
-    tokens = torch.searchsorted(cdf, u[:, None] * cdf[:, -1:], right=True)
-    tokens = torch.minimum(tokens, (cdf < cdf[:, -1:]).sum(-1, keepdim=True))  # rounding at the end
-    return tokens[:, 0], logprobs.gather(1, tokens)[:, 0]
+            drop |= ordered.cumsum(-1) - ordered >= top_p * ordered.sum(-1, keepdim=True)
+        weights = weights.masked_fill(drop.scatter(1, order, drop), 0)
+    cdf = weights.cumsum_(-1)
+    cdf = cdf if len(rows) == len(cdf) and bool((rows[1:] > rows[:-1]).all()) else cdf[rows]
+    total = cdf[:, -1:]
+    target = torch.minimum(u[:, None] * total, total.nextafter(torch.zeros_like(total)))
+    tokens = torch.searchsorted(cdf, target, right=True)[:, 0]
+    return tokens, logits[rows, tokens] - log_norm[rows]
 
 
 def _cache_bytes_per_token(model) -> int:
@@ -216,31 +234,26 @@ def _sample_batch(policy: Policy, prompts, uniforms, *, temperature, top_p, top_
         use_cache=True,
         logits_to_keep=1,
     )
-    repeat = torch.arange(n, device=device).repeat_interleave(m)
-    logits = out.logits[:, -1][repeat]
-    _take(cache, repeat)
-    mask = torch.cat([mask[repeat], mask.new_ones(n * m, limit)], 1)
-    positions = positions[repeat, -1:]
+    logits = out.logits[:, -1]
+    mask = torch.cat([mask, mask.new_ones(n, limit)], 1)
+    positions = positions[:, -1:]
     u = torch.from_numpy(uniforms).to(device).view(n * m, limit)
     eos = torch.tensor(policy.eos_token_ids, device=device)
 
     tokens = torch.full((n * m, limit), -1, dtype=torch.long, device=device)
     logprobs = torch.zeros(n * m, limit, device=device)
-    rows = torch.arange(n * m, device=device)  # rows of the batch that are still being sampled
-    alive = torch.ones(n * m, dtype=torch.bool, device=device)
+    live = torch.arange(n * m, device=device)  # rollouts that have not ended
+    row = live // m  # the row of the batch that holds each rollout's history
     for t in range(limit):
-        drawn, drawn_logprobs = _draw(logits, u[rows, t], temperature, top_p, top_k)
-        tokens[rows[alive], t] = drawn[alive]
-        logprobs[rows[alive], t] = drawn_logprobs[alive]
-        alive &= ~torch.isin(drawn, eos)
-        left = int(alive.sum())
-        if left == 0 or t == limit - 1:
+        drawn, drawn_logprobs = _draw(logits, row[live], u[live, t], temperature, top_p, top_k)
+        tokens[live, t], logprobs[live, t] = drawn, drawn_logprobs
+        going = ~torch.isin(drawn, eos)
+        live, drawn = live[going], drawn[going]
+        if t == limit - 1 or len(live) == 0:
             break
-        if left <= 0.9 * len(rows):  # compact the batch, but not for every single row
-            _take(cache, alive)
-            rows, drawn, mask, positions = rows[alive], drawn[alive], mask[alive], positions[alive]
-            alive = alive[alive]
-        positions = positions + 1
+        row[live], order, drawn = _branch(row[live], drawn, logits.shape[1])
+        _take(cache, order)
+        mask, positions = mask[order], positions[order] + 1
         out = model(
             input_ids=drawn[:, None],
             attention_mask=mask[:, : longest + t + 1] if padded else None,
@@ -250,6 +263,28 @@ def _sample_batch(policy: Policy, prompts, uniforms, *, temperature, top_p, top_
         )
         logits = out.logits[:, -1]
     return tokens.cpu(), logprobs.cpu(), (tokens >= 0).sum(1).cpu()
+
+
+def _branch(row: torch.Tensor, drawn: torch.Tensor, vocabulary: int):
+    """Rows for the next step: one for each distinct (row, drawn token).
+
+    Returns the new row of each rollout, the old row that each new row continues, and its token.
+    A row keeps its place where it can, so that little of the cache is moved.
+    """
+    branches, which = torch.unique(row * vocabulary + drawn, return_inverse=True)
+    parent, token = branches // vocabulary, branches % vocabulary
+    n = len(branches)
+    first = torch.ones_like(parent, dtype=torch.bool)
+    first[1:] = parent[1:] != parent[:-1]
+    stays = first & (parent < n)
+    free = torch.ones_like(first)
+    free[parent[stays]] = False
+    place = torch.empty_like(parent)
+    place[stays] = parent[stays]
+    place[~stays] = free.nonzero()[:, 0]
+    order, tokens = torch.empty_like(parent), torch.empty_like(token)
+    order[place], tokens[place] = parent, token
+    return place[which], order, tokens
 
 
 def _reasoning_end(ids: list[int], tag: list[int]) -> int:
@@ -282,7 +317,7 @@ def sample_rollouts(
     one call get equal rollouts.
 
     temperature: 0 is greedy. top_p, top_k: 1.0 and 0 switch them off.
-    batch_rows: responses sampled side by side; by default as many as a cache of 256 MB holds.
+    batch_rows: responses sampled side by side; by default as many as a cache of 512 MB holds.
 
     Raises PoiseLabError for no problems, no responses, an empty prompt, or a prompt that with
     `max_new_tokens` is longer than the model's context.
