@@ -18,7 +18,7 @@ from .errors import PoiseLabError
 from .policies import Policy
 from .rollouts import Rollouts
 
-BATCH_TOKENS = 8192  # padded tokens of one forward pass
+BATCH_TOKENS = 2048  # padded tokens of one forward pass; more do not fit the caches of a CPU
 CHUNK_LOGITS = 8 * 2**20  # logits held at a time: 32 MB in float32
 
 
