@@ -36,6 +36,8 @@ def normalised(notebook):
         cell.id = f"cell-{i:02d}"
         tags = cell.metadata.get("tags")
         cell.metadata = {"tags": tags} if tags else {}
+        if cell.cell_type == "code":
+            cell.outputs = merged_streams(cell.outputs)
         for j, output in enumerate(cell.get("outputs", [])):
             data = output.get("data", {})
             if WIDGET_VIEW in data:
@@ -45,6 +47,18 @@ def normalised(notebook):
                     if "uid" in trace:
                         trace["uid"] = f"{i}-{j}-{k}"
     return notebook
+
+
+def merged_streams(outputs: list) -> list:
+    """The outputs, neighbouring pieces of a stream joined: where printed text is cut is a matter of timing."""
+    merged = []
+    for output in outputs:
+        last = merged[-1] if merged else {}
+        if output["output_type"] == "stream" and last.get("name") == output["name"]:
+            last["text"] += output["text"]
+        else:
+            merged.append(output)
+    return merged
 
 
 if __name__ == "__main__":

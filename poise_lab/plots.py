@@ -165,13 +165,15 @@ def value_histogram(values: dict[str, Sequence[float]], title: str, bins: int = 
 
 
 def over_tokens(tokens: Sequence[str], values, title: str, y: str, marked: Sequence[int] = ()) -> go.Figure:
-    """One bar per token of a text, the token written at its bar; the marked positions stand out."""
+    """One bar per token of a text, the token written at its bar (long ones as …); marked positions stand out."""
     marked = set(marked)
     fig = figure(title, "token of the response, in order", y, hovermode="closest", showlegend=False)
     colors = [COLORS[5] if i in marked else COLORS[0] for i in range(len(tokens))]
     fig.add_trace(
-        go.Bar(x=list(range(1, len(tokens) + 1)), y=rounded(values, 3), text=list(tokens), marker_color=colors,
-               textposition="outside", cliponaxis=False, hovertemplate="%{text}: %{y}<extra></extra>")
+        go.Bar(x=list(range(1, len(tokens) + 1)), y=rounded(values, 3), marker_color=colors,
+               text=[t if len(t) <= 4 else "…" for t in tokens], customdata=list(tokens),
+               textposition="outside", textangle=0, constraintext="none", cliponaxis=False,
+               hovertemplate="%{customdata}: %{y}<extra></extra>")
     )  # fmt: skip
     return fig
 
@@ -195,8 +197,8 @@ def strips(values: dict[str, Sequence[float]], title: str, x: str, y: str) -> go
         ones = np.asarray(values[name], dtype=float)
         jitter = np.linspace(-0.3, 0.3, len(ones)) if len(ones) > 1 else [0]
         fig.add_trace(
-            go.Scatter(x=rounded(i + np.asarray(jitter), 3), y=rounded(ones, 3), mode="markers", name="one prompt",
-                       showlegend=i == 0, marker=dict(size=4, opacity=0.4, color=COLORS[0]))
+            go.Scatter(x=rounded(i + np.asarray(jitter), 3), y=rounded(ones, 3), mode="markers",
+                       name="one prompt", showlegend=i == 0, marker=dict(size=4, opacity=0.4, color=COLORS[0]))
         )  # fmt: skip
     mean, low, high = np.array([mean_interval(values[name]) for name in names]).T
     fig.add_trace(

@@ -23,7 +23,7 @@ from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted
 
-from .errors import PoiseLabError, known
+from .errors import NotFiniteError, PoiseLabError, known
 from .internals import Internals
 
 INPUTS = ("prompt", "reasoning", "entropy")
@@ -76,7 +76,7 @@ class ValueProbe(RegressorMixin, BaseEstimator):
         if not np.isfinite(y).all() or y.min() < 0 or y.max() > 1:
             raise PoiseLabError("targets must be rewards in [0, 1], without NaN; rescale or repair them")
         if not np.isfinite(X).all():
-            raise PoiseLabError("features contain NaN or infinity; the policy's hidden states have overflowed")
+            raise NotFiniteError("features contain NaN or infinity: the policy's hidden states have overflowed")
         blocks = _blocks(X.shape[1])
         unknown = set(self.inputs) - set(INPUTS)
         if unknown or not self.inputs:

@@ -17,7 +17,7 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from .errors import PoiseLabError
+from .errors import NotFiniteError, PoiseLabError
 from .policies import Policy
 from .tasks import Problem
 
@@ -36,7 +36,7 @@ class Rollouts:
     reasoning_ended: (P, M) bool, whether there is such a tag.
     finished: (P, M) bool, whether the response ended by itself and not at `max_new_tokens`.
     logprobs: (P, M, T) float32, log-probabilities of the sampled tokens, in nats, at `temperature`
-        (before top-p and top-k); 0 at padding.
+        (before top-p and top-k; at temperature 1 if greedy); 0 at padding.
     rewards: (P, M) float32 in [0, 1].
     """
 
@@ -185,6 +185,8 @@ def _draw(logits, rows, u, temperature: float, top_p: float, top_k: int):
     top = logits.max(-1, keepdim=True)
     weights = (logits - top.values).exp_()
     log_norm = top.values[:, 0] + weights.sum(-1).log()
+    if not torch.isfinite(log_norm).all():
+        raise NotFiniteError("the policy's logits are not finite")
     if temperature == 0:
         tokens = top.indices[rows, 0]
         return tokens, logits[rows, tokens] - log_norm[rows]

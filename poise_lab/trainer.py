@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 
 from .baselines import Baseline, variance_reduction
-from .errors import PoiseLabError
+from .errors import NotFiniteError, PoiseLabError
 from .internals import Internals, batches_by_length, forward_rows, read_internals
 from .objective import AGGREGATIONS, clipped_surrogate, kl_penalty, token_weights
 from .policies import Policy
@@ -149,7 +149,13 @@ class Trainer:
         )  # fmt: skip
         with finish_step_on_interrupt() as interrupted, bar:
             for step in bar:
-                metrics = self.train_step(step)
+                try:
+                    metrics = self.train_step(step)
+                except NotFiniteError as e:
+                    last = self._checkpoints()[-1]
+                    raise PoiseLabError(
+                        f"step {step}: {e}; the last good checkpoint is {last}; lower the learning rate"
+                    ) from None
                 self._record(metrics)
                 if step % config.checkpoint_every == 0 or step == config.steps or interrupted:
                     self._save_checkpoint(step)
@@ -246,11 +252,7 @@ class Trainer:
                 loss_sum, clip_sum = loss_sum + loss.item(), clip_sum + active.item()
             norm = torch.nn.utils.clip_grad_norm_(self.policy.model.parameters(), config.max_grad_norm)
             if not (math.isfinite(loss_sum) and torch.isfinite(norm)):
-                last = self._checkpoints()[-1] if self._checkpoints() else "none"
-                raise PoiseLabError(
-                    f"the loss is {loss_sum} at step {step} (gradient norm {norm.item()}); the last good "
-                    f"checkpoint is {last}; lower the learning rate"
-                )
+                raise NotFiniteError(f"the loss is {loss_sum}, its gradient norm {norm.item()}")
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
             norms.append(norm.item())
