@@ -136,6 +136,7 @@ class Poise(Baseline):
         if warmup < 1:
             raise PoiseLabError(f"warmup={warmup}; the probe needs at least 1 step of rewards before its first fit")
         self.template = ValueProbe.preset(probe) if isinstance(probe, str) else probe
+        RecentBuffer(buffer_rows)  # refuse a bad capacity now, not after the first step
         self.buffer_rows, self.warmup, self.per_task = buffer_rows, warmup, per_task
         self.steps = 0
         self.probes: dict[str, ValueProbe] = {}

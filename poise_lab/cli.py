@@ -24,6 +24,9 @@ def main(argv: list[str] | None = None) -> int:
     except PoiseLabError as e:
         print(f"poise-lab: {e}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:  # outside of the training loop, which saves by itself
+        print("poise-lab: interrupted", file=sys.stderr)
+        return 130
     except BrokenPipeError:  # the reader of our output has gone away
         return 0
 

@@ -42,7 +42,7 @@ class ValueProbe(RegressorMixin, BaseEstimator):
 
     ridge: strength of the L2 penalty on standardised inputs.
     pca_prompt, pca_reasoning: principal components kept of each state; None keeps the state as it
-        is. With fewer rows or dimensions than components, as many as there are.
+        is. Where the rows span fewer dimensions, as many as they span.
     inputs: which of "prompt", "reasoning", "entropy" it reads.
 
     Learned: coef_ (F,), intercept_ (float), n_features_in_ (F = 2 D + 3).
@@ -81,14 +81,18 @@ class ValueProbe(RegressorMixin, BaseEstimator):
         unknown = set(self.inputs) - set(INPUTS)
         if unknown or not self.inputs:
             raise known("probe input", ", ".join(sorted(unknown)) or "(none)", INPUTS)
-        parts = []  # (columns, PCA or None)
+        parts = []  # (name, PCA or None, columns that come out)
         for name in self.inputs:
             k = {"prompt": self.pca_prompt, "reasoning": self.pca_reasoning}.get(name)
             columns = X[:, blocks[name]]
             pca = PCA(min(k, *columns.shape), random_state=42).fit(columns) if k else None
-            parts.append((name, pca))
+            parts.append((name, pca, _rank(pca) if pca else columns.shape[1]))
         Z = np.concatenate(
-            [pca.transform(X[:, blocks[name]]) if pca else X[:, blocks[name]] for name, pca in parts], 1
+            [
+                pca.transform(X[:, blocks[name]])[:, :size] if pca else X[:, blocks[name]]
+                for name, pca, size in parts
+            ],
+            1,
         )
         scaler = StandardScaler().fit(Z)
         ridge = Ridge(alpha=self.ridge).fit(scaler.transform(Z), y)
@@ -97,12 +101,11 @@ class ValueProbe(RegressorMixin, BaseEstimator):
         self.coef_ = np.zeros(X.shape[1])
         self.intercept_ = float(ridge.intercept_ - beta @ scaler.mean_)
         start = 0
-        for name, pca in parts:
+        for name, pca, size in parts:
             block = blocks[name]
-            size = pca.n_components_ if pca else block.stop - block.start
             part = beta[start : start + size]
             start += size
-            self.coef_[block] = pca.components_.T @ part if pca else part
+            self.coef_[block] = pca.components_[:size].T @ part if pca else part
             if pca:
                 self.intercept_ -= float(self.coef_[block] @ pca.mean_)
         self.n_features_in_ = X.shape[1]
@@ -233,6 +236,12 @@ def _rows(X) -> tuple[np.ndarray, tuple[int, ...]]:
         X = X.features()
     X = np.asarray(X, dtype=np.float64)
     return X.reshape(-1, X.shape[-1]), X.shape[:-1]
+
+
+def _rank(pca: PCA) -> int:
+    """Components that hold more than rounding errors, which standardising would blow up to unit variance."""
+    variances = pca.explained_variance_
+    return max(1, int((variances > 1e-10 * variances[0]).sum()))
 
 
 def _blocks(n_features: int) -> dict[str, slice]:

@@ -110,7 +110,10 @@ def leave_one_out_mean(x: torch.Tensor) -> torch.Tensor:
     m = x.shape[1]
     if m < 2:
         raise PoiseLabError("a partner is needed: sample at least 2 responses per prompt (responses=2)")
-    return (x.sum(1, keepdim=True) - x) / (m - 1)
+    # summed from both sides: (sum - own) would leave a rounding error of the own entry in the result
+    before = torch.nn.functional.pad(x.cumsum(1)[:, :-1], (1, 0))
+    after = torch.nn.functional.pad(x.flip(1).cumsum(1)[:, :-1], (1, 0)).flip(1)
+    return (before + after) / (m - 1)
 
 
 class _GrowingLayer(DynamicLayer):

@@ -180,6 +180,8 @@ def load_task(name: str, **settings) -> Task | TaskMixture:
         if one not in DATASETS:
             raise known("task", one, DATASETS)
     if len(names) > 1:
+        if len(set(names)) < len(names):
+            raise PoiseLabError(f"task mixture {name!r} names a task twice; its problems would come twice")
         if settings:
             raise PoiseLabError("a mixture of tasks takes no settings; load its tasks one by one")
         return TaskMixture([load_task(one) for one in names])

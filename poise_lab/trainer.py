@@ -141,7 +141,12 @@ class Trainer:
         config = self.config
         if not self.metrics:
             start = time.perf_counter()
-            self._record({"step": 0, **self._evaluate(), "tokens": 0, "seconds": time.perf_counter() - start})
+            try:
+                evaluation = self._evaluate()
+            except PoiseLabError:  # settings that do not fit the policy show here: leave no run behind
+                shutil.rmtree(self.out)
+                raise
+            self._record({"step": 0, **evaluation, "tokens": 0, "seconds": time.perf_counter() - start})
             self._save_checkpoint(0)
         bar = tqdm(
             range(self.step + 1, config.steps + 1), initial=self.step, total=config.steps,
@@ -258,6 +263,8 @@ class Trainer:
             norms.append(norm.item())
             losses.append(loss_sum)
             clipped.append(clip_sum)
+        if not all(p.isfinite().all() for p in self.policy.model.parameters()):
+            raise NotFiniteError("the update left weights that are not finite")
         return {
             "loss": sum(losses) / len(losses),
             "gradient_norm": sum(norms) / len(norms),
@@ -310,7 +317,8 @@ class Trainer:
             write_json(self.out / "config.json", {**config, **settings})
             self._load_checkpoint()
             return
-        if self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
+        partial = "config.json.partial"  # all that a run leaves if it is killed while it claims its folder
+        if self.out.exists() and (not self.out.is_dir() or any(f.name != partial for f in self.out.iterdir())):
             raise PoiseLabError(f"run folder {self.out} is in use already; resume it or choose another")
         try:
             write_json(self.out / "config.json", {**settings, **provenance()})

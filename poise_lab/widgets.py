@@ -57,12 +57,18 @@ class LiveCurves(go.FigureWidget):
     """
 
     def __init__(self, metrics: Sequence[str] = ("reward", "accuracy", "variance_reduction"), every: int = 5):
-        fig = make_subplots(rows=len(metrics), cols=1, shared_xaxes=True, vertical_spacing=0.08)
+        titles = [METRICS[name][0] for name in metrics]
+        spacing = min(0.1, 0.5 / len(metrics))
+        fig = make_subplots(
+            rows=len(metrics), cols=1, shared_xaxes=True, vertical_spacing=spacing, subplot_titles=titles
+        )
         fig.update_layout(template=TEMPLATE, height=min(700, 120 + 170 * len(metrics)), showlegend=False)
         for row, (name, color) in enumerate(zip(metrics, COLORS, strict=False), 1):
             fig.add_trace(go.Scatter(x=[], y=[], name=METRICS[name][0], mode="lines+markers",
                                      marker=dict(size=4), line=dict(color=color)), row=row, col=1)  # fmt: skip
-            fig.update_yaxes(title_text=METRICS[name][1], row=row, col=1)
+            unit = METRICS[name][1].replace(" (", "<br>(")  # a panel is too low for the long ones
+            fig.update_yaxes(title_text=unit, title_font_size=11, row=row, col=1)
+        fig.update_annotations(font_size=13)
         fig.update_xaxes(title_text="step", row=len(metrics), col=1)
         super().__init__(fig)
         self._config = {**self._config, **CONFIG}
