@@ -102,13 +102,15 @@ def run_curves(runs: Sequence[RunRecord], metric: str) -> go.Figure:
 
 
 def accuracy_by_task(runs: Sequence[RunRecord]) -> go.Figure:
-    """Held-out accuracy of each task over the steps, mean over the runs."""
+    """Held-out accuracy of each task over the steps, mean over the runs with a 95 % band."""
     fig = figure("Held-out accuracy by task", "step", "accuracy (share of responses)")
     names = sorted({k for run in runs for m in run.metrics for k in m if k.startswith("accuracy_")})
     for name, color in zip(names, COLORS * len(names), strict=False):
         pairs = [dict(zip(*run.series(name), strict=True)) for run in runs]
         steps = sorted(set.intersection(*(set(p) for p in pairs)))
-        add_line(fig, steps, [np.mean([p[s] for p in pairs]) for s in steps], name.removeprefix("accuracy_"), color)
+        mean, low, high = np.array([mean_interval([p[s] for p in pairs]) for s in steps]).T
+        band = dict(low=low, high=high) if len(runs) > 1 else {}
+        add_line(fig, steps, mean, name.removeprefix("accuracy_"), color, **band)
     return fig
 
 

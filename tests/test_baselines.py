@@ -1,0 +1,378 @@
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from support import random_internals, toy_internals, toy_rollouts
+
+import poise_lab as pl
+from poise_lab.baselines import BASELINES, Poise, checked_rewards
+
+TWO = [[1.0, 0.0], [1.0, 1.0], [0.0, 0.0], [0.25, 0.75]]
+THREE = [[1.0, 0.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 0.0]]
+
+
+def advantages(name, rewards, **settings):
+    rollouts = toy_rollouts(rewards)
+    baseline = pl.make_baseline(name, responses=len(rewards[0]), **settings)
+    return baseline.advantages(rollouts, random_internals(len(rewards), len(rewards[0]), 2))
+
+
+def reads_first_feature(responses=2, **settings) -> Poise:
+    """A POISE baseline past its warm-up, whose probe is set by hand: the value is feature 0."""
+    baseline = pl.make_baseline("poise", responses=responses, warmup=1, **settings)
+    baseline.probes["all"] = pl.ValueProbe().set_fitted(np.array([1.0, 0, 0, 0, 0]), 0.0)
+    return baseline
+
+
+def internals_with(values) -> pl.Internals:
+    """Internals of width 1 whose first feature is given, (P, M)."""
+    features = torch.full((*torch.as_tensor(values).shape, 5), 9.0)
+    features[..., 0] = torch.as_tensor(values)
+    return toy_internals(features)
+
+
+# --- by hand -------------------------------------------------------------------------------------
+
+
+def test_none_by_hand():
+    assert advantages("none", TWO).tolist() == TWO
+
+
+def test_batch_mean_by_hand():
+    # the sum of [[1, 0], [1, 1]] is 3: the others' mean is 2/3 for a 1 and 1 for the 0
+    found = advantages("batch_mean", [[1.0, 0.0], [1.0, 1.0]])
+    assert torch.allclose(found, torch.tensor([[1 / 3, -1], [1 / 3, 1 / 3]]))
+    found = advantages("batch_mean", [[1.0, 0.0, 0.0]])
+    assert torch.allclose(found, torch.tensor([[1.0, -0.5, -0.5]]))
+
+
+def test_rloo_by_hand():
+    assert advantages("rloo", TWO).tolist() == [[1.0, -1.0], [0.0, 0.0], [0.0, 0.0], [-0.5, 0.5]]
+    assert advantages("rloo", THREE).tolist() == [[1.0, -0.5, -0.5], [0.5, 0.5, -1.0], [0.0, 0.0, 0.0]]
+
+
+def test_grpo_by_hand():
+    expected = torch.tensor([[1.0, -1.0], [0.0, 0.0], [0.0, 0.0], [-1.0, 1.0]])
+    assert torch.allclose(advantages("grpo", TWO), expected, atol=1e-5)
+    # 1, 0, 0: mean 1/3, standard deviation sqrt(2)/3
+    root = 2**0.5
+    expected = torch.tensor([[root, -1 / root, -1 / root], [1 / root, 1 / root, -root], [0, 0, 0]])
+    assert torch.allclose(advantages("grpo", THREE), expected, atol=1e-5)
+
+
+def test_poise_by_hand_with_two_responses():
+    """b1 = g(y2), b2 = g(y1), clipped to [0, 1]."""
+    rollouts = toy_rollouts([[1.0, 0.0], [1.0, 1.0], [0.0, 0.0]])
+    internals = internals_with([[0.25, 0.75], [0.5, 0.125], [-3.0, 7.0]])
+    found = reads_first_feature().advantages(rollouts, internals)
+    assert found.tolist() == [[0.25, -0.25], [0.875, 0.5], [-1.0, 0.0]]
+
+
+def test_poise_by_hand_with_three_responses():
+    """The baseline of a response is the mean of its siblings' predictions."""
+    rollouts = toy_rollouts([[1.0, 0.0, 1.0]])
+    found = reads_first_feature(3).advantages(rollouts, internals_with([[0.0, 0.5, 1.0]]))
+    assert found.tolist() == [[1 - 0.75, 0 - 0.5, 1 - 0.25]]
+
+
+def test_poise_uses_rloo_until_its_first_fit():
+    baseline, rloo = pl.make_baseline("poise", warmup=3), pl.make_baseline("rloo")
+    for step in range(3):
+        rollouts, internals = batch(step)
+        found = baseline.advantages(rollouts, internals)
+        assert torch.equal(found, rloo.advantages(rollouts, internals))
+        assert baseline.values(rollouts, internals) is None
+        baseline.update(rollouts, internals)
+    rollouts, internals = batch(3)
+    assert baseline.values(rollouts, internals).shape == (40, 2)
+    assert not torch.equal(baseline.advantages(rollouts, internals), rloo.advantages(rollouts, internals))
+
+
+def batch(seed, p=40, m=2, d=4, tasks=None):
+    """Rewards that depend on the prompt's state, which both responses share."""
+    generator = torch.Generator().manual_seed(seed)
+    internals = random_internals(p, m, d, seed=1000 + seed)
+    internals.prompt[:] = internals.prompt[:, :1]
+    chance = torch.sigmoid(3 * internals.prompt[..., 0])
+    return toy_rollouts(torch.bernoulli(chance, generator=generator), tasks), internals
+
+
+def trained(cls=Poise, steps=4, **settings):
+    baseline = cls(**{"warmup": 1, **settings})
+    for step in range(steps):
+        rollouts, internals = batch(step, m=baseline.responses)
+        baseline.advantages(rollouts, internals)
+        baseline.update(rollouts, internals)
+    return baseline
+
+
+@pytest.mark.parametrize("m", [2, 3])
+def test_poise_learns_from_partners_rewards(m):
+    """Its probe is the one fitted on (phi_i, mean reward of the others) of all steps so far."""
+    baseline = trained(responses=m)
+    batches = [batch(step, m=m) for step in range(4)]
+    X = np.concatenate([internals.features().reshape(40 * m, -1).numpy() for _, internals in batches])
+    y = []
+    for rollouts, _ in batches:
+        for group in rollouts.rewards.tolist():
+            y += [(sum(group) - own) / (m - 1) for own in group]
+    rollouts, internals = batch(9, m=m)
+    expected = pl.ValueProbe.preset("release").fit(X, y).predict(internals)
+    assert torch.allclose(baseline.values(rollouts, internals), expected, atol=1e-6)
+    assert pl.agreement(baseline.values(rollouts, internals), rollouts.partner_rewards())["r"] > 0.4
+
+
+def test_buffer_forgets_the_oldest_step():
+    """Room for two steps: the probe is fitted on the last two alone."""
+    baseline = trained(buffer_rows=160)
+    X = np.concatenate([batch(s)[1].features().reshape(80, -1).numpy() for s in (2, 3)])
+    y = np.concatenate([batch(s)[0].partner_rewards().reshape(-1).numpy() for s in (2, 3)])
+    rollouts, internals = batch(9)
+    expected = pl.ValueProbe.preset("release").fit(X, y).predict(internals)
+    assert torch.allclose(baseline.values(rollouts, internals), expected, atol=1e-6)
+
+
+# --- what a baseline may depend on ---------------------------------------------------------------
+
+
+def subtracted(baseline, rollouts, internals):
+    return rollouts.rewards - baseline.advantages(rollouts, internals)
+
+
+def sees_this_steps_rewards(cls) -> bool:
+    """Whether what is subtracted at a step changes with the rewards of that step."""
+    results = []
+    for flip in (False, True):
+        baseline = trained(cls)
+        rollouts, internals = batch(9)
+        if flip:
+            rollouts.rewards = 1 - rollouts.rewards
+        results.append(subtracted(baseline, rollouts, internals))
+    return not torch.allclose(*results, atol=1e-6)
+
+
+class FitsFirst(Poise):
+    """The mutant: the step's rewards are in the probe that judges them."""
+
+    def advantages(self, rollouts, internals):
+        self.update(rollouts, internals)
+        return super().advantages(rollouts, internals)
+
+
+class GradesItself(Poise):
+    """The mutant: the prediction from a response is its own baseline."""
+
+    def advantages(self, rollouts, internals):
+        values = self.values(rollouts, internals)
+        return super().advantages(rollouts, internals) if values is None else rollouts.rewards - values
+
+
+def test_probe_of_a_step_was_fitted_before_its_rewards_were_seen():
+    assert not sees_this_steps_rewards(Poise)
+    assert sees_this_steps_rewards(FitsFirst)
+
+
+def own_response_enters(baseline, m=2) -> bool:
+    """Whether changing response j's state and reward changes what is subtracted from reward j, in float64."""
+    rollouts, internals = batch(9, m=m)
+    rollouts.rewards = rollouts.rewards.double()
+    before = baseline.advantages(rollouts, internals) - rollouts.rewards
+    for j in range(m):
+        changed_rollouts, changed = batch(9, m=m)
+        changed.reasoning[:, j] += 1.5
+        changed.prompt[:, j] -= 0.5
+        changed.entropy[:, j] *= 3
+        changed_rollouts.rewards = changed_rollouts.rewards.double()
+        changed_rollouts.rewards[:, j] = 1 - changed_rollouts.rewards[:, j]
+        after = baseline.advantages(changed_rollouts, changed) - changed_rollouts.rewards
+        if not torch.allclose(after[:, j], before[:, j], rtol=0, atol=1e-14):
+            return True
+        assert not torch.allclose(after, before, atol=1e-3)  # the change does reach the siblings
+    return False
+
+
+@pytest.mark.parametrize("m", [2, 3])
+def test_nothing_of_a_response_enters_its_own_baseline(m):
+    assert not own_response_enters(trained(responses=m), m)
+    assert not own_response_enters(pl.make_baseline("rloo", responses=m), m)
+    assert own_response_enters(trained(GradesItself, responses=m), m)
+
+
+# --- unbiased, by exact enumeration --------------------------------------------------------------
+
+
+def enumerated_gradient(baseline, m, batch_of_one=False):
+    """(expected estimator, exact gradient) of a softmax policy over 4 responses to one prompt, in float64.
+
+    Every group of m responses is one row, weighted with its probability.
+    """
+    logits = torch.tensor([0.3, -0.7, 1.1, 0.2], dtype=torch.float64)
+    reward = torch.tensor([1.0, 0.0, 0.25, 1.0], dtype=torch.float64)
+    state = torch.tensor([0.9, 0.1, 0.4, 0.7])  # what the probe reads off each response
+    p = logits.softmax(0)
+    score = torch.eye(4, dtype=torch.float64) - p  # grad log p(y), one row per y
+    exact = (p * reward) @ score
+    groups = torch.tensor(list(itertools.product(range(4), repeat=m)))
+    probability = p[groups].prod(1)
+    assert probability.sum().item() == pytest.approx(1)
+    parts = groups.split(1) if batch_of_one else [groups]
+    a = torch.cat([baseline.advantages(toy_rollouts(reward[g]), internals_with(state[g])) for g in parts])
+    estimator = (a.double()[..., None] * score[groups]).mean(1)
+    return probability @ estimator, exact
+
+
+def bias(baseline, m, **options) -> float:
+    found, exact = enumerated_gradient(baseline, m, **options)
+    return float((found - exact).norm() / exact.norm())
+
+
+@pytest.mark.parametrize("m", [2, 3])
+def test_gradient_is_unbiased(m):
+    assert bias(pl.make_baseline("none", responses=m), m) < 1e-12
+    assert bias(pl.make_baseline("batch_mean", responses=m), m, batch_of_one=True) < 1e-12
+    assert bias(pl.make_baseline("rloo", responses=m), m) < 1e-12
+    assert bias(reads_first_feature(m), m) < 1e-12
+
+
+def test_the_same_check_finds_a_bias():
+    leaking = GradesItself(warmup=1)
+    leaking.probes = reads_first_feature().probes
+    assert bias(leaking, 2) > 0.05
+    assert bias(pl.make_baseline("grpo", responses=2), 2) > 0.05  # dividing by the group's own spread
+
+
+# --- one probe per task --------------------------------------------------------------------------
+
+TASKS = ["a", "b"] * 20
+
+
+def test_per_task_probes_are_fitted_on_their_own_rows():
+    baseline = pl.make_baseline("poise", warmup=1, per_task=True)
+    rollouts, internals = batch(0, tasks=TASKS)
+    baseline.update(rollouts, internals)
+    assert set(baseline.probes) == {"a", "b"}
+    assert baseline.buffers["a"].rows == baseline.buffers["b"].rows == 40
+    new, new_internals = batch(1, tasks=TASKS)
+    values = baseline.values(new, new_internals)
+    for k in (0, 1):
+        part = internals.select(slice(k, None, 2))
+        probe = pl.ValueProbe.preset("release").fit(part, rollouts.partner_rewards()[k::2])
+        expected = probe.predict(new_internals.select(slice(k, None, 2)))
+        assert torch.allclose(values[k::2], expected, atol=1e-6)
+    one = pl.make_baseline("poise", warmup=1)
+    one.update(rollouts, internals)
+    assert not torch.allclose(one.values(new, new_internals), values, atol=1e-3)
+
+
+def test_a_task_without_a_probe_yet_means_rloo():
+    baseline = pl.make_baseline("poise", warmup=1, per_task=True)
+    baseline.update(*batch(0, tasks=["a"] * 40))
+    rollouts, internals = batch(1, tasks=["a", "new"] * 20)
+    assert baseline.values(rollouts, internals) is None
+    assert torch.equal(
+        baseline.advantages(rollouts, internals), pl.make_baseline("rloo").advantages(rollouts, internals)
+    )
+
+
+# --- state and settings --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("per_task", [False, True])
+def test_state_round_trip(per_task):
+    baseline = trained(per_task=per_task, buffer_rows=200)
+    again = Poise(warmup=1, per_task=per_task, buffer_rows=200)
+    again.load_state_dict({k: v.clone() for k, v in baseline.state_dict().items()})
+    for step in (5, 6):
+        rollouts, internals = batch(step)
+        assert torch.equal(again.values(rollouts, internals), baseline.values(rollouts, internals))
+        assert torch.equal(again.advantages(rollouts, internals), baseline.advantages(rollouts, internals))
+        for b in (again, baseline):
+            b.update(rollouts, internals)
+    assert again.steps == baseline.steps == 6
+
+
+def test_state_during_warm_up():
+    baseline = trained(warmup=5, steps=3)
+    again = Poise(warmup=5)
+    again.load_state_dict(baseline.state_dict())
+    rollouts, internals = batch(7)
+    assert again.values(rollouts, internals) is None
+    for b in (again, baseline):
+        b.update(rollouts, internals)
+        assert b.values(rollouts, internals) is None
+        b.update(rollouts, internals)
+        assert b.values(rollouts, internals) is not None
+    assert torch.equal(again.values(rollouts, internals), baseline.values(rollouts, internals))
+
+
+def test_settings_name_everything():
+    settings = pl.make_baseline("poise", responses=4, probe="paper", per_task=True, warmup=7, buffer_rows=99).settings()
+    assert settings["name"] == "poise" and settings["responses"] == 4 and settings["per_task"] is True
+    assert settings["probe"]["ridge"] == 0.01 and settings["warmup"] == 7 and settings["buffer_rows"] == 99
+    assert pl.make_baseline("poise").responses == 2 and pl.make_baseline("poise").warmup >= 1
+
+
+def test_own_probe_is_not_changed():
+    probe = pl.ValueProbe(ridge=5.0)
+    baseline = trained(probe=probe)
+    assert not hasattr(probe, "coef_") and baseline.probes["all"].ridge == 5.0
+
+
+# --- bad input -----------------------------------------------------------------------------------
+
+
+def test_unknown_baseline_lists_the_known_ones():
+    with pytest.raises(pl.PoiseLabError, match="unknown baseline 'nosuch'; known: batch_mean, grpo, none, poise, rloo"):
+        pl.make_baseline("nosuch")
+    assert set(BASELINES) == {"none", "batch_mean", "rloo", "grpo", "poise"}
+
+
+@pytest.mark.parametrize("name", ["poise", "rloo", "grpo"])
+@pytest.mark.parametrize("responses", [1, 0])
+def test_too_few_responses(name, responses):
+    with pytest.raises(pl.PoiseLabError, match=f"'{name}' needs at least 2 responses per prompt, got responses={responses}"):
+        pl.make_baseline(name, responses=responses)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (dict(colour="red"), "refuses its settings"),
+        (dict(responses="two"), "refuses its settings"),
+        (dict(warmup=0), "warmup=0"),
+        (dict(buffer_rows=0), "holds nothing"),
+        (dict(buffer_rows="many"), "refuses its settings"),
+        (dict(probe="mine"), "unknown probe preset"),
+    ],
+)
+def test_bad_settings(settings, message):
+    with pytest.raises(pl.PoiseLabError, match=message):
+        pl.make_baseline("poise", **settings)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), 1.01, -0.5, float("inf")])
+@pytest.mark.parametrize("name", sorted(BASELINES))
+def test_bad_rewards(name, bad):
+    with pytest.raises(pl.PoiseLabError, match=r"rewards must lie in \[0, 1\], without NaN"):
+        advantages(name, [[1.0, bad], [0.0, 1.0]])
+
+
+def test_good_rewards_pass():
+    rewards = toy_rollouts(TWO)
+    assert torch.equal(checked_rewards(rewards), rewards.rewards)
+
+
+def test_batch_mean_of_one():
+    with pytest.raises(pl.PoiseLabError, match="at least 2 responses in the batch"):
+        advantages("batch_mean", [[1.0]])
+
+
+def test_variance_reduction_by_hand():
+    rewards = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+    assert pl.variance_reduction(rewards / 2, rewards) == pytest.approx(0.75)
+    assert pl.variance_reduction(rewards - 0.5, rewards) == pytest.approx(0)
+    assert pl.variance_reduction(2 * rewards, rewards) == pytest.approx(-3)
+    assert pl.variance_reduction(rewards, torch.ones(2, 2)) != pl.variance_reduction(rewards, torch.ones(2, 2))  # NaN

@@ -1,0 +1,143 @@
+"""Guards on the stored notebooks, and a proof that their comparison (nbval) can fail.
+
+nbval compares a cell only if it was executed, so a stripped notebook would pass unseen: hence the guards.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+from poise_lab.notebooks import PLOTLY, WIDGET_VIEW
+
+HERE = Path(__file__).parent
+NOTEBOOKS = sorted((HERE.parent / "notebooks").glob("*.ipynb"))
+CHECK, IGNORE = "nbval-check-output", "nbval-ignore-output"
+MACHINE_PATH = re.compile(r"(?<![\w.])/(?:home|root|work|tmp|Users|var|opt|usr)/\w|[A-Z]:\\\\?Users")
+LARGEST_KB, MOST_DEFINITIONS, HIGHEST_FIGURE = 600, 3, 700
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
+def path(request):
+    return request.param
+
+
+@pytest.fixture
+def notebook(path):
+    return nbformat.read(path, as_version=4)
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def tags(cell):
+    return cell.metadata.get("tags", [])
+
+
+def text_of(output) -> str:
+    if output.output_type == "stream":
+        return output.text
+    return "\n".join(str(value) for mime, value in output.get("data", {}).items() if mime.startswith("text/"))
+
+
+def test_there_are_notebooks():
+    assert NOTEBOOKS
+
+
+def test_executed_in_order(notebook):
+    cells = code_cells(notebook)
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+
+
+def test_small_and_without_widget_state(path, notebook):
+    assert "widgets" not in notebook.metadata
+    assert path.stat().st_size < LARGEST_KB * 1024
+
+
+def test_no_errors(notebook):
+    for cell in code_cells(notebook):
+        assert all(output.output_type != "error" for output in cell.outputs), cell.source
+
+
+def test_checked_cells_have_output(notebook):
+    for cell in code_cells(notebook):
+        if CHECK in tags(cell):
+            assert cell.outputs, f"nothing to compare:\n{cell.source}"
+
+
+def test_figures_are_tagged_and_not_too_high(notebook):
+    for cell in code_cells(notebook):
+        for output in cell.outputs:
+            data = output.get("data", {})
+            if WIDGET_VIEW in data or PLOTLY in data:
+                assert IGNORE in tags(cell), f"a figure or widget is compared bit by bit:\n{cell.source}"
+            if PLOTLY in data:
+                assert data[PLOTLY]["layout"].get("height", 450) <= HIGHEST_FIGURE, cell.source
+
+
+def test_figures_are_followed_by_a_check(notebook):
+    shown = False
+    for cell in code_cells(notebook):
+        shown = (shown or IGNORE in tags(cell)) and CHECK not in tags(cell)
+    assert not shown, "the last figure has no cell after it that prints numbers from it"
+
+
+def test_no_machine_paths(notebook):
+    for cell in notebook.cells:
+        texts = [cell.source, *(text_of(output) for output in cell.get("outputs", []))]
+        for text in texts:
+            assert not MACHINE_PATH.search(text), f"{MACHINE_PATH.search(text)[0]} in:\n{cell.source}"
+
+
+def test_defines_next_to_nothing(notebook):
+    """What a notebook defines belongs in the library; and it is plain Python, without magics."""
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    nodes = [node for cell in code_cells(notebook) for node in ast.walk(ast.parse(cell.source))]
+    found = [node.name for node in nodes if isinstance(node, kinds)]
+    assert len(found) <= MOST_DEFINITIONS, found
+
+
+def test_opens_and_ends_as_all_do(notebook):
+    prose = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+    for word in ("needs", "minute", "seed"):
+        assert word in prose[0].lower(), f"the opening says nothing of {word!r}"
+    assert "## Exercises" in prose[-1]
+
+
+def nbval(path) -> int:
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "--nbval",
+        "--nbval-current-env",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+    ]
+    command += ["--nbval-sanitize-with", str(HERE / "sanitize.cfg"), "--rootdir", str(path.parent), str(path)]
+    return subprocess.run(command, cwd=path.parent, capture_output=True, timeout=300).returncode
+
+
+def test_comparison_catches_a_changed_constant(tmp_path):
+    notebook = nbformat.v4.new_notebook(
+        cells=[
+            nbformat.v4.new_code_cell("pool = 4"),
+            nbformat.v4.new_code_cell("print(round(pool / 3, 2))", metadata={"tags": [CHECK]}),
+        ]
+    )
+    NotebookClient(notebook, kernel_name="python3", timeout=60).execute()
+    same, changed = tmp_path / "same.ipynb", tmp_path / "changed.ipynb"
+    nbformat.write(notebook, same)
+    notebook.cells[0].source = "pool = 5"
+    nbformat.write(notebook, changed)
+    assert nbval(same) == 0
+    assert nbval(changed) == 1

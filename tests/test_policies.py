@@ -1,0 +1,219 @@
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+
+import pytest
+import torch
+from support import EOS, PAD, plain_logits, tiny_policy
+
+import poise_lab as pl
+from poise_lab.pretrain import character_tokenizer
+from poise_lab.tasks import LAPTOP_SETTINGS
+
+FOLDER = pl.data_dir() / "tiny-policy"
+
+
+# --- the bundled policy --------------------------------------------------------------------------
+
+
+def test_bundled_policy_loads_without_our_code():
+    """Stock classes, our package not imported, and the same greedy answer as through the package."""
+    program = f"""
+import sys
+from transformers import AutoModelForCausalLM, AutoTokenizer
+model = AutoModelForCausalLM.from_pretrained({str(FOLDER)!r})
+tokenizer = AutoTokenizer.from_pretrained({str(FOLDER)!r})
+assert type(model).__module__.startswith("transformers.models.qwen3"), type(model)
+assert type(tokenizer).__module__.startswith("transformers."), type(tokenizer)
+assert "poise_lab" not in sys.modules
+ids = tokenizer("back:word", return_tensors="pt", return_token_type_ids=False)
+out = model.generate(**ids, do_sample=False, max_new_tokens=48)
+print(tokenizer.decode(out[0, ids["input_ids"].shape[1]:], skip_special_tokens=True))
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == "<think>4d3r2o1w</think>drow"
+
+
+def test_bundled_policy_is_small_and_only_safetensors():
+    files = {f.name for f in FOLDER.iterdir()}
+    assert sum(f.stat().st_size for f in FOLDER.iterdir()) <= 5_000_000
+    assert not any(name.endswith((".bin", ".pt", ".pkl", ".py")) for name in files)
+    assert "auto_map" not in json.loads((FOLDER / "config.json").read_text())
+
+
+def test_card_says_how_it_was_made(bundled):
+    card = json.loads((FOLDER / "card.json").read_text())
+    assert card["command"].startswith("poise-lab pretrain ") and "--seed" in card["command"]
+    assert card["data"]["tasks"] == LAPTOP_SETTINGS
+    assert card["parameters"] == sum(p.numel() for p in bundled.model.parameters())
+    assert {"torch", "transformers", "reasoning-gym"} <= set(card["versions"])
+    assert card["minutes"] < 45
+    assert set(card["performance"]) == set(LAPTOP_SETTINGS)
+    for row in card["performance"].values():
+        assert 0.35 <= row["accuracy"] <= 0.65
+        assert row["value_std"] >= 0.25
+        assert row["parsed"] >= 0.95
+        assert len(row["accuracy_by_difficulty"]) > 1
+
+
+@pytest.mark.parametrize("name", sorted(LAPTOP_SETTINGS))
+def test_card_holds_on_new_problems(bundled, name):
+    """Each figure of the card, measured again; the bounds are 5 standard errors of both measurements."""
+    row = json.loads((FOLDER / "card.json").read_text())["performance"][name]
+    n, m = 150, 8
+    rollouts = pl.sample_rollouts(bundled, pl.load_task(name).sample(n, seed=77), m, seed=77)
+    value = rollouts.rewards.double().mean(1)
+    spread = value.std().item()
+    assert abs(value.mean().item() - row["accuracy"]) < 5 * spread * math.sqrt(1 / n + 1 / 400)
+    true_std = math.sqrt(value.var().item() - rollouts.rewards.double().var(1).mean().item() / m)
+    # the standard error of a standard deviation is about sd / sqrt(2 n); these spread less than a normal's
+    assert abs(true_std - row["value_std"]) < 5 * spread * math.sqrt(0.5 / n + 0.5 / 400)
+    parsed = [
+        t.count("<think>") == t.count("</think>") == 1 and t.startswith("<think>") and not t.endswith("</think>")
+        for group in rollouts.texts
+        for t in group
+    ]
+    assert sum(parsed) / len(parsed) > 0.95 and rollouts.finished.double().mean() > 0.95
+
+
+# --- the tokenizer -------------------------------------------------------------------------------
+
+
+def test_tokenizer_round_trip_over_printable_ascii(bundled):
+    text = "".join(map(chr, range(32, 127))) + "\n"
+    for tokenizer in (character_tokenizer(), bundled.tokenizer):
+        ids = tokenizer.encode(text, add_special_tokens=False)
+        assert len(ids) == len(set(ids)) == len(text)
+        assert tokenizer.unk_token_id not in ids
+        assert tokenizer.decode(ids) == text
+        whole = "<think>  a b;1+2 =3</think> x ,y"
+        assert tokenizer.decode(tokenizer.encode(whole, add_special_tokens=False)) == whole
+
+
+def test_think_tags_are_one_token(bundled):
+    for tokenizer in (character_tokenizer(), bundled.tokenizer):
+        assert len(tokenizer.encode("<think>", add_special_tokens=False)) == 1
+        assert len(tokenizer.encode("</think>", add_special_tokens=False)) == 1
+    assert len(bundled.end_of_reasoning) == 1
+
+
+def test_unknown_characters_do_not_break(bundled):
+    assert bundled.tokenizer.encode("é", add_special_tokens=False) == [bundled.tokenizer.unk_token_id]
+
+
+# --- loading -------------------------------------------------------------------------------------
+
+
+def test_save_and_load(tmp_path, policy):
+    policy.save(tmp_path / "p")
+    again = pl.load_policy(tmp_path / "p")
+    assert type(again.model) is type(policy.model)
+    assert again.wording == "compact"
+    assert again.eos_token_ids == policy.eos_token_ids
+    ids = [5, 9, 30, 12]
+    assert torch.equal(plain_logits(again, ids).logits, plain_logits(policy, ids).logits)
+
+
+def test_unknown_name_lists_the_known_ones():
+    with pytest.raises(pl.PoiseLabError, match="unknown policy 'nosuch'; known: tiny"):
+        pl.load_policy("nosuch")
+
+
+@pytest.mark.parametrize("name", ["/no/such/folder", "./nosuch", "a/b/c"])
+def test_folder_that_is_not_there(name):
+    with pytest.raises(pl.PoiseLabError, match="unknown policy"):
+        pl.load_policy(name)
+
+
+def test_folder_that_is_no_model(tmp_path, qwen):
+    with pytest.raises(pl.PoiseLabError, match="holds no model: config.json is missing"):
+        pl.load_policy(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(pl.PoiseLabError, match="holds no model: there is no .safetensors"):
+        pl.load_policy(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"nonsense")
+    with pytest.raises(pl.PoiseLabError, match="could not be loaded") as e:
+        pl.load_policy(tmp_path)
+    assert "\n" not in str(e.value)
+
+
+def test_truncated_weights(tmp_path, qwen):
+    qwen.save(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(pl.PoiseLabError, match="could not be loaded") as e:
+        pl.load_policy(tmp_path)
+    assert "\n" not in str(e.value)
+
+
+def test_unknown_wording(tmp_path, qwen):
+    qwen.save(tmp_path)
+    (tmp_path / "poise_lab.json").write_text('{"wording": "latin"}')
+    with pytest.raises(pl.PoiseLabError, match="asks for wording 'latin'; known"):
+        pl.load_policy(tmp_path)
+
+
+def test_no_end_of_sequence_token():
+    model, tokenizer = tiny_policy().model, character_tokenizer()
+    model.generation_config.eos_token_id = None
+    assert pl.Policy(model, tokenizer, "with the tokenizer's").eos_token_ids == [EOS]
+    tokenizer.eos_token = None
+    with pytest.raises(pl.PoiseLabError, match="has no end-of-sequence token"):
+        pl.Policy(model, tokenizer, "without")
+
+
+def test_no_pad_token(toys):
+    """Padding is never looked at: without a pad token the same responses come out."""
+    with_pad, without = tiny_policy(), tiny_policy()
+    without.tokenizer.pad_token = None
+    without.model.config.pad_token_id = without.model.generation_config.pad_token_id = None
+    assert without.tokenizer.pad_token_id is None
+    a, b = (pl.sample_rollouts(p, toys, 2, seed=0, max_new_tokens=12) for p in (with_pad, without))
+    assert a.pad_id == PAD and b.pad_id == EOS
+    assert torch.equal(a.lengths, b.lengths) and len(a.lengths.unique()) > 1
+    assert torch.equal(a.response_ids[a.mask], b.response_ids[b.mask])
+    assert torch.equal(pl.read_internals(with_pad, a).features(), pl.read_internals(without, b).features())
+
+
+# --- prompts, layers, head -----------------------------------------------------------------------
+
+
+def test_wordings(sums, qwen):
+    assert qwen.tokenizer.decode(qwen.prompt_ids(sums[0])) == sums[0].compact
+    plain = pl.Policy(qwen.model, character_tokenizer(), "plain", "question")
+    assert plain.tokenizer.decode(plain.prompt_ids(sums[0])) == sums[0].question
+    plain.tokenizer.chat_template = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}[assistant]"
+    assert plain.tokenizer.decode(plain.prompt_ids(sums[0])) == f"[user]{sums[0].question}[assistant]"
+
+
+def test_head_gives_the_models_logits(policy):
+    ids = [5, 9, 30, 12, 77]
+    with torch.no_grad():
+        hidden = policy.model.base_model(input_ids=torch.tensor([ids]), use_cache=False).last_hidden_state[0]
+        assert torch.allclose(policy.head(hidden), plain_logits(policy, ids).logits[0], atol=1e-6)
+
+
+def test_softcapping_bites(policies):
+    """Without it the comparison above would not notice a head that forgets it."""
+    gemma = policies["gemma3"]
+    hidden = gemma.model.base_model(input_ids=torch.tensor([[5, 9, 30]]), use_cache=False).last_hidden_state[0]
+    assert (gemma.head(hidden) - gemma.model.lm_head(hidden)).abs().max() > 0.1
+
+
+def test_layers_and_context(policy):
+    assert len(policy.layers) == 3
+    assert policy.context == 128
+
+
+def test_model_without_a_list_of_layers(qwen):
+    class Odd(torch.nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner, self.generation_config, self.base_model = inner, inner.generation_config, torch.nn.Module()
+
+    with pytest.raises(pl.PoiseLabError, match="no list of decoder layers"):
+        _ = pl.Policy(Odd(qwen.model), qwen.tokenizer, "odd").layers

@@ -1,0 +1,103 @@
+"""What the README says of POISE, against the runs recorded under data/runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+
+import poise_lab as pl
+from poise_lab.records import format_table
+
+ROOT = Path(__file__).parent.parent
+FOLDER = pl.data_dir() / "runs"
+
+
+def recorded(name: str) -> list[pl.RunRecord]:
+    return [pl.read_run(f) for f in sorted(FOLDER.glob(f"{name}-*")) if re.fullmatch(rf"{name}-\d+", f.name)]
+
+
+@pytest.fixture(scope="module")
+def poise():
+    return recorded("poise")
+
+
+def test_at_least_three_seeds_that_finished(poise):
+    assert len({run.seed for run in poise}) == len(poise) >= 3
+    for run in poise + recorded("rloo"):
+        assert run.finished, f"{run.folder} has not finished"
+        assert [m["step"] for m in run.metrics] == list(range(run.config["train"]["steps"] + 1))
+        assert run.folder.name == f"{run.config['baseline']['name']}-{run.seed}"
+
+
+def test_made_with_the_settings_of_today(poise):
+    """A recorded run is what `poise-lab train` does with its defaults: `make run` gives the same."""
+    for run in poise + recorded("rloo"):
+        expected = {**dataclasses.asdict(pl.TrainConfig()), "seed": run.seed}
+        assert run.config["train"] == expected
+        assert run.config["policy"] == "tiny" and run.config["task"] == pl.TINY_TASKS
+        baseline = pl.make_baseline(run.config["baseline"]["name"], responses=2).settings()
+        baseline = {k: {**v, "inputs": list(v["inputs"])} if k == "probe" else v for k, v in baseline.items()}
+        assert run.config["baseline"] == baseline
+
+
+def test_both_baselines_started_from_the_same_policy_and_problems(poise):
+    for run in recorded("rloo"):
+        (same,) = (p for p in poise if p.seed == run.seed)
+        assert run.metrics[0]["accuracy"] == same.metrics[0]["accuracy"]
+
+
+def test_lift_of_held_out_accuracy(poise):
+    lifts = [run.lift() for run in poise]
+    assert all(lift >= 0.15 for lift in lifts)
+    mean, low, high = pl.mean_interval(lifts)
+    assert low > 0.15, f"lift {mean:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def test_variance_reduction_is_above_that_of_rloo(poise):
+    """On the same rewards, over all steps past the warm-up."""
+    differences = []
+    for run in poise:
+        past = [m for m in run.metrics if m["step"] > run.config["baseline"]["warmup"] and "variance_reduction" in m]
+        assert len(past) > 80
+        differences.append(sum(m["variance_reduction"] - m["variance_reduction_rloo"] for m in past) / len(past))
+    mean, low, _ = pl.mean_interval(differences)
+    assert mean >= 0.15 and low > 0.15
+
+
+def test_variance_reduction_is_above_that_of_the_rloo_runs(poise):
+    gain = [run.mean("variance_reduction") for run in poise]
+    rloo = [run.mean("variance_reduction") for run in recorded("rloo")]
+    assert len(rloo) >= 3
+    assert min(gain) > max(rloo) + 0.15
+
+
+def test_probe_reads_the_value(poise):
+    """Pearson r on held-out prompts against V(x) from 16 fresh responses."""
+    assert all(run.config["train"]["eval_responses"] == 16 for run in poise)
+    means = [run.mean("probe_r_fresh") for run in poise]
+    assert all(len(run.series("probe_r_fresh")[1]) >= 10 for run in poise)
+    mean, low, _ = pl.mean_interval(means)
+    assert mean >= 0.75 and low > 0.75
+    assert all(run.mean("probe_mae_fresh") < 0.2 for run in poise)
+
+
+def test_warm_up_is_rloo(poise):
+    for run in poise:
+        for m in run.metrics[1 : 1 + run.config["baseline"]["warmup"]]:
+            assert m["variance_reduction"] == m["variance_reduction_rloo"] and "probe_r_partner" not in m
+
+
+def test_runs_hold_no_checkpoints_and_no_paths_of_a_machine(poise):
+    for run in poise + recorded("rloo"):
+        assert {f.name for f in run.folder.iterdir()} <= {"config.json", "metrics.jsonl", "report.html"}
+        assert not re.search(r"/(?:home|root|work|tmp)/", (run.folder / "config.json").read_text())
+
+
+def test_readme_quotes_the_recorded_runs():
+    text = (ROOT / "README.md").read_text()
+    (quoted,) = re.findall(r"<!-- recorded -->\n(.*?)<!-- /recorded -->", text, re.S)
+    runs = [pl.read_run(f) for f in sorted(FOLDER.iterdir()) if re.fullmatch(r"\w+-\d+", f.name)]
+    assert quoted.strip() == format_table(pl.compare(runs))

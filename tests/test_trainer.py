@@ -1,0 +1,556 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from support import ToyTask, tiny_policy
+
+import poise_lab as pl
+from poise_lab import trainer as module
+from poise_lab.errors import NotFiniteError
+from poise_lab.records import read_metrics
+from poise_lab.trainer import step_seed
+
+SMALL = dict(
+    steps=4, prompts=6, minibatches=2, max_new_tokens=6, layer=1, pool=2, learning_rate=1e-2,
+    eval_every=2, eval_prompts=5, eval_responses=3, checkpoint_every=2,
+)  # fmt: skip
+ALWAYS = {
+    "step", "reward", "entropy", "response_length", "loss", "gradient_norm", "clip_fraction", "tokens",
+    "seconds", "seconds_sample", "seconds_internals", "seconds_baseline", "seconds_update", "peak_memory_mb",
+}  # fmt: skip
+
+
+def trainer(out, baseline="poise", resume=False, task=None, policy=None, on_step=None, **changes):
+    if baseline == "poise":
+        baseline = pl.make_baseline("poise", warmup=1)
+    elif isinstance(baseline, str):
+        baseline = pl.make_baseline(baseline, responses=2)
+    config = pl.TrainConfig(**{**SMALL, **changes})
+    return pl.Trainer(
+        policy or tiny_policy(), task or ToyTask(), baseline, config, out=out, resume=resume, on_step=on_step,
+        progress=False,
+    )  # fmt: skip
+
+
+def timeless(metrics: list[dict]) -> list[dict]:
+    return [
+        {k: v for k, v in m.items() if not k.startswith("seconds") and k != "peak_memory_mb"} for m in metrics
+    ]
+
+
+def assert_same_run(a: Path, b: Path):
+    """Metrics and last checkpoint (weights, moments, probe and buffer), bit for bit."""
+    assert timeless(read_metrics(a)) == timeless(read_metrics(b))
+    last = [sorted((folder / "checkpoints").glob("step-*"))[-1] for folder in (a, b)]
+    assert last[0].name == last[1].name
+    for name in ("model", "optimizer", "baseline"):
+        one, other = (load_file(folder / f"{name}.safetensors") for folder in last)
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[k], other[k]) for k in one), name
+
+
+# --- what a run is -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    seen = []
+    record = trainer(tmp_path_factory.mktemp("run") / "r", on_step=seen.append).run()
+    return record, seen
+
+
+def test_metrics_of_each_step(run):
+    record, seen = run
+    assert [m["step"] for m in record.metrics] == [0, 1, 2, 3, 4]
+    assert record.finished and seen == record.metrics == read_metrics(record.folder)
+    for m in record.metrics[1:]:
+        assert ALWAYS <= set(m)
+        assert ("accuracy" in m) == (m["step"] % 2 == 0)
+        assert m["tokens"] > 0 and 0 <= m["reward"] <= 1 and m["entropy"] > 0
+        assert 0 <= m["clip_fraction"] <= 1
+    for m in record.metrics[2:]:
+        assert {"probe_r_partner", "probe_mae_partner"} <= set(m)
+    assert "probe_r_fresh" not in record.metrics[0] and "probe_r_fresh" in record.metrics[2]
+    assert {"accuracy_even", "accuracy_odd", "value_std"} <= set(record.metrics[4])
+    tokens = record.series("tokens")[1]
+    assert tokens == sorted(tokens) and tokens[0] == 0
+    # the seconds of the steps add up
+    parts = sum(v for m in record.metrics[1:] for k, v in m.items() if k.startswith("seconds_"))
+    assert record.metrics[-1]["seconds"] - record.metrics[0]["seconds"] == pytest.approx(parts)
+
+
+def test_variance_reduction_is_that_of_the_step(tmp_path):
+    kept = []
+
+    class Kept(pl.baselines.RLOO):
+        def advantages(self, rollouts, internals):
+            kept.append((super().advantages(rollouts, internals), rollouts.rewards))
+            return kept[-1][0]
+
+    record = trainer(tmp_path / "r", Kept()).run()
+    for m, (a, r) in zip(record.metrics[1:], kept, strict=True):
+        expected = 1 - a.double().var(correction=0) / r.double().var(correction=0)
+        assert m["variance_reduction"] == pytest.approx(expected.item(), abs=1e-5)
+        assert m["variance_reduction_rloo"] == pytest.approx(expected.item(), abs=1e-5)
+        assert m["reward"] == pytest.approx(r.mean().item())
+
+
+def test_folder_holds_what_made_it(run):
+    record, _ = run
+    config = json.loads((record.folder / "config.json").read_text())
+    assert config["train"] == dataclasses.asdict(pl.TrainConfig(**SMALL))
+    assert config["baseline"]["name"] == "poise" and config["task"] == "toy"
+    assert {"torch", "transformers", "numpy"} <= set(config["versions"]) and config["threads"] >= 1
+    files = {f.name for f in record.folder.iterdir()}
+    assert files == {"config.json", "metrics.jsonl", "checkpoints"}
+    assert [f.name for f in sorted((record.folder / "checkpoints").iterdir())] == ["step-000002", "step-000004"]
+
+
+def test_checkpoint_holds_the_weights(tmp_path):
+    t = trainer(tmp_path / "r")
+    t.run()
+    saved = load_file(tmp_path / "r" / "checkpoints" / "step-000004" / "model.safetensors")
+    start = dict(tiny_policy().model.named_parameters())
+    for name, p in t.policy.model.named_parameters():
+        assert torch.equal(saved[name], p)
+    assert any(not torch.equal(saved[name], start[name]) for name in saved)
+
+
+def test_order_of_a_step(tmp_path):
+    """Advantages and values first, then the update with the step's rewards; the policy moves last."""
+    calls = []
+
+    class Recorder(pl.Baseline):
+        name = "recorder"
+
+        def advantages(self, rollouts, internals):
+            calls.append(("advantages", self.weight()))
+            return rollouts.rewards - 0.5
+
+        def values(self, rollouts, internals):
+            calls.append(("values", self.weight()))
+
+        def update(self, rollouts, internals):
+            calls.append(("update", self.weight()))
+
+        def weight(self):
+            return float(next(t.policy.model.parameters()).double().sum())
+
+    t = trainer(tmp_path / "r", Recorder(), steps=2, eval_every=9)
+    t.run()
+    names = [name for name, _ in calls]
+    assert names[names.index("advantages") :][:3] == ["advantages", "values", "update"]
+    steps = [weight for name, weight in calls if name in ("advantages", "update")]
+    assert steps[0] == steps[1] != steps[2] == steps[3]
+
+
+def test_held_out_problems_are_never_trained_on(tmp_path):
+    seen = []
+
+    class Watching(ToyTask):
+        def sample(self, n, seed, exclude=()):
+            problems = super().sample(n, seed % 3, exclude)  # few different problems: overlaps are certain
+            seen.append([p.compact for p in problems])
+            return problems
+
+    t = trainer(tmp_path / "r", task=Watching())
+    t.run()
+    held_out = {p.compact for p in t.held_out}
+    assert len(seen) == 5 and set(seen[0]) == held_out
+    assert not held_out & {c for step in seen[1:] for c in step}
+
+
+def test_step_seeds_differ():
+    seeds = {step_seed(s, i, w) for s in range(20) for i in range(20) for w in ("problems", "responses")}
+    assert len(seeds) == 800
+
+
+def test_seeds_repeat_and_differ(tmp_path):
+    a, b, c = (trainer(tmp_path / n, seed=s).run() for n, s in (("a", 0), ("b", 0), ("c", 1)))
+    assert_same_run(a.folder, b.folder)
+    assert timeless(a.metrics) != timeless(c.metrics)
+
+
+@pytest.mark.parametrize("name", ["rloo", "poise", "batch_mean", "none", "grpo"])
+def test_every_baseline_learns(tmp_path, name):
+    """Half of the toy responses are right at the start; two dozen steps repair most of the others."""
+    record = trainer(tmp_path / "r", name, steps=25, prompts=24, eval_prompts=32, eval_every=25).run()
+    assert record.series("accuracy")[1][0] < 0.7
+    assert record.lift() > 0.25
+
+
+@pytest.mark.parametrize("aggregation", ["token_mean", "sequence_mean"])
+def test_first_update_is_a_step_of_adamw_on_the_policy_gradient(tmp_path, aggregation):
+    """One mini-batch, one step: the weights equal those of a plain loop over -A log pi."""
+    record = {}
+
+    class Keep(pl.baselines.RLOO):
+        def advantages(self, rollouts, internals):
+            record["rollouts"], record["a"] = rollouts, super().advantages(rollouts, internals)
+            return record["a"]
+
+    t = trainer(tmp_path / "r", Keep(), steps=1, minibatches=1, eval_every=9, aggregation=aggregation,
+                max_grad_norm=0.05, weight_decay=0.1)  # fmt: skip
+    t.run()
+    policy = tiny_policy()
+    optimizer = torch.optim.AdamW(policy.model.parameters(), lr=1e-2, weight_decay=0.1)
+    rollouts, loss = record["rollouts"], 0.0
+    for i in range(6):
+        for j in range(2):
+            n, prompt = int(rollouts.lengths[i, j]), rollouts.prompt_ids[i]
+            tokens = rollouts.response_ids[i, j, :n]
+            logits = policy.model(input_ids=torch.tensor([prompt + tokens.tolist()])).logits[0, len(prompt) - 1 : -1]
+            logprob = logits.log_softmax(-1)[torch.arange(n), tokens].sum()
+            scale = 1 / rollouts.tokens if aggregation == "token_mean" else 1 / (12 * n)
+            loss = loss - record["a"][i, j] * logprob * scale
+    loss.backward()
+    norm = torch.nn.utils.clip_grad_norm_(policy.model.parameters(), 0.05)
+    optimizer.step()
+    assert norm > 0.05
+    assert read_metrics(tmp_path / "r")[1]["gradient_norm"] == pytest.approx(norm.item(), rel=1e-3)
+    start = dict(tiny_policy().model.named_parameters())
+    for (name, found), expected in zip(t.policy.model.named_parameters(), policy.model.parameters(), strict=True):
+        moved, should = (found - start[name]).flatten(), (expected - start[name]).flatten()
+        # Adam's first step is about +-lr by the sign of the gradient: tiny gradients may round either way
+        assert ((moved - should).abs() < 1e-4).double().mean() > 0.98, name
+
+
+def test_kl_pulls_towards_the_start(tmp_path):
+    def distance(kl):
+        t = trainer(tmp_path / str(kl), "rloo", steps=8, kl=kl, eval_every=99)
+        t.run()
+        p = tiny_policy()
+        rollouts = pl.sample_rollouts(p, ToyTask().sample(20, 0), 2, max_new_tokens=6)
+        start, end = (pl.read_internals(policy, rollouts, 1, 1).logprobs for policy in (p, t.policy))
+        return float((start - end)[rollouts.mask].mean())
+
+    assert distance(5.0) < 0.5 * distance(0.0)
+
+
+# --- resume --------------------------------------------------------------------------------------
+
+
+def test_resume_from_every_moment_at_which_a_kill_can_come(tmp_path, monkeypatch):
+    """The folder as it is before and after each file operation of a run, each gone on with."""
+    states = []
+
+    def snapshot():
+        if whole.exists():
+            states.append(tmp_path / f"state-{len(states)}")
+            shutil.copytree(whole, states[-1])
+
+    def watched(function):
+        def call(*args, **kwargs):
+            snapshot()
+            result = function(*args, **kwargs)
+            snapshot()
+            return result
+
+        return call
+
+    whole = tmp_path / "whole"
+    settings = dict(steps=3, checkpoint_every=2, eval_every=2, kl=0.1)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", watched(os.replace))
+        patch.setattr(module, "save_file", watched(module.save_file))
+        patch.setattr(module.shutil, "rmtree", watched(module.shutil.rmtree))
+        patch.setattr(pl.Trainer, "_record", watched(pl.Trainer._record))
+        trainer(whole, **settings).run()
+    assert len(states) > 30
+    contents = {}
+    for state in states:  # equal folders once
+        key = tuple((str(f.relative_to(state)), f.read_bytes()) for f in sorted(state.rglob("*")) if f.is_file())
+        contents.setdefault(key, state)
+    assert len(contents) > 20
+    for state in contents.values():
+        trainer(state, resume=(state / "config.json").is_file(), **settings).run()
+        assert_same_run(whole, state)
+
+
+def test_resume_after_a_line_of_metrics_was_cut_off(tmp_path):
+    trainer(tmp_path / "whole").run()
+    trainer(tmp_path / "cut", steps=3).run()
+    with open(tmp_path / "cut" / "metrics.jsonl", "a") as f:
+        f.write('{"step": 4, "rew')
+    trainer(tmp_path / "cut", resume=True).run()
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_a_finished_run_can_be_made_longer(tmp_path):
+    trainer(tmp_path / "whole", steps=6).run()
+    # steps=4 evaluates and saves at 4 anyway
+    trainer(tmp_path / "longer", steps=4).run()
+    record = trainer(tmp_path / "longer", steps=6, resume=True).run()
+    assert_same_run(tmp_path / "whole", tmp_path / "longer")
+    assert record.config["train"]["steps"] == 6
+    before = (tmp_path / "longer" / "metrics.jsonl").read_bytes()
+    trainer(tmp_path / "longer", steps=6, resume=True).run()  # nothing left to do
+    assert (tmp_path / "longer" / "metrics.jsonl").read_bytes() == before
+
+
+COMMAND = [
+    "train", "--prompts", "9", "--minibatches", "2", "--max-new-tokens", "48", "--eval-every", "2",
+    "--eval-prompts", "6", "--eval-responses", "2", "--checkpoint-every", "2", "--set", "warmup=1",
+]  # fmt: skip
+
+
+def start(out, *more) -> subprocess.Popen:
+    program = [sys.executable, "-m", "poise_lab.cli", *COMMAND, "--out", str(out), *more]
+    return subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_steps(process, out, n):
+    """Wait until n lines of metrics are there."""
+    for _ in range(6000):
+        if (out / "metrics.jsonl").is_file() and (out / "metrics.jsonl").read_text().count("\n") >= n:
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    raise AssertionError("the run does not get on")
+
+
+def test_kill_9_and_resume_on_the_command_line(tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    with start(whole, "--steps", "7") as process:
+        assert process.wait(timeout=240) == 0
+    for steps, more in ((4, []), (7, ["--resume"])):
+        with start(killed, "--steps", "7", *more) as process:
+            wait_for_steps(process, killed, steps)
+            process.send_signal(signal.SIGKILL)
+    assert len(read_metrics(killed)) < 8  # it really was stopped before its end
+    with start(killed, "--steps", "7", "--resume") as process:
+        assert process.wait(timeout=240) == 0
+    assert_same_run(whole, killed)
+
+
+def test_interrupt_saves_and_says_how_to_go_on(tmp_path):
+    out = tmp_path / "r"
+    with start(out, "--steps", "500") as process:
+        wait_for_steps(process, out, 2)
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "Traceback" not in stderr and "--resume" in stdout and "saved" in stdout
+    last = read_metrics(out)[-1]["step"]
+    assert 1 <= last < 500
+    assert (out / "checkpoints" / f"step-{last:06d}" / "state.json").is_file()
+    with start(out, "--steps", str(last + 1), "--resume") as process:
+        assert process.wait(timeout=120) == 0
+    assert [m["step"] for m in read_metrics(out)] == list(range(last + 2))
+
+
+def test_interrupt_inside_a_step_finishes_the_step(tmp_path):
+    """What was done before the resume equals a run that was never interrupted."""
+
+    def interrupt(metrics):
+        if metrics["step"] == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    trainer(tmp_path / "whole").run()
+    handler = signal.getsignal(signal.SIGINT)
+    record = trainer(tmp_path / "r", on_step=interrupt, checkpoint_every=99).run()
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert not record.finished and record.metrics[-1]["step"] == 2
+    trainer(tmp_path / "r", resume=True, checkpoint_every=99).run()
+    assert timeless(read_metrics(tmp_path / "r")) == timeless(read_metrics(tmp_path / "whole"))
+
+
+# --- bad input -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("damaged", ["model", "optimizer", "baseline", "state"])
+def test_damaged_checkpoint(tmp_path, damaged):
+    trainer(tmp_path / "r").run()
+    before = (tmp_path / "r" / "metrics.jsonl").read_bytes()
+    (file,) = (tmp_path / "r" / "checkpoints" / "step-000004").glob(f"{damaged}.*")
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.raises(pl.PoiseLabError, match="checkpoint .*step-000004 is damaged") as e:
+        trainer(tmp_path / "r", resume=True)
+    assert "\n" not in str(e.value)
+    assert (tmp_path / "r" / "metrics.jsonl").read_bytes() == before
+    shutil.rmtree(file.parent)  # what the message says
+    trainer(tmp_path / "r", resume=True).run()
+    assert read_metrics(tmp_path / "r")[-1]["step"] == 4
+    trainer(tmp_path / "whole").run()
+    assert_same_run(tmp_path / "whole", tmp_path / "r")
+
+
+def test_used_folder(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(pl.PoiseLabError, match="is in use already"):
+        trainer(tmp_path)
+    assert [f.name for f in tmp_path.iterdir()] == ["notes.txt"]
+    with pytest.raises(pl.PoiseLabError, match="is in use already"):
+        trainer(tmp_path / "notes.txt")
+    (tmp_path / "empty").mkdir()
+    trainer(tmp_path / "empty")
+
+
+def test_unwritable_folder(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(pl.PoiseLabError, match="cannot be written"):
+        trainer(tmp_path / "file" / "run")
+
+
+def test_nothing_to_resume(tmp_path):
+    with pytest.raises(pl.PoiseLabError, match="nothing to resume"):
+        trainer(tmp_path / "none", resume=True)
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "path"),
+    [
+        (dict(seed=1), "train.seed is 0 there and 1 here"),
+        (dict(learning_rate=1.0), "train.learning_rate"),
+        (dict(baseline="rloo"), "baseline"),
+        (dict(policy=tiny_policy("llama")), "policy"),
+        (dict(task=pl.load_task("chain_sum")), "task"),
+    ],
+    ids=lambda v: v if isinstance(v, str) else "",
+)
+def test_another_config_at_resume(tmp_path, changes, path):
+    trainer(tmp_path / "r", steps=1).run()
+    before = {f: f.read_bytes() for f in (tmp_path / "r").rglob("*") if f.is_file()}
+    with pytest.raises(pl.PoiseLabError, match=f"belongs to another run: {path}"):
+        trainer(tmp_path / "r", resume=True, **changes)
+    assert {f: f.read_bytes() for f in (tmp_path / "r").rglob("*") if f.is_file()} == before
+
+
+def assert_named(error, step, checkpoint, folder):
+    message = str(error.value)
+    assert f"step {step}: " in message and "\n" not in message
+    assert f"the last good checkpoint is {folder / 'checkpoints' / f'step-{checkpoint:06d}'}" in message
+    saved = load_file(folder / "checkpoints" / f"step-{checkpoint:06d}" / "model.safetensors")
+    assert all(torch.isfinite(v).all() for v in saved.values())
+
+
+def test_nan_loss_names_the_step_and_the_last_good_checkpoint(tmp_path):
+    class Poisoned(pl.baselines.RLOO):
+        def update(self, rollouts, internals):
+            if t.step == 2:
+                with torch.no_grad():
+                    t.policy.model.lm_head.weight[7] = float("nan")
+
+    t = trainer(tmp_path / "r", Poisoned(), checkpoint_every=1)
+    with pytest.raises(NotFiniteError.__base__, match="loss is nan|gradient norm") as e:
+        t.run()
+    assert_named(e, 3, 2, tmp_path / "r")
+    assert read_metrics(tmp_path / "r")[-1]["step"] == 2
+
+
+def test_weights_that_overflow_are_never_a_checkpoint(tmp_path):
+    t = trainer(tmp_path / "r", "rloo", checkpoint_every=1, minibatches=1)
+    step = t.optimizer.step
+
+    def overflowing():
+        step()
+        if t.step == 1:
+            with torch.no_grad():
+                next(t.policy.model.parameters()).fill_(float("inf"))
+
+    t.optimizer.step = overflowing
+    with pytest.raises(pl.PoiseLabError, match="not finite") as e:
+        t.run()
+    assert_named(e, 2, 1, tmp_path / "r")
+
+
+def test_a_huge_learning_rate_stops_with_one_sentence(tmp_path):
+    with pytest.raises(pl.PoiseLabError, match=r"step \d: .* the last good checkpoint is .*step-00000\d; lower the"):
+        trainer(tmp_path / "r", "none", learning_rate=1e37, checkpoint_every=1, steps=6).run()
+
+
+def test_broken_start_weights(tmp_path):
+    policy = tiny_policy()
+    with torch.no_grad():
+        policy.model.lm_head.weight.fill_(float("nan"))
+    with pytest.raises(pl.PoiseLabError, match="not finite"):
+        trainer(tmp_path / "r", policy=policy).run()
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [(dict(max_new_tokens=200), "longer than the context"), (dict(layer=7), "has layers 0 to 2")],
+)
+def test_settings_that_do_not_fit_the_policy_leave_no_run_behind(tmp_path, changes, message):
+    with pytest.raises(pl.PoiseLabError, match=message):
+        trainer(tmp_path / "r", **changes).run()
+    assert not (tmp_path / "r").exists()
+    trainer(tmp_path / "r", steps=1).run()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        *((dict([(name, 0)]), f"{name}=0; it must be at least 1") for name in
+          ("steps", "prompts", "minibatches", "eval_every", "eval_prompts", "eval_responses", "checkpoint_every",
+           "max_new_tokens", "pool")),
+        (dict(prompts=2, minibatches=3), "2 prompts cannot be split into 3 mini-batches"),
+        (dict(aggregation="sum"), "unknown aggregation 'sum'; known: token_mean, sequence_mean"),
+        (dict(learning_rate=0.0), "must be above 0"),
+        (dict(learning_rate=float("nan")), "must be above 0"),
+        (dict(temperature=0.0), "must be above 0"),
+    ],
+)  # fmt: skip
+def test_bad_config(changes, message):
+    with pytest.raises(pl.PoiseLabError, match=message):
+        pl.TrainConfig(**changes)
+
+
+# --- an own baseline -----------------------------------------------------------------------------
+
+
+class Median(pl.Baseline):
+    """The example of the docstring."""
+
+    name = "median"
+
+    def advantages(self, rollouts, internals):
+        return rollouts.rewards - rollouts.rewards.median()
+
+
+def test_own_baseline(tmp_path):
+    record = trainer(tmp_path / "r", Median()).run()
+    assert record.finished and record.label == "median x2"
+    trainer(tmp_path / "short", Median(), steps=2).run()
+    trainer(tmp_path / "short", Median(), resume=True).run()
+    assert_same_run(tmp_path / "r", tmp_path / "short")
+
+
+def test_own_baseline_with_one_response(tmp_path):
+    record = trainer(tmp_path / "r", Median(responses=1)).run()
+    assert record.finished and "variance_reduction_rloo" not in record.metrics[-1]
+
+
+@pytest.mark.parametrize(
+    "wrong", [lambda r: r.mean(1), lambda r: r * float("nan"), lambda r: r[:1]], ids=["shape", "nan", "rows"]
+)
+def test_own_baseline_with_wrong_advantages(tmp_path, wrong):
+    class Wrong(pl.Baseline):
+        name = "wrong"
+
+        def advantages(self, rollouts, internals):
+            return wrong(rollouts.rewards)
+
+    with pytest.raises(pl.PoiseLabError, match=r"'wrong' must give finite advantages of shape \(6, 2\)"):
+        trainer(tmp_path / "r", Wrong()).run()
+
+
+def test_baseline_without_advantages(tmp_path):
+    class Empty(pl.Baseline):
+        name = "empty"
+
+    with pytest.raises(TypeError, match="Empty must define advantages"):
+        trainer(tmp_path / "r", Empty()).run()
