@@ -9,12 +9,12 @@
     probe = pl.ValueProbe.preset("release").fit(internals, rollouts.partner_rewards())
 """
 
-from .baselines import BASELINES, Baseline, make_baseline, variance_reduction
+from .baselines import BASELINES, Baseline, make_baseline, own_share, variance_reduction
 from .errors import PoiseLabError
 from .internals import Internals, read_internals
 from .policies import Policy, data_dir, load_policy
-from .probe import RecentBuffer, ValueProbe, agreement
-from .records import RunRecord, compare, mean_interval, read_run
+from .probe import RecentBuffer, ValueProbe, agreement, settings_features
+from .records import RunRecord, bootstrap_interval, compare, mean_interval, read_run
 from .rollouts import Rollouts, sample_rollouts
 from .tasks import TINY_TASKS, Problem, Task, TaskMixture, load_task
 from .trainer import TrainConfig, Trainer
@@ -38,14 +38,17 @@ __all__ = [
     "Trainer",
     "ValueProbe",
     "agreement",
+    "bootstrap_interval",
     "compare",
     "data_dir",
     "load_policy",
     "load_task",
     "make_baseline",
     "mean_interval",
+    "own_share",
     "read_run",
     "read_internals",
     "sample_rollouts",
+    "settings_features",
     "variance_reduction",
 ]

@@ -236,3 +236,20 @@ def variance_reduction(advantages: torch.Tensor, rewards: torch.Tensor) -> float
     """1 - Var(A) / Var(R) over a batch (method Sec. 4; Fig. 4 of the paper); NaN if all rewards agree."""
     spread = rewards.var(correction=0)
     return float("nan") if spread == 0 else float(1 - advantages.var(correction=0) / spread)
+
+
+def own_share(baselines: torch.Tensor, rewards: torch.Tensor, fresh: torch.Tensor) -> float:
+    """How much of a response's own reward its baseline holds: Cov(b, R | x) / Var(R | x), means over prompts.
+
+    0 for a baseline that is independent of its response, 1 / M for the mean of a group of M. Right
+    and wrong responses to a prompt then differ in their mean advantage by 1 minus this, where they
+    should differ by 1.
+
+    baselines, rewards: (P, M). fresh: (P, N) rewards of N >= 2 other responses, which no baseline has seen.
+    """
+    halves = [fresh[:, k::2].mean(1, keepdim=True) for k in (0, 1)]
+    covariance = spread = 0.0
+    for value, other in (halves, halves[::-1]):  # two independent estimates of V(x): their errors do not multiply
+        covariance += float(((baselines - value) * (rewards - other)).mean())
+        spread += float(((rewards - value) * (rewards - other)).mean())
+    return covariance / spread

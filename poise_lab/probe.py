@@ -25,6 +25,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from .errors import NotFiniteError, PoiseLabError, known
 from .internals import Internals
+from .rollouts import Rollouts
 
 INPUTS = ("prompt", "reasoning", "entropy")
 ENTROPIES = 3
@@ -175,6 +176,27 @@ def agreement(predictions, targets) -> dict[str, float]:
         "mae": float(np.abs(error).mean()),
         "brier_skill": 0.0 if spread < 1e-12 else float(1 - (error**2).mean() / spread**2),
     }
+
+
+def settings_features(rollouts: Rollouts) -> np.ndarray:
+    """What is known of each rollout without the policy's states: (P, M, K), for a control regression.
+
+    Per task, in alphabetical order: whether the prompt is of it, its difficulty settings, the prompt's
+    length and the response's length in tokens; 0 in the columns of other tasks. The columns follow the
+    tasks and settings that occur, so rollouts to fit on and to test on must be of the same ones.
+    """
+    names = {}
+    for problem in rollouts.problems:
+        names.setdefault(problem.task, set()).update(problem.difficulty)
+    columns = [(t, what) for t in sorted(names) for what in (None, *sorted(names[t]), "prompt", "response")]
+    at = {column: k for k, column in enumerate(columns)}
+    features = np.zeros((len(rollouts), rollouts.responses, len(columns)))
+    for i, problem in enumerate(rollouts.problems):
+        known_before = {None: 1.0, **problem.difficulty, "prompt": len(rollouts.prompt_ids[i])}
+        for what, value in known_before.items():
+            features[i, :, at[problem.task, what]] = value
+        features[i, :, at[problem.task, "response"]] = rollouts.lengths[i].numpy()
+    return features
 
 
 class RecentBuffer:

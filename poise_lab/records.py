@@ -6,12 +6,14 @@ report.html. Files are written beside their place and then renamed, so none is e
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import importlib.metadata
 import json
 import os
 import platform
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -39,11 +41,16 @@ def write_text(path: str | Path, text: str) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    with open(partial, "w", encoding="utf-8") as f:
-        f.write(text)
-        f.flush()
-        os.fsync(f.fileno())
-    os.replace(partial, path)
+    try:
+        with open(partial, "w", encoding="utf-8") as f:
+            f.write(text)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(partial, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise
 
 
 def write_json(path: str | Path, value) -> None:
@@ -135,6 +142,21 @@ def mean_interval(values, confidence: float = 0.95) -> tuple[float, float, float
         return mean, float("nan"), float("nan")
     half = stats.t.ppf(0.5 + confidence / 2, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
     return mean, mean - float(half), mean + float(half)
+
+
+def bootstrap_interval(
+    statistic: Callable[..., float], *arrays, draws: int = 1000, confidence: float = 0.95, seed: int = 0
+) -> tuple[float, float, float]:
+    """A statistic of arrays whose first axis is prompts, and its percentile interval: (value, low, high).
+
+    Prompts are drawn with replacement, the same ones from every array, so a difference of two
+    methods on the same prompts is a statistic like any other.
+    """
+    generator, n = np.random.default_rng(seed), len(arrays[0])
+    samples = (generator.integers(n, size=n) for _ in range(draws))
+    values = [statistic(*(array[sample] for array in arrays)) for sample in samples]
+    low, high = np.nanquantile(values, [0.5 - confidence / 2, 0.5 + confidence / 2])
+    return float(statistic(*arrays)), float(low), float(high)
 
 
 SUMMARY = {  # column: how it is read off one run

@@ -308,7 +308,8 @@ class Trainer:
             if not (self.out / "config.json").is_file():
                 raise PoiseLabError(f"nothing to resume: {self.out} holds no run (no config.json)")
             config = read_json(self.out / "config.json")
-            for path, old, new in differences({k: config.get(k) for k in settings}, settings):
+            found = differences({k: config.get(k) for k in settings}, settings)
+            for path, old, new in sorted(found, key=lambda d: not d[0].endswith("name")):
                 if path != "train.steps":  # a run may be made longer
                     raise PoiseLabError(
                         f"run folder {self.out} belongs to another run: {path} is {old!r} there and "

@@ -30,7 +30,8 @@ def tiny_policy(family: str = "qwen3", seed: int = 0, ends=ENDS, layers: int = 3
     """A random policy of a few thousand parameters whose distributions are far from uniform."""
     tokenizer = character_tokenizer()
     shared = dict(
-        vocab_size=len(tokenizer), bos_token_id=None, eos_token_id=EOS, pad_token_id=PAD, initializer_range=0.3
+        vocab_size=len(tokenizer), bos_token_id=None, eos_token_id=EOS, pad_token_id=PAD,
+        initializer_range=0.3,
     )  # fmt: skip
     decoder = dict(
         hidden_size=16, intermediate_size=32, num_hidden_layers=layers, num_attention_heads=4,

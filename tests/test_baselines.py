@@ -309,7 +309,9 @@ def test_state_during_warm_up():
 
 
 def test_settings_name_everything():
-    settings = pl.make_baseline("poise", responses=4, probe="paper", per_task=True, warmup=7, buffer_rows=99).settings()
+    settings = pl.make_baseline(
+        "poise", responses=4, probe="paper", per_task=True, warmup=7, buffer_rows=99
+    ).settings()
     assert settings["name"] == "poise" and settings["responses"] == 4 and settings["per_task"] is True
     assert settings["probe"]["ridge"] == 0.01 and settings["warmup"] == 7 and settings["buffer_rows"] == 99
     assert pl.make_baseline("poise").responses == 2 and pl.make_baseline("poise").warmup >= 1
@@ -325,7 +327,9 @@ def test_own_probe_is_not_changed():
 
 
 def test_unknown_baseline_lists_the_known_ones():
-    with pytest.raises(pl.PoiseLabError, match="unknown baseline 'nosuch'; known: batch_mean, grpo, none, poise, rloo"):
+    with pytest.raises(
+        pl.PoiseLabError, match="unknown baseline 'nosuch'; known: batch_mean, grpo, none, poise, rloo"
+    ):
         pl.make_baseline("nosuch")
     assert set(BASELINES) == {"none", "batch_mean", "rloo", "grpo", "poise"}
 
@@ -333,7 +337,9 @@ def test_unknown_baseline_lists_the_known_ones():
 @pytest.mark.parametrize("name", ["poise", "rloo", "grpo"])
 @pytest.mark.parametrize("responses", [1, 0])
 def test_too_few_responses(name, responses):
-    with pytest.raises(pl.PoiseLabError, match=f"'{name}' needs at least 2 responses per prompt, got responses={responses}"):
+    with pytest.raises(
+        pl.PoiseLabError, match=f"'{name}' needs at least 2 responses per prompt, got responses={responses}"
+    ):
         pl.make_baseline(name, responses=responses)
 
 
@@ -375,4 +381,6 @@ def test_variance_reduction_by_hand():
     assert pl.variance_reduction(rewards / 2, rewards) == pytest.approx(0.75)
     assert pl.variance_reduction(rewards - 0.5, rewards) == pytest.approx(0)
     assert pl.variance_reduction(2 * rewards, rewards) == pytest.approx(-3)
-    assert pl.variance_reduction(rewards, torch.ones(2, 2)) != pl.variance_reduction(rewards, torch.ones(2, 2))  # NaN
+    assert pl.variance_reduction(rewards, torch.ones(2, 2)) != pl.variance_reduction(
+        rewards, torch.ones(2, 2)
+    )  # NaN

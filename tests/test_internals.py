@@ -46,7 +46,13 @@ def expected_row(policy, prompt, tokens, reasoning_length, layer, pool):
     first = max(len(prompt), end - pool)  # never reaches back into the prompt
     spans = [entropy, entropy[:reasoning_length], entropy[reasoning_length:]]
     means = torch.tensor([span.mean() if len(span) else 0.0 for span in spans])
-    return states[max(0, len(prompt) - pool) : len(prompt)].mean(0), states[first:end].mean(0), means, logprobs, entropy
+    return (
+        states[max(0, len(prompt) - pool) : len(prompt)].mean(0),
+        states[first:end].mean(0),
+        means,
+        logprobs,
+        entropy,
+    )
 
 
 @pytest.mark.parametrize("pool", [1, 3, 4, 50])
@@ -57,7 +63,9 @@ def test_equals_a_plain_computation_row_by_row(policy, rollouts, layer, pool):
     for i, prompt in enumerate(rollouts.prompt_ids):
         for j in range(3):
             tokens, n = response(rollouts, i, j), int(rollouts.lengths[i, j])
-            expected = expected_row(policy, prompt, tokens, int(rollouts.reasoning_lengths[i, j]), layer, pool)
+            expected = expected_row(
+                policy, prompt, tokens, int(rollouts.reasoning_lengths[i, j]), layer, pool
+            )
             row = (found.prompt[i, j], found.reasoning[i, j], found.entropy[i, j],
                    found.logprobs[i, j, :n], found.token_entropy[i, j, :n])  # fmt: skip
             for a, b in zip(row, expected, strict=True):
@@ -100,7 +108,9 @@ def test_entropy_is_that_of_the_sampling_temperature(qwen, toys):
     rollouts = pl.sample_rollouts(qwen, toys, 2, seed=7, max_new_tokens=6, temperature=0.6)
     found = pl.read_internals(qwen, rollouts, LAYER, POOL)
     for i, prompt in enumerate(rollouts.prompt_ids):
-        logits = plain_logits(qwen, prompt + response(rollouts, i, 0)).logits[0, len(prompt) - 1].double() / 0.6
+        logits = (
+            plain_logits(qwen, prompt + response(rollouts, i, 0)).logits[0, len(prompt) - 1].double() / 0.6
+        )
         p = logits.softmax(-1)
         assert found.token_entropy[i, 0, 0].item() == pytest.approx(-(p * p.log()).sum().item(), abs=1e-4)
 
@@ -201,7 +211,9 @@ def test_gradients_equal_plain_autograd(family, chunk, monkeypatch, toys):
     for row in range(6):
         prompt, tokens = rollouts.prompt_ids[row // 2], response(rollouts, row // 2, row % 2)
         logits = policy.model(input_ids=torch.tensor([prompt + tokens]), use_cache=False).logits
-        logprobs = logits[0, len(prompt) - 1 : -1].log_softmax(-1)[torch.arange(len(tokens)), torch.tensor(tokens)]
+        logprobs = logits[0, len(prompt) - 1 : -1].log_softmax(-1)[
+            torch.arange(len(tokens)), torch.tensor(tokens)
+        ]
         loss = loss + (weights[row, : len(tokens)] * logprobs).sum()
     expected = gradients(loss)
     monkeypatch.setattr(module, "CHUNK_LOGITS", chunk)
@@ -255,4 +267,6 @@ def test_end_token_counts_as_response(qwen):
     )
     found = pl.read_internals(qwen, rollouts, LAYER, POOL)
     assert found.logprobs[0, 0, 2] < 0
-    assert found.entropy[0, 0, 2].item() == pytest.approx(found.token_entropy[0, 0, 1:].mean().item(), rel=1e-5)
+    assert found.entropy[0, 0, 2].item() == pytest.approx(
+        found.token_entropy[0, 0, 1:].mean().item(), rel=1e-5
+    )

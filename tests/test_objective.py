@@ -16,7 +16,9 @@ MASK = torch.tensor([[True, True, False], [True, True, True], [True, False, Fals
 def surrogate(ratios, advantages, weights=None, **options):
     ratios = torch.tensor(ratios)
     weights = torch.full(ratios.shape, 1 / ratios.numel()) if weights is None else weights
-    return clipped_surrogate(ratios.log(), torch.zeros_like(ratios), torch.tensor(advantages), weights, **options)
+    return clipped_surrogate(
+        ratios.log(), torch.zeros_like(ratios), torch.tensor(advantages), weights, **options
+    )
 
 
 def test_token_weights_by_hand():
@@ -68,7 +70,10 @@ def test_clips_are_settings():
 @pytest.mark.parametrize(
     ("aggregation", "loss"),
     # token losses -1.28, -1 / 0.8, 2, 10 / 0.5 (advantages 1, -1, -0.5 with dual clip) ...
-    [("token_mean", (-1.28 - 1 + 0.8 + 2 + 10 + 0.5) / 6), ("sequence_mean", (-2.28 / 2 + 12.8 / 3 + 0.5) / 3)],
+    [
+        ("token_mean", (-1.28 - 1 + 0.8 + 2 + 10 + 0.5) / 6),
+        ("sequence_mean", (-2.28 / 2 + 12.8 / 3 + 0.5) / 3),
+    ],
 )
 def test_both_aggregations_by_hand(aggregation, loss):
     ratios = [[1.5, 1.0, 9.9], [0.5, 2.0, 50.0], [1.0, 3.0, 3.0]]
@@ -134,8 +139,17 @@ def test_gradient_at_ratio_one_through_a_policy(toys):
     assert torch.allclose(gradient(loss), expected, atol=1e-5 * float(expected.abs().max()) + 1e-7)
 
 
-@pytest.mark.parametrize(("ratio", "advantage", "flows"), [(1.5, 1.0, False), (0.5, -1.0, False), (30.0, -1.0, False),
-                                                           (0.5, 1.0, True), (1.5, -1.0, True), (1.1, 1.0, True)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "flows"),
+    [
+        (1.5, 1.0, False),
+        (0.5, -1.0, False),
+        (30.0, -1.0, False),
+        (0.5, 1.0, True),
+        (1.5, -1.0, True),
+        (1.1, 1.0, True),
+    ],
+)
 def test_a_clipped_token_has_no_gradient(ratio, advantage, flows):
     logprobs = torch.tensor([[math.log(ratio)]], requires_grad=True)
     loss, _ = clipped_surrogate(logprobs, torch.zeros(1, 1), torch.tensor([advantage]), torch.ones(1, 1))

@@ -82,14 +82,18 @@ def test_prompt_states_that_come_twice():
     X[1:24:2, :D] *= noise
     expected = reference(dict(ridge=100.0, pca_prompt=11, pca_reasoning=23), INPUTS).fit(X[:24], y[:24])
     found = pl.ValueProbe.preset("release").fit(X[:24], y[:24])
-    np.testing.assert_allclose(found.predict(X[24:]), expected.predict(X[24:]).clip(0, 1), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(
+        found.predict(X[24:]), expected.predict(X[24:]).clip(0, 1), rtol=1e-6, atol=1e-6
+    )
 
 
 def test_constant_columns_do_no_harm():
     X, y = rows(100)
     X[:, 3] = 7.0
     expected = reference(PRESETS["paper"], INPUTS).fit(X, y).predict(X)
-    np.testing.assert_allclose(pl.ValueProbe.preset("paper").fit(X, y).predict(X), expected.clip(0, 1), rtol=1e-6)
+    np.testing.assert_allclose(
+        pl.ValueProbe.preset("paper").fit(X, y).predict(X), expected.clip(0, 1), rtol=1e-6
+    )
 
 
 def test_constant_targets_are_predicted():
@@ -100,7 +104,9 @@ def test_constant_targets_are_predicted():
 
 def test_is_a_scikit_learn_estimator():
     probe = pl.ValueProbe(ridge=3.0, pca_prompt=2, inputs=("prompt", "entropy"))
-    assert probe.get_params() == dict(ridge=3.0, pca_prompt=2, pca_reasoning=None, inputs=("prompt", "entropy"))
+    assert probe.get_params() == dict(
+        ridge=3.0, pca_prompt=2, pca_reasoning=None, inputs=("prompt", "entropy")
+    )
     again = clone(probe.fit(*rows(30)))
     assert again.get_params() == probe.get_params() and not hasattr(again, "coef_")
     assert again.set_params(ridge=1.0).ridge == 1.0
@@ -306,7 +312,7 @@ def test_buffer_that_holds_nothing(capacity):
 
 @pytest.fixture(scope="module")
 def measured(bundled):
-    """Rows to fit on (2048 prompts x 2, what the buffer holds), held-out prompts with V(x) from 16 fresh responses."""
+    """Rows to fit on (2048 prompts x 2, as the buffer holds), and held-out prompts with V(x) from 16 responses."""
     task = pl.load_task(pl.TINY_TASKS)
     held_out = task.sample(192, seed=100)
     read = pl.sample_rollouts(bundled, task.sample(2048, seed=101, exclude=held_out), 2, seed=0)
@@ -322,7 +328,11 @@ def surface(rollouts: pl.Rollouts) -> np.ndarray:
     for i, p in enumerate(rollouts.problems):
         difficulty = [p.difficulty.get(k, 0.0) * (p.task == task) for task, k in settings]
         for j in range(rollouts.responses):
-            lengths = [len(rollouts.prompt_ids[i]), int(rollouts.lengths[i, j]), int(rollouts.reasoning_lengths[i, j])]
+            lengths = [
+                len(rollouts.prompt_ids[i]),
+                int(rollouts.lengths[i, j]),
+                int(rollouts.reasoning_lengths[i, j]),
+            ]
             table.append([*difficulty, *lengths])
     tasks = np.repeat(np.array(rollouts.tasks)[:, None], rollouts.responses, 0)
     one_hot = OneHotEncoder(sparse_output=False).fit_transform(tasks)

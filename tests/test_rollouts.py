@@ -277,7 +277,9 @@ def test_reasoning_ends_with_its_last_tag(qwen):
     assert rollouts.reasoning_ended.tolist() == [[True, True, False, True, True]]
     assert rollouts.lengths.tolist() == [[7, 6, 5, 4, 4]]
     assert rollouts.finished.all()
-    assert rollouts.texts == [["<think>ab</think>cd", "a</think>b</think>c", "abcd", "</think>ab", "ab</think>"]]
+    assert rollouts.texts == [
+        ["<think>ab</think>cd", "a</think>b</think>c", "abcd", "</think>ab", "ab</think>"]
+    ]
     assert (rollouts.response_ids[~rollouts.mask] == PAD).all()
     assert (rollouts.logprobs[~rollouts.mask] == 0).all() and (rollouts.logprobs[rollouts.mask] == -1).all()
     assert not built(qwen, "ab</think>c", eos=False).finished.any()

@@ -1,0 +1,387 @@
+"""The command line: bad input is one sentence on stderr and exit status 2, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from support import ToyTask, tiny_policy
+
+import poise_lab as pl
+from poise_lab import cli
+from poise_lab.cli import field_docs, main
+from poise_lab.records import compare, format_table
+
+SMALL = dict(
+    prompts=6, minibatches=2, max_new_tokens=6, layer=1, pool=2, eval_every=1, eval_prompts=5,
+    eval_responses=3, learning_rate=1e-2,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Three small finished runs: POISE with two seeds, RLOO with one."""
+    folder = tmp_path_factory.mktemp("runs")
+    for name, seed in (("poise", 0), ("poise", 1), ("rloo", 0)):
+        settings = dict(warmup=1) if name == "poise" else {}
+        baseline = pl.make_baseline(name, **settings)
+        config = pl.TrainConfig(**SMALL, steps=3, seed=seed)
+        out = folder / f"{name}-{seed}"
+        pl.Trainer(tiny_policy(), ToyTask(), baseline, config, out=out, progress=False).run()
+    return folder
+
+
+@pytest.fixture
+def random_policy(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("policy") / "random"
+    tiny_policy().save(folder)
+    return folder
+
+
+# --- bad input -----------------------------------------------------------------------------------
+
+
+def contents(folder: Path) -> dict:
+    return {f: f.read_bytes() if f.is_file() else None for f in sorted(folder.rglob("*"))}
+
+
+def refused(capfd, folder: Path, *argv) -> str:
+    """Run a command that must be refused; returns its message. Nothing below the folder may change."""
+    before = contents(folder)
+    capfd.readouterr()
+    assert main([str(a) for a in argv]) == 2
+    out, err = capfd.readouterr()
+    lines = err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("poise-lab: ") and "Traceback" not in err, err
+    assert out == ""
+    assert contents(folder) == before
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--task", "nosuch"], "unknown task 'nosuch'; known: .*chain_sum"),
+        (["--task", "chain_sum+nosuch"], "unknown task 'nosuch'; known: .*chain_sum"),
+        (["--policy", "nosuch"], "unknown policy 'nosuch'; known: tiny"),
+        (["--policy", "/no/such/folder"], "unknown policy"),
+        (["--baseline", "nosuch"], "unknown baseline 'nosuch'; known: .*poise, rloo"),
+        (["--set", "responses=1"], "needs at least 2 responses per prompt, got responses=1"),
+        (["--set", "colour=red"], "refuses its settings"),
+        (["--set", "responses=two"], "refuses its settings"),
+        (["--set", "buffer_rows=0"], "holds nothing"),
+        (["--set", "probe=mine"], "unknown probe preset 'mine'; known: paper, release"),
+        (["--set", "responses"], "write NAME=VALUE"),
+        (["--prompts", "0"], "prompts=0; it must be at least 1"),
+        (["--eval-prompts", "0"], "eval_prompts=0; it must be at least 1"),
+        (["--steps", "0"], "steps=0"),
+        (["--aggregation", "sum"], "unknown aggregation 'sum'"),
+        (["--learning-rate", "nan"], "must be above 0"),
+        (["--max-new-tokens", "999"], "longer than the context of 256 tokens"),
+        (["--layer", "9"], "has layers 0 to 3"),
+        (["--resume"], "nothing to resume"),
+    ],
+    ids=lambda v: " ".join(v) if isinstance(v, list) else "",
+)
+def test_bad_settings_of_train(capfd, tmp_path, flags, message):
+    assert re.search(message, refused(capfd, tmp_path, "train", "--out", tmp_path / "r", *flags))
+
+
+def test_policy_folders(capfd, tmp_path, random_policy):
+    out = tmp_path / "r"
+    message = refused(capfd, tmp_path, "train", "--out", out, "--policy", tmp_path)
+    assert "holds no model: config.json is missing" in message
+    weights = random_policy / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    assert "could not be loaded" in refused(capfd, tmp_path, "train", "--out", out, "--policy", random_policy)
+    weights.unlink()
+    assert "no .safetensors" in refused(capfd, tmp_path, "train", "--out", out, "--policy", random_policy)
+
+
+def test_policy_without_an_end_token(capfd, tmp_path, random_policy):
+    for name in ("config.json", "generation_config.json", "tokenizer_config.json"):
+        config = json.loads((random_policy / name).read_text())
+        for key in ("eos_token_id", "eos_token"):
+            config.pop(key, None)
+        (random_policy / name).write_text(json.dumps(config))
+    message = refused(capfd, tmp_path, "train", "--out", tmp_path / "r", "--policy", random_policy)
+    assert "has no end-of-sequence token" in message
+
+
+def test_policy_without_a_pad_token_trains(capfd, tmp_path, random_policy):
+    for name in ("config.json", "generation_config.json", "tokenizer_config.json"):
+        config = json.loads((random_policy / name).read_text())
+        config.pop("pad_token", None)
+        config.pop("pad_token_id", None)
+        (random_policy / name).write_text(json.dumps(config))
+    assert pl.load_policy(random_policy).tokenizer.pad_token is None
+    flags = [f"--{k.replace('_', '-')}={v}" for k, v in {**SMALL, "steps": 1}.items()]
+    assert main(["train", "--out", str(tmp_path / "r"), "--policy", str(random_policy), *flags]) == 0
+    assert pl.read_run(tmp_path / "r").finished
+    assert capfd.readouterr().out.startswith("held-out accuracy 0.000 -> 0.000")
+
+
+def test_run_folders(capfd, tmp_path, runs):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "notes.txt").write_text("mine")
+    for out, message in (
+        (tmp_path / "file" / "run", "cannot be written"),
+        (tmp_path / "file", "is in use already"),
+        (tmp_path / "used", "is in use already"),
+    ):
+        assert message in refused(capfd, tmp_path, "train", "--out", out)
+    other = refused(capfd, runs, "train", "--out", runs / "poise-0", "--resume")
+    assert "belongs to another run: " in other
+    assert "is in use already" in refused(capfd, runs, "train", "--out", runs / "poise-0")
+
+
+def test_truncated_checkpoint(capfd, tmp_path, random_policy):
+    flags = [f"--{k.replace('_', '-')}={v}" for k, v in {**SMALL, "steps": 1}.items()]
+    command = ["train", "--out", tmp_path / "r", "--policy", random_policy, *flags]
+    assert main(list(map(str, command))) == 0
+    weights = tmp_path / "r" / "checkpoints" / "step-000001" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-50])
+    message = refused(capfd, tmp_path, *command, "--resume")
+    assert "checkpoint " in message and "step-000001 is damaged" in message
+
+
+def test_compare_and_report_of_what_is_no_run(capfd, tmp_path, runs):
+    assert "is no run folder" in refused(capfd, tmp_path, "compare", runs / "poise-0", tmp_path)
+    assert "is no run folder" in refused(
+        capfd, tmp_path, "report", tmp_path / "none", "-o", tmp_path / "x.html"
+    )
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "config.json").write_bytes((runs / "poise-0" / "config.json").read_bytes())
+    assert "has no finished step yet" in refused(capfd, tmp_path, "compare", tmp_path / "new")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "config.json").write_text('{"train": ')
+    assert "is no run folder" in refused(capfd, tmp_path, "compare", tmp_path / "broken")
+    (tmp_path / "file").write_text("")
+    for target in (tmp_path / "file" / "x.html", tmp_path / "new"):
+        assert "cannot be written" in refused(capfd, tmp_path, "report", runs / "poise-0", "-o", target)
+
+
+def test_pretrain_and_bench(capfd, tmp_path):
+    (tmp_path / "used").write_text("")
+    assert "is in use already" in refused(capfd, tmp_path, "pretrain", "--out", tmp_path)
+    assert "steps=0" in refused(capfd, tmp_path, "pretrain", "--out", tmp_path / "p", "--steps", "0")
+    assert "unknown part of the benchmark 'nosuch'" in refused(capfd, tmp_path, "bench", "nosuch")
+
+
+def test_as_a_process(tmp_path):
+    """Exit status, stderr and the console script, as a shell sees them."""
+    script = Path(sys.executable).parent / "poise-lab"
+    command = [str(script), "train", "--task", "nosuch", "--out", str(tmp_path / "r")]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 2
+    assert result.stderr.startswith("poise-lab: unknown task 'nosuch'") and result.stderr.count("\n") == 1
+    assert not (tmp_path / "r").exists()
+
+
+def test_interrupt_outside_of_the_loop(capfd, monkeypatch, tmp_path):
+    def interrupted(name):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pl, "load_policy", interrupted)
+    assert main(["train", "--out", str(tmp_path / "r")]) == 130
+    assert capfd.readouterr().err == "poise-lab: interrupted\n"
+
+
+# --- flags ---------------------------------------------------------------------------------------
+
+
+def test_flags_are_the_fields_of_train_config():
+    parser = cli._parser()
+    args = vars(parser.parse_args(["train", "--out", "r"]))
+    for field in dataclasses.fields(pl.TrainConfig):
+        assert args[field.name] == field.default
+        flag = "--" + field.name.replace("_", "-")
+        other = "sequence_mean" if field.name == "aggregation" else field.default + 1
+        parsed = vars(parser.parse_args(["train", "--out", "r", flag, str(other)]))
+        assert parsed[field.name] == other and type(parsed[field.name]) is type(field.default)
+        assert {k for k in args if args[k] != parsed[k]} == {field.name}
+    flags = set(args) - {f.name for f in dataclasses.fields(pl.TrainConfig)}
+    assert flags == {"policy", "task", "baseline", "settings", "out", "resume", "run"}
+
+
+def test_every_field_is_documented(capsys):
+    docs = field_docs(pl.TrainConfig)
+    assert set(docs) == {f.name for f in dataclasses.fields(pl.TrainConfig)}
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    for field in dataclasses.fields(pl.TrainConfig):
+        assert docs[field.name].endswith(".") and docs[field.name].split()[0] in text
+        assert f"(default: {field.default})" in text
+
+
+def test_flags_reach_the_run(tmp_path, random_policy, capfd):
+    flags = [f"--{k.replace('_', '-')}={v}" for k, v in {**SMALL, "steps": 2, "seed": 5, "kl": 0.5}.items()]
+    more = [
+        "--set",
+        "responses=3",
+        "--set",
+        "probe=paper",
+        "--set",
+        "per_task=True",
+        "--task",
+        "gcd+chain_sum",
+    ]
+    command = ["train", "--out", str(tmp_path / "r"), "--policy", str(random_policy), *flags, *more]
+    assert main(command) == 0
+    run = pl.read_run(tmp_path / "r")
+    assert run.config["train"] == dataclasses.asdict(pl.TrainConfig(**SMALL, steps=2, seed=5, kl=0.5))
+    assert run.config["task"] == "gcd+chain_sum"
+    baseline = run.config["baseline"]
+    assert (baseline["responses"], baseline["per_task"], baseline["probe"]["ridge"]) == (3, True, 0.01)
+    assert str(run.folder) in capfd.readouterr().out
+
+
+# --- compare -------------------------------------------------------------------------------------
+
+
+def test_compare_prints_the_table(capfd, runs):
+    folders = sorted(runs.iterdir())
+    assert main(["compare", *map(str, folders)]) == 0
+    out = capfd.readouterr().out
+    assert out.strip() == format_table(compare([pl.read_run(f) for f in folders]))
+    lines = [[c.strip() for c in line.strip("|").split("|")] for line in out.strip().splitlines()]
+    assert lines[0][:2] == ["run", "seeds"] and [row[:2] for row in lines[2:]] == [
+        ["poise x2", "2"],
+        ["rloo x2", "1"],
+    ]
+    assert lines[3][lines[0].index("probe r")] == "-"
+
+
+def test_compare_by_hand(tmp_path):
+    """Means and t intervals of two made-up runs: lifts 0.1 and 0.3, t(0.975, 1) = 12.706."""
+    for seed, lift in ((0, 0.1), (1, 0.3)):
+        folder = tmp_path / f"poise-{seed}"
+        folder.mkdir()
+        config = {"baseline": {"name": "poise", "responses": 2}, "train": {"seed": seed, "steps": 1}}
+        (folder / "config.json").write_text(json.dumps(config))
+        metrics = [
+            {"step": 0, "accuracy": 0.5, "tokens": 0, "seconds": 1.0},
+            {"step": 1, "accuracy": 0.5 + lift, "tokens": 100, "seconds": 61.0, "variance_reduction": 0.25},
+        ]
+        (folder / "metrics.jsonl").write_text(
+            "".join(json.dumps(m) + "\n" for m in metrics) + '{"step": 2, "cut'
+        )
+    (row,) = compare([pl.read_run(f) for f in sorted(tmp_path.iterdir())])
+    assert row["run"] == "poise x2" and row["seeds"] == 2
+    assert row["lift"] == pytest.approx((0.2, 0.2 - 1.2706, 0.2 + 1.2706), abs=1e-4)
+    assert row["accuracy at end"][0] == pytest.approx(0.7)
+    assert row["1 - Var(A)/Var(R)"] == pytest.approx((0.25, 0.25, 0.25))
+    assert row["minutes"][0] == pytest.approx(61 / 60)
+    assert "0.200 [-1.071, 1.471]" in format_table([row])
+
+
+def test_mean_interval():
+    assert pl.mean_interval([1.0, 2.0, 3.0]) == pytest.approx(
+        (2, 2 - 4.30265 / 3**0.5, 2 + 4.30265 / 3**0.5), abs=1e-4
+    )
+    mean, low, high = pl.mean_interval([0.5])
+    assert mean == 0.5 and low != low and high != high
+
+
+# --- report --------------------------------------------------------------------------------------
+
+
+class Page(HTMLParser):
+    """Every address that a browser would ask for, the plotly figures, and the text."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.addresses, self.tags, self.text, self.scripts = [], [], [], []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        for key, value in attrs:
+            if key in ("src", "href", "srcset", "data", "poster", "action", "background") and value:
+                self.addresses.append((tag, value))
+
+    def handle_data(self, data):
+        (self.scripts if self.tags[-1:] == ["script"] else self.text).append(data)
+
+
+@pytest.fixture(scope="module")
+def page(runs, tmp_path_factory):
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    assert main(["report", *map(str, sorted(runs.iterdir())), "-o", str(path)]) == 0
+    return path, path.read_text(encoding="utf-8")
+
+
+def test_report_is_one_file_that_asks_for_nothing(page):
+    path, html = page
+    assert [f.name for f in path.parent.iterdir()] == ["report.html"]
+    parsed = Page(html)
+    assert parsed.addresses == []
+    assert not {"link", "iframe", "img", "object", "embed", "base"} & set(parsed.tags)
+    style = "".join(re.findall(r"<style>(.*?)</style>", html, re.S))
+    assert "@import" not in style and "url(" not in style
+    ours = [s for s in parsed.scripts if len(s) < 1_000_000]  # all but plotly.js itself
+    assert len(parsed.scripts) - len(ours) == 1, "plotly.js must be inside, once"
+    text = "".join(ours)
+    assert "fetch(" not in text and "XMLHttpRequest" not in text and "import(" not in text
+    assert not re.search(
+        r"https?://(?!plot\.ly\b)", text
+    )  # plotly.py's own default of a link that is never drawn
+    assert '"showSendToCloud": true' not in text
+
+
+def test_report_shows_every_metric_with_axes_and_legends(page):
+    _, html = page
+    titles = re.findall(r"<figure aria-label='([^']*)'>", html)
+    for word in (
+        "accuracy",
+        "reward",
+        "Variance",
+        "probe",
+        "entropy",
+        "Gradient",
+        "tokens",
+        "memory",
+        "time",
+    ):
+        assert any(word in title for title in titles), word
+    assert html.count("Plotly.newPlot(") == len(titles) == html.count("<figcaption>")
+    assert "poise x2, 2 seeds" in html and "rloo x2, seed 0" in html
+    assert '"text":"step"' in html and "1 - Var(A)" in html.replace("\\u002f", "/")
+    assert "name='viewport'" in html and "@media print" in html
+
+
+def test_report_holds_the_table_and_what_made_the_runs(page, runs):
+    text = " ".join(Page(page[1]).text)
+    for f in runs.iterdir():
+        assert f.name in text
+    row = compare([pl.read_run(runs / "rloo-0")])[0]
+    assert f"{row['lift'][0]:.3f}" in text and "learning_rate: 0.01" in text and "versions:" in text
+
+
+def test_report_escapes_names(tmp_path, runs):
+    odd = tmp_path / "a<b>&c"
+    odd.mkdir()
+    for name in ("config.json", "metrics.jsonl"):
+        (odd / name).write_bytes((runs / "poise-0" / name).read_bytes())
+    assert main(["report", str(odd), "-o", str(tmp_path / "x.html")]) == 0
+    html = (tmp_path / "x.html").read_text()
+    assert "a<b>" not in html and "a&lt;b&gt;&amp;c" in html
+
+
+def test_report_of_a_run_without_a_probe_or_of_step_0_only(tmp_path, runs):
+    assert main(["report", str(runs / "rloo-0"), "-o", str(tmp_path / "x.html")]) == 0
+    assert "Value probe against V(x)" not in (tmp_path / "x.html").read_text()
+    short = tmp_path / "short"
+    short.mkdir()
+    (short / "config.json").write_bytes((runs / "poise-0" / "config.json").read_bytes())
+    first = (runs / "poise-0" / "metrics.jsonl").read_text().splitlines()[0]
+    (short / "metrics.jsonl").write_text(first + "\n")
+    assert main(["report", str(short), str(runs / "poise-1"), "-o", str(tmp_path / "y.html")]) == 0
