@@ -312,7 +312,7 @@ def test_buffer_that_holds_nothing(capacity):
 
 @pytest.fixture(scope="module")
 def measured(bundled):
-    """Rows to fit on (2048 prompts x 2, as the buffer holds), and held-out prompts with V(x) from 16 responses."""
+    """Rows to fit on (2048 prompts x 2, a full buffer); held-out prompts with V(x) from 16 responses."""
     task = pl.load_task(pl.TINY_TASKS)
     held_out = task.sample(192, seed=100)
     read = pl.sample_rollouts(bundled, task.sample(2048, seed=101, exclude=held_out), 2, seed=0)
