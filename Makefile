@@ -11,15 +11,17 @@ run: $(STAMP)
 	$(BIN)/poise-lab train --baseline poise --seed 0 --out $(RUN) $(if $(wildcard $(RUN)/config.json),--resume)
 	$(BIN)/poise-lab report $(RUN) -o $(RUN)/report.html
 
+# One thread per process, one process per core: torch's threads slow each other down where cores are shared.
+NBVAL := --nbval --nbval-current-env --nbval-sanitize-with tests/sanitize.cfg --nbval-cell-timeout=600
 test: $(STAMP)
-	$(BIN)/python -m pytest tests -q
-	$(BIN)/python -m pytest --nbval --nbval-current-env --nbval-sanitize-with tests/sanitize.cfg --nbval-cell-timeout=600 -q notebooks
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -q -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(NBVAL) notebooks -q -n 2 --dist loadfile
 
 lab: $(STAMP)
 	$(BIN)/jupyter lab notebooks
 
 notebooks: $(STAMP)
-	$(BIN)/python -m poise_lab.notebooks notebooks/*.ipynb
+	OMP_NUM_THREADS=1 $(BIN)/python -m poise_lab.notebooks notebooks/*.ipynb
 
 # Recorded runs under data/runs: one thread each, two at a time, resumed if interrupted. A recorded
 # run keeps no checkpoints; delete its folder to make it again.

@@ -1,12 +1,12 @@
 """poise_lab: understand and measure reinforcement learning with value estimates from the actor's own states.
 
-    import poise_lab as pl
+import poise_lab as pl
 
-    policy = pl.load_policy("tiny")
-    task = pl.load_task("chain_sum", min_terms=2, max_terms=5)
-    rollouts = pl.sample_rollouts(policy, task.sample(128, seed=0), responses=2, seed=0)
-    internals = pl.read_internals(policy, rollouts, layer=2, pool=4)
-    probe = pl.ValueProbe.preset("release").fit(internals, rollouts.partner_rewards())
+policy = pl.load_policy("tiny")
+task = pl.load_task("chain_sum", min_terms=2, max_terms=5)
+rollouts = pl.sample_rollouts(policy, task.sample(128, seed=0), responses=2, seed=0)
+internals = pl.read_internals(policy, rollouts, layer=2, pool=4)
+probe = pl.ValueProbe.preset("release").fit(internals, rollouts.partner_rewards())
 """
 
 from .baselines import BASELINES, Baseline, make_baseline, own_share, variance_reduction

@@ -13,6 +13,7 @@ and pass an instance to `Trainer`:
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from .errors import PoiseLabError, known
@@ -33,8 +34,7 @@ class Baseline:
     def __init__(self, responses: int = 2):
         if responses < self.least:
             raise PoiseLabError(
-                f"baseline {self.name!r} needs at least {self.least} responses per prompt, "
-                f"got responses={responses}"
+                f"baseline {self.name!r} needs at least {self.least} responses per prompt, got responses={responses}"
             )
         self.responses = responses
 
@@ -147,10 +147,7 @@ class Poise(Baseline):
         if not self.per_task:
             return {"all": torch.arange(len(rollouts))}
         tasks = rollouts.tasks
-        return {
-            name: torch.tensor([i for i, task in enumerate(tasks) if task == name])
-            for name in sorted(set(tasks))
-        }
+        return {name: torch.tensor([i for i, task in enumerate(tasks) if task == name]) for name in sorted(set(tasks))}
 
     def values(self, rollouts, internals):
         routes = self._routes(rollouts)
@@ -233,9 +230,15 @@ def checked_rewards(rollouts: Rollouts) -> torch.Tensor:
 
 
 def variance_reduction(advantages: torch.Tensor, rewards: torch.Tensor) -> float:
-    """1 - Var(A) / Var(R) over a batch (method Sec. 4; Fig. 4 of the paper); NaN if all rewards agree."""
-    spread = rewards.var(correction=0)
-    return float("nan") if spread == 0 else float(1 - advantages.var(correction=0) / spread)
+    """1 - Var(A) / Var(R) over a batch (method Sec. 4; Fig. 4 of the paper); NaN if all rewards agree.
+
+    Takes tensors, or arrays as `bootstrap_interval` gives them.
+    """
+    if isinstance(rewards, np.ndarray):
+        spread, left = rewards.var(), advantages.var()
+    else:
+        spread, left = rewards.var(correction=0), advantages.var(correction=0)
+    return float("nan") if spread == 0 else float(1 - left / spread)
 
 
 def own_share(baselines: torch.Tensor, rewards: torch.Tensor, fresh: torch.Tensor) -> float:
@@ -247,7 +250,7 @@ def own_share(baselines: torch.Tensor, rewards: torch.Tensor, fresh: torch.Tenso
 
     baselines, rewards: (P, M). fresh: (P, N) rewards of N >= 2 other responses, which no baseline has seen.
     """
-    halves = [fresh[:, k::2].mean(1, keepdim=True) for k in (0, 1)]
+    halves = [fresh[:, k::2].mean(1)[:, None] for k in (0, 1)]
     covariance = spread = 0.0
     for value, other in (halves, halves[::-1]):  # two independent estimates of V(x): their errors do not multiply
         covariance += float(((baselines - value) * (rewards - other)).mean())

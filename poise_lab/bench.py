@@ -183,7 +183,10 @@ def bench_probe(rows: int, width: int, preset: str) -> dict:
         start = time.perf_counter()
         ValueProbe.preset(preset).fit(X, y)
         seconds.append(time.perf_counter() - start)
-    return {"case": f"probe fit, {rows} rows of {X.shape[1]} features, {preset}", "s": round(statistics.median(seconds), 3)}
+    return {
+        "case": f"probe fit, {rows} rows of {X.shape[1]} features, {preset}",
+        "s": round(statistics.median(seconds), 3),
+    }
 
 
 PARTS = {
@@ -202,4 +205,6 @@ def run_bench(parts: Sequence[str] = ()) -> None:
     print(f"float32 matrix product: {matmul_rate() / 1e9:.0f} GFLOP/s on {torch.get_num_threads()} threads", flush=True)
     for part in parts or PARTS:
         for row in PARTS[part]():
-            print(", ".join(f"{key} {value}" if key != "case" else f"{value}:" for key, value in row.items()), flush=True)
+            print(
+                ", ".join(f"{key} {value}" if key != "case" else f"{value}:" for key, value in row.items()), flush=True
+            )

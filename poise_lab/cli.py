@@ -32,12 +32,16 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="poise-lab", description="RL with value estimates from the actor's own states")
+    parser = argparse.ArgumentParser(
+        prog="poise-lab", description="RL with value estimates from the actor's own states"
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     train = commands.add_parser("train", help="train a policy with a baseline; writes a run folder")
     train.add_argument("--policy", default="tiny", help="tiny, a folder, or a hub id (default: tiny)")
-    train.add_argument("--task", default=None, help="a reasoning-gym task, or several as a+b (default: the bundled three)")
+    train.add_argument(
+        "--task", default=None, help="a reasoning-gym task, or several as a+b (default: the bundled three)"
+    )
     train.add_argument("--baseline", default="poise", help="none, batch_mean, rloo, grpo, poise (default: poise)")
     train.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", dest="settings",
@@ -118,7 +122,9 @@ def _train(args) -> int:
     if not run.finished:
         print("to go on: the same command with --resume")
         return 130
-    print(f"held-out accuracy {run.series('accuracy')[1][0]:.3f} -> {run.series('accuracy')[1][-1]:.3f}; run folder {run.folder}")
+    print(
+        f"held-out accuracy {run.series('accuracy')[1][0]:.3f} -> {run.series('accuracy')[1][-1]:.3f}; run folder {run.folder}"
+    )
     return 0
 
 

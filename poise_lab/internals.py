@@ -51,9 +51,7 @@ class Internals:
     def select(self, prompts: Sequence[int] | slice | torch.Tensor) -> Internals:
         """The internals of some prompts."""
         tensors = {
-            f.name: getattr(self, f.name)[prompts]
-            for f in dataclasses.fields(self)
-            if f.name not in ("layer", "pool")
+            f.name: getattr(self, f.name)[prompts] for f in dataclasses.fields(self) if f.name not in ("layer", "pool")
         }
         return dataclasses.replace(self, **tensors)
 

@@ -22,7 +22,9 @@ def execute(path: str | Path, timeout: int = 900) -> None:
     """Run all cells in the notebook's folder and write it back, normalised; an error leaves it as it was."""
     path = Path(path)
     notebook = nbformat.read(path, as_version=4)
-    NotebookClient(notebook, timeout=timeout, kernel_name="python3", resources={"metadata": {"path": path.parent}}).execute()
+    NotebookClient(
+        notebook, timeout=timeout, kernel_name="python3", resources={"metadata": {"path": path.parent}}
+    ).execute()
     nbformat.write(normalised(notebook), path)
 
 

@@ -191,6 +191,29 @@ def bars(values: dict[str, tuple[float, float, float]], title: str, x: str, y: s
     return fig
 
 
+def lines(x: Sequence, values: dict[str, Sequence[tuple]], title: str, x_title: str, y_title: str,
+          log: bool = False, **layout) -> go.Figure:  # fmt: skip
+    """One line per name over x, with its intervals as a band; values: name to one (value, low, high) per x."""
+    fig = figure(title, x_title, y_title, **layout)
+    fig.update_xaxes(type="log" if log else "linear", tickvals=list(x))
+    for (name, points), color in zip(values.items(), COLORS * len(values), strict=False):
+        mean, low, high = np.array(points).T
+        add_line(fig, x, mean, name, color, low=low, high=high)
+    return fig
+
+
+def bias_and_variance(points: dict[str, tuple[float, float]], title: str, **layout) -> go.Figure:
+    """One point per estimate, (relative bias, variance), both exact: unbiased ones stand on the left edge."""
+    x = "relative bias, |E[estimate] - gradient| / |gradient|"
+    fig = figure(title, x, "variance of the estimate", height=460, hovermode="closest", **layout)
+    for (name, (bias, variance)), color in zip(points.items(), COLORS * len(points), strict=False):
+        fig.add_trace(
+            go.Scatter(x=rounded([bias]), y=rounded([variance]), mode="markers", name=name,
+                       marker=dict(size=12, color=color))
+        )  # fmt: skip
+    return fig
+
+
 def strips(values: dict[str, Sequence[float]], title: str, x: str, y: str) -> go.Figure:
     """The points of each group, and their mean with a 95 % interval."""
     fig = figure(title, x, y, hovermode="closest")

@@ -87,9 +87,7 @@ class Policy:
             return self.tokenizer.encode(problem.compact, add_special_tokens=False)
         if self.tokenizer.chat_template:
             message = [{"role": "user", "content": problem.question}]
-            return self.tokenizer.apply_chat_template(
-                message, add_generation_prompt=True, return_dict=False
-            )
+            return self.tokenizer.apply_chat_template(message, add_generation_prompt=True, return_dict=False)
         return self.tokenizer.encode(problem.question)
 
     def save(self, folder: str | Path) -> None:
@@ -100,9 +98,7 @@ class Policy:
         (folder / "poise_lab.json").write_text(json.dumps({"wording": self.wording}) + "\n")
 
 
-def load_policy(
-    name: str | Path, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
-) -> Policy:
+def load_policy(name: str | Path, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu") -> Policy:
     """Load a policy: "tiny" (bundled), a folder, or a hub id. Only safetensors weights are read.
 
     Raises PoiseLabError if the name is none of these or the folder holds no model.

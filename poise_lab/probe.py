@@ -89,10 +89,7 @@ class ValueProbe(RegressorMixin, BaseEstimator):
             pca = PCA(min(k, *columns.shape), random_state=42).fit(columns) if k else None
             parts.append((name, pca, _rank(pca) if pca else columns.shape[1]))
         Z = np.concatenate(
-            [
-                pca.transform(X[:, blocks[name]])[:, :size] if pca else X[:, blocks[name]]
-                for name, pca, size in parts
-            ],
+            [pca.transform(X[:, blocks[name]])[:, :size] if pca else X[:, blocks[name]] for name, pca, size in parts],
             1,
         )
         scaler = StandardScaler().fit(Z)

@@ -150,8 +150,9 @@ def bootstrap_interval(
     """A statistic of arrays whose first axis is prompts, and its percentile interval: (value, low, high).
 
     Prompts are drawn with replacement, the same ones from every array, so a difference of two
-    methods on the same prompts is a statistic like any other.
+    methods on the same prompts is a statistic like any other. The statistic is called with NumPy arrays.
     """
+    arrays = [np.asarray(array) for array in arrays]  # small tensors cost more in torch's threads than in their sums
     generator, n = np.random.default_rng(seed), len(arrays[0])
     samples = (generator.integers(n, size=n) for _ in range(draws))
     values = [statistic(*(array[sample] for array in arrays)) for sample in samples]

@@ -81,7 +81,9 @@ def _table(rows: list[dict]) -> str:
         if mean != mean:
             return "–"
         digits = 0 if abs(mean) >= 1000 else 3
-        return f"{mean:,.{digits}f}" + (f"<br><small>[{low:,.{digits}f}, {high:,.{digits}f}]</small>" if low == low else "")
+        return f"{mean:,.{digits}f}" + (
+            f"<br><small>[{low:,.{digits}f}, {high:,.{digits}f}]</small>" if low == low else ""
+        )
 
     head = "".join(f"<th>{html.escape(k)}</th>" for k in rows[0])
     body = "".join("<tr>" + "".join(f"<td>{cell(v)}</td>" for v in row.values()) + "</tr>" for row in rows)

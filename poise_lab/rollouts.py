@@ -356,9 +356,7 @@ def sample_rollouts(
     lengths = torch.zeros(p, responses, dtype=torch.long)
     for start in range(0, p, step):
         part = order[start : start + step]
-        uniforms = np.stack(
-            [[_uniforms(seed, prompts[i], k, max_new_tokens) for k in range(responses)] for i in part]
-        )
+        uniforms = np.stack([[_uniforms(seed, prompts[i], k, max_new_tokens) for k in range(responses)] for i in part])
         drawn, drawn_logprobs, drawn_lengths = _sample_batch(
             policy, [prompts[i] for i in part], uniforms,
             temperature=temperature, top_p=top_p, top_k=top_k,

@@ -23,17 +23,16 @@ END_OF_REASONING = "</think>"
 LAPTOP_SETTINGS = {
     "chain_sum": dict(min_terms=2, max_terms=5, min_digits=1, max_digits=2),
     "spell_backward": dict(min_word_len=3, max_word_len=8),
-    "word_sorting": dict(
-        min_words=3, max_words=4, min_word_length=3, max_word_length=5, transformation="lowercase"
-    ),
+    "word_sorting": dict(min_words=3, max_words=4, min_word_length=3, max_word_length=5, transformation="lowercase"),
 }
 TINY_TASKS = "+".join(LAPTOP_SETTINGS)  # the mixture that the bundled policy was taught
 
 COMPACT_WORDING = {
     "chain_sum": lambda m: m["expression"].replace(" ", "") + "=",
     "spell_backward": lambda m: "back:" + m["word"],
-    "word_sorting": lambda m: ("sort<" if m["direction"] == "ascending" else "sort>")
-    + ",".join(m["transformed_words"]),
+    "word_sorting": lambda m: (
+        ("sort<" if m["direction"] == "ascending" else "sort>") + ",".join(m["transformed_words"])
+    ),
 }
 
 
@@ -159,10 +158,7 @@ class TaskMixture:
             raise PoiseLabError(f"{n} problems asked for; ask for at least 1")
         exclude = list(exclude)
         k = len(self.tasks)
-        parts = [
-            task.sample(len(range(i, n, k)), seed, exclude) if i < n else []
-            for i, task in enumerate(self.tasks)
-        ]
+        parts = [task.sample(len(range(i, n, k)), seed, exclude) if i < n else [] for i, task in enumerate(self.tasks)]
         return [parts[i % k][i // k] for i in range(n)]
 
 

@@ -159,7 +159,7 @@ class Trainer:
                 except NotFiniteError as e:
                     last = self._checkpoints()[-1]
                     raise PoiseLabError(
-                        f"step {step}: {e}; the last good checkpoint is {last}; lower the learning rate"
+                        f"step {step}: {e}; the last good checkpoint is {last}; start a new run with a lower learning rate"
                     ) from None
                 self._record(metrics)
                 if step % config.checkpoint_every == 0 or step == config.steps or interrupted:
@@ -184,9 +184,7 @@ class Trainer:
         """One step of POISE (Alg. 1), or of another baseline. Returns its metrics."""
         config, seconds = self.config, {}
         with timed(seconds, "sample"):
-            problems = self.task.sample(
-                config.prompts, step_seed(config.seed, step, "problems"), exclude=self.held_out
-            )
+            problems = self.task.sample(config.prompts, step_seed(config.seed, step, "problems"), exclude=self.held_out)
             rollouts = sample_rollouts(
                 self.policy, problems, self.baseline.responses,
                 seed=step_seed(config.seed, step, "responses"),

@@ -309,9 +309,7 @@ def test_state_during_warm_up():
 
 
 def test_settings_name_everything():
-    settings = pl.make_baseline(
-        "poise", responses=4, probe="paper", per_task=True, warmup=7, buffer_rows=99
-    ).settings()
+    settings = pl.make_baseline("poise", responses=4, probe="paper", per_task=True, warmup=7, buffer_rows=99).settings()
     assert settings["name"] == "poise" and settings["responses"] == 4 and settings["per_task"] is True
     assert settings["probe"]["ridge"] == 0.01 and settings["warmup"] == 7 and settings["buffer_rows"] == 99
     assert pl.make_baseline("poise").responses == 2 and pl.make_baseline("poise").warmup >= 1
@@ -327,9 +325,7 @@ def test_own_probe_is_not_changed():
 
 
 def test_unknown_baseline_lists_the_known_ones():
-    with pytest.raises(
-        pl.PoiseLabError, match="unknown baseline 'nosuch'; known: batch_mean, grpo, none, poise, rloo"
-    ):
+    with pytest.raises(pl.PoiseLabError, match="unknown baseline 'nosuch'; known: batch_mean, grpo, none, poise, rloo"):
         pl.make_baseline("nosuch")
     assert set(BASELINES) == {"none", "batch_mean", "rloo", "grpo", "poise"}
 
@@ -381,6 +377,4 @@ def test_variance_reduction_by_hand():
     assert pl.variance_reduction(rewards / 2, rewards) == pytest.approx(0.75)
     assert pl.variance_reduction(rewards - 0.5, rewards) == pytest.approx(0)
     assert pl.variance_reduction(2 * rewards, rewards) == pytest.approx(-3)
-    assert pl.variance_reduction(rewards, torch.ones(2, 2)) != pl.variance_reduction(
-        rewards, torch.ones(2, 2)
-    )  # NaN
+    assert pl.variance_reduction(rewards, torch.ones(2, 2)) != pl.variance_reduction(rewards, torch.ones(2, 2))  # NaN

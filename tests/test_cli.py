@@ -154,9 +154,7 @@ def test_truncated_checkpoint(capfd, tmp_path, random_policy):
 
 def test_compare_and_report_of_what_is_no_run(capfd, tmp_path, runs):
     assert "is no run folder" in refused(capfd, tmp_path, "compare", runs / "poise-0", tmp_path)
-    assert "is no run folder" in refused(
-        capfd, tmp_path, "report", tmp_path / "none", "-o", tmp_path / "x.html"
-    )
+    assert "is no run folder" in refused(capfd, tmp_path, "report", tmp_path / "none", "-o", tmp_path / "x.html")
     (tmp_path / "new").mkdir()
     (tmp_path / "new" / "config.json").write_bytes((runs / "poise-0" / "config.json").read_bytes())
     assert "has no finished step yet" in refused(capfd, tmp_path, "compare", tmp_path / "new")
@@ -271,9 +269,7 @@ def test_compare_by_hand(tmp_path):
             {"step": 0, "accuracy": 0.5, "tokens": 0, "seconds": 1.0},
             {"step": 1, "accuracy": 0.5 + lift, "tokens": 100, "seconds": 61.0, "variance_reduction": 0.25},
         ]
-        (folder / "metrics.jsonl").write_text(
-            "".join(json.dumps(m) + "\n" for m in metrics) + '{"step": 2, "cut'
-        )
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(m) + "\n" for m in metrics) + '{"step": 2, "cut')
     (row,) = compare([pl.read_run(f) for f in sorted(tmp_path.iterdir())])
     assert row["run"] == "poise x2" and row["seeds"] == 2
     assert row["lift"] == pytest.approx((0.2, 0.2 - 1.2706, 0.2 + 1.2706), abs=1e-4)
@@ -284,9 +280,7 @@ def test_compare_by_hand(tmp_path):
 
 
 def test_mean_interval():
-    assert pl.mean_interval([1.0, 2.0, 3.0]) == pytest.approx(
-        (2, 2 - 4.30265 / 3**0.5, 2 + 4.30265 / 3**0.5), abs=1e-4
-    )
+    assert pl.mean_interval([1.0, 2.0, 3.0]) == pytest.approx((2, 2 - 4.30265 / 3**0.5, 2 + 4.30265 / 3**0.5), abs=1e-4)
     mean, low, high = pl.mean_interval([0.5])
     assert mean == 0.5 and low != low and high != high
 
@@ -331,9 +325,7 @@ def test_report_is_one_file_that_asks_for_nothing(page):
     assert len(parsed.scripts) - len(ours) == 1, "plotly.js must be inside, once"
     text = "".join(ours)
     assert "fetch(" not in text and "XMLHttpRequest" not in text and "import(" not in text
-    assert not re.search(
-        r"https?://(?!plot\.ly\b)", text
-    )  # plotly.py's own default of a link that is never drawn
+    assert not re.search(r"https?://(?!plot\.ly\b)", text)  # plotly.py's own default of a link that is never drawn
     assert '"showSendToCloud": true' not in text
 
 

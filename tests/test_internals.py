@@ -23,9 +23,7 @@ def rollouts_of(policies):
         tag = policy.end_of_reasoning[0]
         for i, j, at in ((0, 0, 0), (1, 1, 1), (1, 1, 3), (2, 2, 2), (3, 0, int(sampled.lengths[3, 0]) - 1)):
             tokens[i, j, min(at, int(sampled.lengths[i, j]) - 1)] = tag
-        result[family] = build_rollouts(
-            policy, problems, sampled.prompt_ids, tokens, sampled.lengths, sampled.logprobs
-        )
+        result[family] = build_rollouts(policy, problems, sampled.prompt_ids, tokens, sampled.lengths, sampled.logprobs)
     return result
 
 
@@ -63,9 +61,7 @@ def test_equals_a_plain_computation_row_by_row(policy, rollouts, layer, pool):
     for i, prompt in enumerate(rollouts.prompt_ids):
         for j in range(3):
             tokens, n = response(rollouts, i, j), int(rollouts.lengths[i, j])
-            expected = expected_row(
-                policy, prompt, tokens, int(rollouts.reasoning_lengths[i, j]), layer, pool
-            )
+            expected = expected_row(policy, prompt, tokens, int(rollouts.reasoning_lengths[i, j]), layer, pool)
             row = (found.prompt[i, j], found.reasoning[i, j], found.entropy[i, j],
                    found.logprobs[i, j, :n], found.token_entropy[i, j, :n])  # fmt: skip
             for a, b in zip(row, expected, strict=True):
@@ -108,9 +104,7 @@ def test_entropy_is_that_of_the_sampling_temperature(qwen, toys):
     rollouts = pl.sample_rollouts(qwen, toys, 2, seed=7, max_new_tokens=6, temperature=0.6)
     found = pl.read_internals(qwen, rollouts, LAYER, POOL)
     for i, prompt in enumerate(rollouts.prompt_ids):
-        logits = (
-            plain_logits(qwen, prompt + response(rollouts, i, 0)).logits[0, len(prompt) - 1].double() / 0.6
-        )
+        logits = plain_logits(qwen, prompt + response(rollouts, i, 0)).logits[0, len(prompt) - 1].double() / 0.6
         p = logits.softmax(-1)
         assert found.token_entropy[i, 0, 0].item() == pytest.approx(-(p * p.log()).sum().item(), abs=1e-4)
 
@@ -211,9 +205,7 @@ def test_gradients_equal_plain_autograd(family, chunk, monkeypatch, toys):
     for row in range(6):
         prompt, tokens = rollouts.prompt_ids[row // 2], response(rollouts, row // 2, row % 2)
         logits = policy.model(input_ids=torch.tensor([prompt + tokens]), use_cache=False).logits
-        logprobs = logits[0, len(prompt) - 1 : -1].log_softmax(-1)[
-            torch.arange(len(tokens)), torch.tensor(tokens)
-        ]
+        logprobs = logits[0, len(prompt) - 1 : -1].log_softmax(-1)[torch.arange(len(tokens)), torch.tensor(tokens)]
         loss = loss + (weights[row, : len(tokens)] * logprobs).sum()
     expected = gradients(loss)
     monkeypatch.setattr(module, "CHUNK_LOGITS", chunk)
@@ -267,6 +259,4 @@ def test_end_token_counts_as_response(qwen):
     )
     found = pl.read_internals(qwen, rollouts, LAYER, POOL)
     assert found.logprobs[0, 0, 2] < 0
-    assert found.entropy[0, 0, 2].item() == pytest.approx(
-        found.token_entropy[0, 0, 1:].mean().item(), rel=1e-5
-    )
+    assert found.entropy[0, 0, 2].item() == pytest.approx(found.token_entropy[0, 0, 1:].mean().item(), rel=1e-5)

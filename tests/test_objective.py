@@ -16,9 +16,7 @@ MASK = torch.tensor([[True, True, False], [True, True, True], [True, False, Fals
 def surrogate(ratios, advantages, weights=None, **options):
     ratios = torch.tensor(ratios)
     weights = torch.full(ratios.shape, 1 / ratios.numel()) if weights is None else weights
-    return clipped_surrogate(
-        ratios.log(), torch.zeros_like(ratios), torch.tensor(advantages), weights, **options
-    )
+    return clipped_surrogate(ratios.log(), torch.zeros_like(ratios), torch.tensor(advantages), weights, **options)
 
 
 def test_token_weights_by_hand():
@@ -111,9 +109,7 @@ def test_gradient_at_ratio_one_is_the_policy_gradient():
 
     policy_gradient = -(advantages[:, None] * logprobs() * mask).sum() / mask.sum()
     (expected,) = torch.autograd.grad(policy_gradient, logits)
-    loss, active = clipped_surrogate(
-        logprobs(), logprobs().detach(), advantages, token_weights(mask, "token_mean")
-    )
+    loss, active = clipped_surrogate(logprobs(), logprobs().detach(), advantages, token_weights(mask, "token_mean"))
     (found,) = torch.autograd.grad(loss, logits)
     assert torch.allclose(found, expected, atol=1e-7)
     assert active == 0 and (expected != 0).any()

@@ -73,9 +73,7 @@ def test_card_holds_on_new_problems(bundled, name):
     # the standard error of a standard deviation is about sd / sqrt(2 n); these spread less than a normal's
     assert abs(true_std - row["value_std"]) < 5 * spread * math.sqrt(0.5 / n + 0.5 / 400)
     parsed = [
-        t.count("<think>") == t.count("</think>") == 1
-        and t.startswith("<think>")
-        and not t.endswith("</think>")
+        t.count("<think>") == t.count("</think>") == 1 and t.startswith("<think>") and not t.endswith("</think>")
         for group in rollouts.texts
         for t in group
     ]
@@ -188,9 +186,7 @@ def test_wordings(sums, qwen):
     assert qwen.tokenizer.decode(qwen.prompt_ids(sums[0])) == sums[0].compact
     plain = pl.Policy(qwen.model, character_tokenizer(), "plain", "question")
     assert plain.tokenizer.decode(plain.prompt_ids(sums[0])) == sums[0].question
-    plain.tokenizer.chat_template = (
-        "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}[assistant]"
-    )
+    plain.tokenizer.chat_template = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}[assistant]"
     assert plain.tokenizer.decode(plain.prompt_ids(sums[0])) == f"[user]{sums[0].question}[assistant]"
 
 
@@ -204,9 +200,7 @@ def test_head_gives_the_models_logits(policy):
 def test_softcapping_bites(policies):
     """Without it the comparison above would not notice a head that forgets it."""
     gemma = policies["gemma3"]
-    hidden = gemma.model.base_model(input_ids=torch.tensor([[5, 9, 30]]), use_cache=False).last_hidden_state[
-        0
-    ]
+    hidden = gemma.model.base_model(input_ids=torch.tensor([[5, 9, 30]]), use_cache=False).last_hidden_state[0]
     assert (gemma.head(hidden) - gemma.model.lm_head(hidden)).abs().max() > 0.1
 
 

@@ -82,18 +82,14 @@ def test_prompt_states_that_come_twice():
     X[1:24:2, :D] *= noise
     expected = reference(dict(ridge=100.0, pca_prompt=11, pca_reasoning=23), INPUTS).fit(X[:24], y[:24])
     found = pl.ValueProbe.preset("release").fit(X[:24], y[:24])
-    np.testing.assert_allclose(
-        found.predict(X[24:]), expected.predict(X[24:]).clip(0, 1), rtol=1e-6, atol=1e-6
-    )
+    np.testing.assert_allclose(found.predict(X[24:]), expected.predict(X[24:]).clip(0, 1), rtol=1e-6, atol=1e-6)
 
 
 def test_constant_columns_do_no_harm():
     X, y = rows(100)
     X[:, 3] = 7.0
     expected = reference(PRESETS["paper"], INPUTS).fit(X, y).predict(X)
-    np.testing.assert_allclose(
-        pl.ValueProbe.preset("paper").fit(X, y).predict(X), expected.clip(0, 1), rtol=1e-6
-    )
+    np.testing.assert_allclose(pl.ValueProbe.preset("paper").fit(X, y).predict(X), expected.clip(0, 1), rtol=1e-6)
 
 
 def test_constant_targets_are_predicted():
@@ -104,9 +100,7 @@ def test_constant_targets_are_predicted():
 
 def test_is_a_scikit_learn_estimator():
     probe = pl.ValueProbe(ridge=3.0, pca_prompt=2, inputs=("prompt", "entropy"))
-    assert probe.get_params() == dict(
-        ridge=3.0, pca_prompt=2, pca_reasoning=None, inputs=("prompt", "entropy")
-    )
+    assert probe.get_params() == dict(ridge=3.0, pca_prompt=2, pca_reasoning=None, inputs=("prompt", "entropy"))
     again = clone(probe.fit(*rows(30)))
     assert again.get_params() == probe.get_params() and not hasattr(again, "coef_")
     assert again.set_params(ridge=1.0).ridge == 1.0

@@ -32,9 +32,7 @@ def test_every_dependency_is_pinned_within_its_bounds():
         requirement = Requirement(text)
         name = canonicalize_name(requirement.name)
         assert name in pins, f"{name} is not pinned in constraints.txt"
-        assert requirement.specifier.contains(pins[name]), (
-            f"{name}=={pins[name]} is not {requirement.specifier}"
-        )
+        assert requirement.specifier.contains(pins[name]), f"{name}=={pins[name]} is not {requirement.specifier}"
 
 
 def test_extras_and_script():
@@ -81,9 +79,7 @@ def test_commands_of_the_readme_exist():
 
 def test_nothing_is_loaded_that_can_run_code():
     """Weights are safetensors, the rest is JSON."""
-    forbidden = (
-        r"torch\.load\b|torch\.save\b|\bjoblib\b|\bpickle\b|trust_remote_code|\beval\(|\bexec\(|weights_only"
-    )
+    forbidden = r"torch\.load\b|torch\.save\b|\bjoblib\b|\bpickle\b|trust_remote_code|\beval\(|\bexec\(|weights_only"
     for path in SOURCES:
         for number, line in enumerate(path.read_text().splitlines(), 1):
             code = line.replace(".eval()", "")
@@ -109,6 +105,4 @@ def test_data_is_found_from_anywhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert (pl.data_dir() / "tiny-policy" / "config.json").is_file()
     force_include = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]
-    assert force_include["wheel"]["force-include"] == {
-        "data": "poise_lab/data"
-    }  # where data_dir looks in a wheel
+    assert force_include["wheel"]["force-include"] == {"data": "poise_lab/data"}  # where data_dir looks in a wheel

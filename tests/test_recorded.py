@@ -60,15 +60,9 @@ def test_variance_reduction_is_above_that_of_rloo(poise):
     """On the same rewards, over all steps past the warm-up."""
     differences = []
     for run in poise:
-        past = [
-            m
-            for m in run.metrics
-            if m["step"] > run.config["baseline"]["warmup"] and "variance_reduction" in m
-        ]
+        past = [m for m in run.metrics if m["step"] > run.config["baseline"]["warmup"] and "variance_reduction" in m]
         assert len(past) > 80
-        differences.append(
-            sum(m["variance_reduction"] - m["variance_reduction_rloo"] for m in past) / len(past)
-        )
+        differences.append(sum(m["variance_reduction"] - m["variance_reduction_rloo"] for m in past) / len(past))
     mean, low, _ = pl.mean_interval(differences)
     assert mean >= 0.15 and low > 0.15
 

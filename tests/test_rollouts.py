@@ -111,9 +111,7 @@ def test_rollout_is_independent_of_batch_order_and_neighbours(policy, toys):
     )
     assert_same(pl.sample_rollouts(policy, toys[2:3], 4, seed=5, max_new_tokens=LIMIT), whole.select([2]))
     # the first two of four responses are the two of two
-    assert_same(
-        pl.sample_rollouts(policy, toys, 2, seed=5, max_new_tokens=LIMIT), whole.select(responses=[0, 1])
-    )
+    assert_same(pl.sample_rollouts(policy, toys, 2, seed=5, max_new_tokens=LIMIT), whole.select(responses=[0, 1]))
     # what comes after a token does not change what came before
     short = pl.sample_rollouts(policy, toys, 4, seed=5, max_new_tokens=3)
     for i in range(len(toys)):
@@ -277,9 +275,7 @@ def test_reasoning_ends_with_its_last_tag(qwen):
     assert rollouts.reasoning_ended.tolist() == [[True, True, False, True, True]]
     assert rollouts.lengths.tolist() == [[7, 6, 5, 4, 4]]
     assert rollouts.finished.all()
-    assert rollouts.texts == [
-        ["<think>ab</think>cd", "a</think>b</think>c", "abcd", "</think>ab", "ab</think>"]
-    ]
+    assert rollouts.texts == [["<think>ab</think>cd", "a</think>b</think>c", "abcd", "</think>ab", "ab</think>"]]
     assert (rollouts.response_ids[~rollouts.mask] == PAD).all()
     assert (rollouts.logprobs[~rollouts.mask] == 0).all() and (rollouts.logprobs[rollouts.mask] == -1).all()
     assert not built(qwen, "ab</think>c", eos=False).finished.any()

@@ -98,9 +98,7 @@ def test_compact_wording_asks_the_same():
         for p in pl.load_task(name).sample(20, seed=4):
             assert p.compact != p.question and len(p.compact) < len(p.question)
             rebuilt = demonstrate(p, Random(0), slip=0)  # reads the compact wording only
-            assert answer_of(rebuilt).replace(",", "").replace(" ", "") == p.answer.replace(",", "").replace(
-                " ", ""
-            )
+            assert answer_of(rebuilt).replace(",", "").replace(" ", "") == p.answer.replace(",", "").replace(" ", "")
 
 
 def test_any_other_task_keeps_its_wording():

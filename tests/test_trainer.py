@@ -45,9 +45,7 @@ def trainer(out, baseline="poise", resume=False, task=None, policy=None, on_step
 
 
 def timeless(metrics: list[dict]) -> list[dict]:
-    return [
-        {k: v for k, v in m.items() if not k.startswith("seconds") and k != "peak_memory_mb"} for m in metrics
-    ]
+    return [{k: v for k, v in m.items() if not k.startswith("seconds") and k != "peak_memory_mb"} for m in metrics]
 
 
 def assert_same_run(a: Path, b: Path):
@@ -215,9 +213,7 @@ def test_first_update_is_a_step_of_adamw_on_the_policy_gradient(tmp_path, aggreg
         for j in range(2):
             n, prompt = int(rollouts.lengths[i, j]), rollouts.prompt_ids[i]
             tokens = rollouts.response_ids[i, j, :n]
-            logits = policy.model(input_ids=torch.tensor([prompt + tokens.tolist()])).logits[
-                0, len(prompt) - 1 : -1
-            ]
+            logits = policy.model(input_ids=torch.tensor([prompt + tokens.tolist()])).logits[0, len(prompt) - 1 : -1]
             logprob = logits.log_softmax(-1)[torch.arange(n), tokens].sum()
             scale = 1 / rollouts.tokens if aggregation == "token_mean" else 1 / (12 * n)
             loss = loss - record["a"][i, j] * logprob * scale
@@ -227,9 +223,7 @@ def test_first_update_is_a_step_of_adamw_on_the_policy_gradient(tmp_path, aggreg
     assert norm > 0.05
     assert read_metrics(tmp_path / "r")[1]["gradient_norm"] == pytest.approx(norm.item(), rel=1e-3)
     start = dict(tiny_policy().model.named_parameters())
-    for (name, found), expected in zip(
-        t.policy.model.named_parameters(), policy.model.parameters(), strict=True
-    ):
+    for (name, found), expected in zip(t.policy.model.named_parameters(), policy.model.parameters(), strict=True):
         moved, should = (found - start[name]).flatten(), (expected - start[name]).flatten()
         # Adam's first step is about +-lr by the sign of the gradient: tiny gradients may round either way
         assert ((moved - should).abs() < 1e-4).double().mean() > 0.98, name
@@ -313,9 +307,7 @@ def test_resume_from_every_moment_at_which_a_kill_can_come(tmp_path, monkeypatch
     assert len(states) > 30
     contents = {}
     for state in states:  # equal folders once
-        key = tuple(
-            (str(f.relative_to(state)), f.read_bytes()) for f in sorted(state.rglob("*")) if f.is_file()
-        )
+        key = tuple((str(f.relative_to(state)), f.read_bytes()) for f in sorted(state.rglob("*")) if f.is_file())
         contents.setdefault(key, state)
     assert len(contents) > 20
     for state in contents.values():
@@ -510,9 +502,7 @@ def test_weights_that_overflow_are_never_a_checkpoint(tmp_path):
 
 
 def test_a_huge_learning_rate_stops_with_one_sentence(tmp_path):
-    with pytest.raises(
-        pl.PoiseLabError, match=r"step \d: .* the last good checkpoint is .*step-00000\d; lower the"
-    ):
+    with pytest.raises(pl.PoiseLabError, match=r"step \d: .* the last good checkpoint is .*step-00000\d; start a new run"):
         trainer(tmp_path / "r", "none", learning_rate=1e37, checkpoint_every=1, steps=6).run()
 
 
