@@ -21,6 +21,7 @@ from .errors import NotFiniteError, PoiseLabError
 from .policies import Policy
 from .tasks import Problem
 
+CHUNK_LOGITS = 2**20  # logits drawn from at a time
 CACHE_BYTES = 512 * 2**20  # key-value cache of one batch, if no two responses shared anything
 
 
@@ -119,7 +120,7 @@ def leave_one_out_mean(x: torch.Tensor) -> torch.Tensor:
 class _GrowingLayer(DynamicLayer):
     """A cache layer that appends and moves rows in place, where DynamicLayer copies all of it."""
 
-    STEP = 32  # tokens by which it grows
+    STEP = 16  # tokens by which it grows
 
     def update(self, key_states, value_states, *args, **kwargs):
         if not self.is_initialized:
@@ -128,7 +129,7 @@ class _GrowingLayer(DynamicLayer):
         n, start = key_states.shape[0], self.get_seq_length()
         end = start + key_states.shape[2]
         if end > self._keys.shape[2]:
-            length = -(-end // self.STEP) * self.STEP
+            length = (end // self.STEP + 1) * self.STEP  # with room for the next token
             self._keys = _larger(self._keys, self._keys.shape[0], length)
             self._values = _larger(self._values, self._values.shape[0], length)
         self._keys[:n, :, start:end] = key_states
@@ -138,13 +139,13 @@ class _GrowingLayer(DynamicLayer):
 
     def take(self, order: torch.Tensor, moved: torch.Tensor) -> None:
         """Row i becomes what row order[i] was; `moved` lists the rows that change."""
-        n, end = len(order), self.get_seq_length()
-        if n > self._keys.shape[0]:
-            rows = max(n, 2 * self._keys.shape[0])
-            self._keys = _larger(self._keys, rows, self._keys.shape[2])
-            self._values = _larger(self._values, rows, self._values.shape[2])
-        for buffer in (self._keys, self._values):
-            buffer[moved, :, :end] = buffer[order[moved], :, :end]
+        n, end, rows = len(order), self.get_seq_length(), self._keys.shape[0]
+        if n > rows:  # the rows that are not in use yet hold copies of row 0
+            order = torch.nn.functional.pad(order, (0, max(0, 2 * rows - n)))
+            self._keys, self._values = self._keys[order], self._values[order]
+        else:
+            for buffer in (self._keys, self._values):
+                buffer[moved, :, :end] = buffer[order[moved], :, :end]
         self.keys, self.values = self._keys[:n, :, :end], self._values[:n, :, :end]
 
 
@@ -182,6 +183,15 @@ def _draw(logits, rows, u, temperature: float, top_p: float, top_k: int):
     logits: (B, V). rows: (R,) the row that each draw is from. u: (R,) in [0, 1).
     Returns tokens (R,) and their log-probabilities (R,).
     """
+    chunk = max(1, CHUNK_LOGITS // logits.shape[1])  # a few rows at a time stay in the processor's cache
+    if chunk < len(logits):
+        tokens, logprobs = torch.empty_like(rows), torch.empty_like(u)
+        for start in range(0, len(logits), chunk):
+            here = ((rows >= start) & (rows < start + chunk)).nonzero()[:, 0]
+            tokens[here], logprobs[here] = _draw(
+                logits[start : start + chunk], rows[here] - start, u[here], temperature, top_p, top_k
+            )
+        return tokens, logprobs
     logits = logits.float()
     if temperature not in (0, 1):
         logits = logits / temperature
