@@ -10,12 +10,14 @@ probe = pl.ValueProbe.preset("release").fit(internals, rollouts.partner_rewards(
 """
 
 from .baselines import BASELINES, Baseline, make_baseline, own_share, variance_reduction
+from .critic import Critic, gae
 from .errors import PoiseLabError
 from .internals import Internals, read_internals
 from .policies import Policy, data_dir, load_policy
 from .probe import RecentBuffer, ValueProbe, agreement, settings_features
 from .records import RunRecord, bootstrap_interval, compare, mean_interval, read_run
 from .rollouts import Rollouts, sample_rollouts
+from .sampler import Sampler
 from .tasks import TINY_TASKS, Problem, Task, TaskMixture, load_task
 from .trainer import TrainConfig, Trainer
 
@@ -25,6 +27,7 @@ __all__ = [
     "BASELINES",
     "TINY_TASKS",
     "Baseline",
+    "Critic",
     "Internals",
     "Policy",
     "PoiseLabError",
@@ -32,6 +35,7 @@ __all__ = [
     "RecentBuffer",
     "Rollouts",
     "RunRecord",
+    "Sampler",
     "Task",
     "TaskMixture",
     "TrainConfig",
@@ -41,6 +45,7 @@ __all__ = [
     "bootstrap_interval",
     "compare",
     "data_dir",
+    "gae",
     "load_policy",
     "load_task",
     "make_baseline",

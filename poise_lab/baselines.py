@@ -1,8 +1,8 @@
 """Baselines: how a batch of rewards becomes advantages.
 
-A baseline says how many responses per prompt it wants, turns a batch into advantages, learns from
-the batch afterwards (`update`), and saves and restores its state. To add one, write such a class
-and pass an instance to `Trainer`:
+A baseline asks for the batch that it wants (`sample`), turns it into advantages, learns from it
+afterwards (`update`), and saves and restores its state. To add one, write such a class and pass an
+instance to `Trainer`:
 
     class Median(Baseline):
         name = "median"
@@ -13,23 +13,30 @@ and pass an instance to `Trainer`:
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+
 import numpy as np
 import torch
 
 from .errors import PoiseLabError, known
 from .internals import Internals
+from .policies import Policy
 from .probe import RecentBuffer, ValueProbe
-from .rollouts import Rollouts, leave_one_out_mean
+from .rollouts import Rollouts, join, leave_one_out_mean
+from .sampler import Sampler
 
 
 class Baseline:
     """What every baseline answers to. Shapes: P prompts, M responses per prompt.
 
     responses: responses per prompt that it wants. least: the fewest it can work with.
+    on_reward_scale: whether an advantage is a reward minus something, or is rescaled on top of that.
     """
 
     name = ""
     least = 1
+    on_reward_scale = True
 
     def __init__(self, responses: int = 2):
         if responses < self.least:
@@ -38,8 +45,15 @@ class Baseline:
             )
         self.responses = responses
 
+    def start(self, policy: Policy) -> None:
+        """Called once, with the policy as it is before training."""
+
+    def sample(self, sampler: Sampler) -> Rollouts:
+        """The batch of a step: by default new problems with `responses` responses each."""
+        return sampler.sample(sampler.problems(), self.responses)
+
     def advantages(self, rollouts: Rollouts, internals: Internals) -> torch.Tensor:
-        """(P, M) float32. What is subtracted from a reward must not depend on that response."""
+        """(P, M) float32, or (P, M, T) with one per token. What is subtracted from a reward must not depend on that response."""
         raise TypeError(f"{type(self).__name__} must define advantages(rollouts, internals)")
 
     def update(self, rollouts: Rollouts, internals: Internals) -> None:
@@ -97,7 +111,7 @@ class GRPO(Baseline):
     Population standard deviation. A group whose rewards all agree has advantage 0.
     """
 
-    name, least = "grpo", 2
+    name, least, on_reward_scale = "grpo", 2, False
 
     def __init__(self, responses: int = 8):
         super().__init__(responses)
@@ -106,6 +120,180 @@ class GRPO(Baseline):
         rewards = checked_rewards(rollouts)
         centred = rewards - rewards.mean(1, keepdim=True)
         return centred / (rewards.std(1, keepdim=True, correction=0) + 1e-6)
+
+
+class DrGRPO(Baseline):
+    """Group mean, undivided (Dr. GRPO, arXiv 2503.20783): A_i = r_i - mean.
+
+    The mean contains r_i, so the expected gradient is (M - 1) / M of the true one. That method's other
+    half, no division by the response's length, is the trainer's `token_mean`.
+    """
+
+    name, least = "dr_grpo", 2
+
+    def __init__(self, responses: int = 8):
+        super().__init__(responses)
+
+    def advantages(self, rollouts, internals):
+        rewards = checked_rewards(rollouts)
+        return rewards - rewards.mean(1, keepdim=True)
+
+
+class OPO(Baseline):
+    """Group mean weighted by response length (OPO, arXiv 2505.23585): A_i = r_i - sum_j l_j r_j / sum_j l_j.
+
+    The length stands for the squared norm of the score, which the best constant baseline is weighted by.
+    """
+
+    name, least = "opo", 2
+
+    def __init__(self, responses: int = 8):
+        super().__init__(responses)
+
+    def advantages(self, rollouts, internals):
+        rewards, lengths = checked_rewards(rollouts), rollouts.lengths
+        return rewards - (lengths * rewards).sum(1, keepdim=True) / lengths.sum(1, keepdim=True)
+
+
+class DAPO(GRPO):
+    """GRPO with dynamic sampling (DAPO, arXiv 2503.14476): groups whose rewards all agree are drawn again.
+
+    What is thrown away was sampled and is counted. That method's other parts, the decoupled clip and the
+    token mean, are the trainer's defaults.
+
+    rounds: how often it draws for what is still missing; after that the batch stays smaller.
+    """
+
+    name = "dapo"
+
+    def __init__(self, responses: int = 8, rounds: int = 10):
+        super().__init__(responses)
+        if rounds < 1:
+            raise PoiseLabError(f"rounds={rounds}; it must be at least 1")
+        self.rounds = rounds
+
+    def sample(self, sampler):
+        kept, missing = [], sampler.prompts
+        for _ in range(self.rounds):
+            rollouts = sampler.sample(sampler.problems(missing), self.responses)
+            mixed = (rollouts.rewards != rollouts.rewards[:, :1]).any(1).nonzero()[:, 0]
+            if len(mixed):
+                kept.append(rollouts.select(mixed))
+                missing -= len(mixed)
+            if missing == 0:
+                break
+        return join(kept) if kept else rollouts
+
+    def settings(self):
+        return {**super().settings(), "rounds": self.rounds}
+
+
+class ReMax(Baseline):
+    """The reward of the greedy response (ReMax, arXiv 2310.10505): A_i = r_i - r_greedy."""
+
+    name = "remax"
+
+    def __init__(self, responses: int = 1):
+        super().__init__(responses)
+
+    def sample(self, sampler):
+        rollouts = super().sample(sampler)
+        greedy = sampler.sample(rollouts.problems, 1, temperature=0)
+        return dataclasses.replace(rollouts, extra_rewards=greedy.rewards)
+
+    def advantages(self, rollouts, internals):
+        return checked_rewards(rollouts) - extra_rewards(rollouts, self.name).mean(1, keepdim=True)
+
+
+class Oracle(Baseline):
+    """V(x) as the mean reward of many fresh responses: the best that a baseline of the prompt can be.
+
+    For measurement only: the fresh responses are not counted, and no method has them.
+
+    fresh: how many.
+    """
+
+    name = "oracle"
+
+    def __init__(self, responses: int = 1, fresh: int = 16):
+        super().__init__(responses)
+        if fresh < 1:
+            raise PoiseLabError(f"fresh={fresh}; the oracle needs at least 1 fresh response")
+        self.fresh = fresh
+
+    def sample(self, sampler):
+        rollouts = super().sample(sampler)
+        fresh = sampler.sample(rollouts.problems, self.fresh, counted=False)
+        return dataclasses.replace(rollouts, extra_rewards=fresh.rewards)
+
+    def advantages(self, rollouts, internals):
+        return checked_rewards(rollouts) - extra_rewards(rollouts, self.name).mean(1, keepdim=True)
+
+    def settings(self):
+        return {**super().settings(), "fresh": self.fresh}
+
+
+class SPO(Baseline):
+    """Single stream (SPO, arXiv 2509.13232): a running mean per prompt, over the times that it was seen.
+
+    The value of a prompt is alpha / (alpha + beta). Before a prompt's new rewards are added, its old counts
+    shrink by `forget`, since the policy has moved (the paper ties it to the KL distance; here it is a
+    constant in its range of 0.875 to 0.96). A prompt seen for the first time has the mean reward so far,
+    worth one response. Advantages are normalised over the batch. Problems come from a fixed pool.
+
+    pool: problems in it.
+    """
+
+    name, on_reward_scale = "spo", False
+
+    def __init__(self, responses: int = 1, pool: int = 960, forget: float = 0.9):
+        super().__init__(responses)
+        if pool < 1 or not 0 < forget <= 1:
+            raise PoiseLabError(f"pool={pool}, forget={forget}: need pool >= 1 and 0 < forget <= 1")
+        self.pool, self.forget = pool, forget
+        self.counts: dict[int, list[float]] = {}  # prompt: [alpha, beta]
+        self.total = [0.5, 0.5]
+
+    def sample(self, sampler):
+        return sampler.sample(sampler.pool_problems(self.pool), self.responses)
+
+    def _counts(self, rollouts) -> list[tuple[int, list[float]]]:
+        prior = [x / sum(self.total) for x in self.total]
+        keys = [_prompt_key(ids) for ids in rollouts.prompt_ids]
+        return [(key, self.counts.get(key, prior)) for key in keys]
+
+    def tracked(self, rollouts: Rollouts) -> torch.Tensor:
+        """(P, 1) the tracker's value of each prompt."""
+        return torch.tensor([[alpha / (alpha + beta)] for _, (alpha, beta) in self._counts(rollouts)])
+
+    def advantages(self, rollouts, internals):
+        raw = checked_rewards(rollouts) - self.tracked(rollouts)
+        return (raw - raw.mean()) / (raw.std(correction=0) + 1e-6)
+
+    def update(self, rollouts, internals):
+        counts = self._counts(rollouts)
+        for (key, (alpha, beta)), rewards in zip(counts, rollouts.rewards.tolist(), strict=True):
+            right, wrong = sum(rewards), len(rewards) - sum(rewards)
+            self.counts[key] = [self.forget * alpha + right, self.forget * beta + wrong]
+            self.total = [self.total[0] + right, self.total[1] + wrong]
+
+    def settings(self):
+        return {**super().settings(), "pool": self.pool, "forget": self.forget}
+
+    def state_dict(self):
+        return {
+            "keys": torch.tensor(list(self.counts), dtype=torch.long),
+            "counts": torch.tensor(list(self.counts.values()), dtype=torch.float64).view(-1, 2),
+            "total": torch.tensor(self.total, dtype=torch.float64),
+        }
+
+    def load_state_dict(self, state):
+        self.counts = dict(zip(state["keys"].tolist(), state["counts"].tolist(), strict=True))
+        self.total = state["total"].tolist()
+
+
+def _prompt_key(ids: list[int]) -> int:
+    return int.from_bytes(hashlib.blake2b(repr(ids).encode(), digest_size=8).digest(), "big", signed=True)
 
 
 class Poise(Baseline):
@@ -208,7 +396,65 @@ class Poise(Baseline):
                 self.probes[name] = probe.set_fitted(fields["coef"].numpy(), fields["intercept"].item())
 
 
-BASELINES = {cls.name: cls for cls in (NoBaseline, BatchMean, RLOO, GRPO, Poise)}
+class Fused(Poise):
+    """POISE and RLOO in one: b_i = (1 - w) (siblings' predictions) + w (siblings' rewards), means over siblings.
+
+    Both parts are read from siblings alone, so the gradient stays unbiased whatever w is, as long as w is
+    independent of the step's responses. It is fitted on the steps before. Since r_i is independent of its
+    siblings given the prompt, E[(r_i - b_i)^2] = E[V (1 - V)] + E[(b_i - V)^2], so the w with the least squared
+    advantage weighs the two by their errors, and by how these go together (empirical Bayes; V0.5, arXiv
+    2603.10848, fuses a value model in a like spirit). w is a + c 4 g (1 - g), kept in [0, 1], with g the
+    siblings' prediction: a coin toss tells more where the probe is unsure. Arguments as for Poise.
+    """
+
+    name = "fused"
+
+    def __init__(self, responses=2, probe="release", buffer_rows=4096, warmup=4, per_task=False):
+        super().__init__(responses, probe, buffer_rows, warmup, per_task)
+        self.history = torch.zeros(0, 3)  # siblings' prediction and reward, own reward; newest last
+        self.coefficients = torch.zeros(2, dtype=torch.float64)
+
+    @staticmethod
+    def _inputs(predicted: torch.Tensor) -> torch.Tensor:
+        """(N,) predictions to (N, 2), what w is linear in."""
+        return torch.stack([torch.ones_like(predicted), 4 * predicted * (1 - predicted)], -1).double()
+
+    def weights(self, predicted: torch.Tensor) -> torch.Tensor:
+        """w where the siblings' mean prediction is as given; same shape."""
+        return (self._inputs(predicted) @ self.coefficients).clamp(0, 1).to(predicted.dtype)
+
+    def advantages(self, rollouts, internals):
+        rewards = checked_rewards(rollouts)
+        values = self.values(rollouts, internals)
+        if values is None:
+            return rewards - leave_one_out_mean(rewards)
+        predicted = leave_one_out_mean(values)
+        w = self.weights(predicted)
+        return rewards - (1 - w) * predicted - w * leave_one_out_mean(rewards)
+
+    def update(self, rollouts, internals):
+        values = self.values(rollouts, internals)  # of the probe that has not seen these rewards
+        if values is not None:
+            rows = [leave_one_out_mean(values), leave_one_out_mean(rollouts.rewards), rollouts.rewards]
+            new = torch.stack([x.flatten().float() for x in rows], -1)
+            self.history = torch.cat([self.history, new])[-self.buffer_rows :]
+            predicted, siblings, own = self.history.T
+            # least squares of (own - predicted) on w (siblings - predicted); a little ridge for the first rows
+            X = self._inputs(predicted) * (siblings - predicted)[:, None]
+            gram = X.T @ X + torch.eye(2, dtype=torch.float64)
+            self.coefficients = torch.linalg.solve(gram, X.T @ (own - predicted).double())
+        super().update(rollouts, internals)
+
+    def state_dict(self):
+        return {**super().state_dict(), "history": self.history, "coefficients": self.coefficients}
+
+    def load_state_dict(self, state):
+        super().load_state_dict(state)
+        self.history, self.coefficients = state["history"], state["coefficients"]
+
+
+_ALL = (NoBaseline, BatchMean, ReMax, RLOO, GRPO, DrGRPO, OPO, DAPO, SPO, Poise, Fused, Oracle)
+BASELINES = {cls.name: cls for cls in _ALL}  # critic.py adds the learned critics
 
 
 def make_baseline(name: str, **settings) -> Baseline:
@@ -227,6 +473,15 @@ def checked_rewards(rollouts: Rollouts) -> torch.Tensor:
     if not torch.isfinite(rewards).all() or rewards.min() < 0 or rewards.max() > 1:
         raise PoiseLabError("rewards must lie in [0, 1], without NaN; rescale or repair the verifier")
     return rewards
+
+
+def extra_rewards(rollouts: Rollouts, name: str) -> torch.Tensor:
+    """(P, K) rewards of the extra responses. Raises PoiseLabError if none were sampled."""
+    if rollouts.extra_rewards is None:
+        raise PoiseLabError(
+            f"baseline {name!r} needs extra responses: take rollouts from its sample(sampler), or set extra_rewards"
+        )
+    return rollouts.extra_rewards
 
 
 def variance_reduction(advantages: torch.Tensor, rewards: torch.Tensor) -> float:

@@ -32,6 +32,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
+    from .baselines import BASELINES
+
     parser = argparse.ArgumentParser(
         prog="poise-lab", description="RL with value estimates from the actor's own states"
     )
@@ -42,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--task", default=None, help="a reasoning-gym task, or several as a+b (default: the bundled three)"
     )
-    train.add_argument("--baseline", default="poise", help="none, batch_mean, rloo, grpo, poise (default: poise)")
+    train.add_argument("--baseline", default="poise", help=f"{', '.join(BASELINES)} (default: poise)")
     train.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", dest="settings",
         help="a setting of the baseline, such as responses=4 or per_task=True; repeatable",

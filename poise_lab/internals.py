@@ -102,14 +102,14 @@ def _score(policy, hidden, tokens, temperature, with_entropy):
     return logprobs, log_norm - ((logits - log_norm[:, None]).exp() * logits).sum(-1)
 
 
-def forward_rows(policy: Policy, rollouts: Rollouts, rows: torch.Tensor, *, entropy: bool = False):
-    """Log-probabilities of the sampled tokens of some rows, with gradients where they are enabled.
+def scoring_states(policy: Policy, rollouts: Rollouts, rows: torch.Tensor):
+    """The trunk's output at the positions that score the sampled tokens of some rows.
 
-    rows: (R,) indices into the flattened P * M. Returns (logprobs, token_entropy or None), each
-    (R, T) float32 on the policy's device, 0 at padding.
+    rows: (R,) indices into the flattened P * M. Returns states (N, D) on the policy's device, one for
+    each sampled token, row by row, and the mask (R, T) that says which ones those are. The state that
+    scores a token is that of the position before it, so the first of a row has read the prompt alone.
     """
-    device, m = policy.device, rollouts.responses
-    width = rollouts.response_ids.shape[2]
+    m, width = rollouts.responses, rollouts.response_ids.shape[2]
     lengths = rollouts.lengths.flatten()[rows]
     starts = rollouts.prompt_lengths[rows // m]
     total = int((starts + lengths).max())
@@ -119,12 +119,26 @@ def forward_rows(policy: Policy, rollouts: Rollouts, rows: torch.Tensor, *, entr
         prompt, n = rollouts.prompt_ids[row // m], int(lengths[i])
         ids[i, : len(prompt)] = torch.tensor(prompt)
         ids[i, len(prompt) : len(prompt) + n] = responses[i, :n]
-    hidden = policy.model.base_model(input_ids=ids.to(device), use_cache=False).last_hidden_state
+    hidden = policy.model.base_model(input_ids=ids.to(policy.device), use_cache=False).last_hidden_state
     mask = torch.arange(width) < lengths[:, None]  # (R, T)
     row_index, token_index = mask.nonzero(as_tuple=True)
-    # the state at a position scores the token after it
-    states = hidden[row_index.to(device), (starts[row_index] - 1 + token_index).to(device)]
-    tokens = responses[mask].to(device)
+    states = hidden[row_index.to(policy.device), (starts[row_index] - 1 + token_index).to(policy.device)]
+    return states, mask
+
+
+def padded(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """One value per sampled token, (N,), as (R, T) with 0 at padding."""
+    return torch.zeros(mask.shape, device=values.device).masked_scatter(mask.to(values.device), values)
+
+
+def forward_rows(policy: Policy, rollouts: Rollouts, rows: torch.Tensor, *, entropy: bool = False):
+    """Log-probabilities of the sampled tokens of some rows, with gradients where they are enabled.
+
+    rows: (R,) indices into the flattened P * M. Returns (logprobs, token_entropy or None), each
+    (R, T) float32 on the policy's device, 0 at padding.
+    """
+    states, mask = scoring_states(policy, rollouts, rows)
+    tokens = rollouts.response_ids.flatten(0, 1)[rows][mask].to(policy.device)
     chunk = max(1, CHUNK_LOGITS // policy.model.config.get_text_config().vocab_size)
     parts = []
     for i in range(0, len(tokens), chunk):
@@ -133,13 +147,8 @@ def forward_rows(policy: Policy, rollouts: Rollouts, rows: torch.Tensor, *, entr
             parts.append(checkpoint(_score, *args, use_reentrant=False))
         else:
             parts.append(_score(*args))
-    mask = mask.to(device)
-
-    def padded(values):
-        return torch.zeros(mask.shape, device=device).masked_scatter(mask, torch.cat(values))
-
-    logprobs = padded([p for p, _ in parts])
-    return logprobs, padded([e for _, e in parts]) if entropy else None
+    logprobs = padded(torch.cat([p for p, _ in parts]), mask)
+    return logprobs, padded(torch.cat([e for _, e in parts]), mask) if entropy else None
 
 
 def _pool(states: torch.Tensor, ends: torch.Tensor, lengths: torch.Tensor, pool: int) -> torch.Tensor:

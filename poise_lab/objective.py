@@ -37,11 +37,11 @@ def clipped_surrogate(
     ratio = exp(logprobs - old_logprobs) per token; the loss of a token is
     -min(ratio A, clip(ratio, 1 - clip_low, 1 + clip_high) A), for A < 0 at most -dual_clip A.
 
-    logprobs, old_logprobs, weights: (R, T). advantages: (R,). Both results are sums over tokens
+    logprobs, old_logprobs, weights: (R, T). advantages: (R,), or (R, T) one per token. Both results are sums over tokens
     times weights, so micro-batches of one mini-batch add up.
     """
     ratio = (logprobs - old_logprobs).exp()
-    a = advantages[:, None]
+    a = advantages if advantages.dim() == 2 else advantages[:, None]
     free = ratio * a
     clipped = ratio.clamp(1 - clip_low, 1 + clip_high) * a
     objective = torch.minimum(free, clipped)

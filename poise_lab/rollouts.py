@@ -39,6 +39,8 @@ class Rollouts:
     logprobs: (P, M, T) float32, log-probabilities of the sampled tokens, in nats, at `temperature`
         (before top-p and top-k; at temperature 1 if greedy); 0 at padding.
     rewards: (P, M) float32 in [0, 1].
+    extra_rewards: (P, K) float32 or None, rewards of further responses that are not learned from: what
+        some baselines measure against (a greedy response, or many fresh ones).
     """
 
     problems: list[Problem]
@@ -53,6 +55,7 @@ class Rollouts:
     texts: list[list[str]]
     temperature: float
     pad_id: int
+    extra_rewards: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.problems)
@@ -102,8 +105,28 @@ class Rollouts:
             problems=[self.problems[i] for i in rows],
             prompt_ids=[self.prompt_ids[i] for i in rows],
             texts=[[self.texts[i][j] for j in columns] for i in rows],
+            extra_rewards=None if self.extra_rewards is None else self.extra_rewards[rows],
             **{name: getattr(self, name)[rows][:, columns] for name in tensors},
         )
+
+
+def join(parts: Sequence[Rollouts]) -> Rollouts:
+    """Rollouts of several calls as one, prompts after prompts; the number of responses must agree."""
+    width = max(part.response_ids.shape[2] for part in parts)
+
+    def joined(name, fill=0):
+        tensors = [getattr(part, name) for part in parts]
+        return torch.cat([torch.nn.functional.pad(x, (0, width - x.shape[2]), value=fill) for x in tensors])
+
+    per_response = ("lengths", "reasoning_lengths", "reasoning_ended", "finished", "rewards")
+    lists = ("problems", "prompt_ids", "texts")
+    return dataclasses.replace(
+        parts[0],
+        response_ids=joined("response_ids", parts[0].pad_id),
+        logprobs=joined("logprobs"),
+        **{name: torch.cat([getattr(part, name) for part in parts]) for name in per_response},
+        **{name: [one for part in parts for one in getattr(part, name)] for name in lists},
+    )
 
 
 def leave_one_out_mean(x: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
-import hashlib
 import math
 import os
 import shutil
@@ -32,6 +31,7 @@ from .policies import Policy
 from .probe import agreement
 from .records import RunRecord, json_line, provenance, read_json, read_metrics, write_json, write_text
 from .rollouts import Rollouts, leave_one_out_mean, sample_rollouts
+from .sampler import Sampler, step_seed
 from .tasks import Task, TaskMixture
 
 
@@ -93,11 +93,6 @@ class TrainConfig:
             raise PoiseLabError("learning_rate and temperature must be above 0")
 
 
-def step_seed(seed: int, step: int, what: str) -> int:
-    """A seed for one purpose of one step; different arguments give unrelated seeds."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{step}/{what}".encode()).digest()[:6], "big")
-
-
 class Trainer:
     """Train a policy on a task with a baseline.
 
@@ -128,7 +123,12 @@ class Trainer:
         )
         self.reference = copy.deepcopy(policy) if config.kl else None
         self.held_out = task.sample(config.eval_prompts, step_seed(config.seed, 0, "held-out"))
+        self.sampler = Sampler(
+            policy, task, config.prompts, seed=config.seed, exclude=self.held_out,
+            max_new_tokens=config.max_new_tokens, temperature=config.temperature,
+        )  # fmt: skip
         self.metrics: list[dict] = []
+        self.baseline.start(policy)
         self._claim_folder(resume)
 
     # --- the loop --------------------------------------------------------------------------------
@@ -146,7 +146,7 @@ class Trainer:
             except PoiseLabError:  # settings that do not fit the policy show here: leave no run behind
                 shutil.rmtree(self.out)
                 raise
-            self._record({"step": 0, **evaluation, "tokens": 0, "seconds": time.perf_counter() - start})
+            self._record({"step": 0, **evaluation, "tokens": 0, "responses": 0, "seconds": time.perf_counter() - start})
             self._save_checkpoint(0)
         bar = tqdm(
             range(self.step + 1, config.steps + 1), initial=self.step, total=config.steps,
@@ -184,20 +184,17 @@ class Trainer:
         """One step of POISE (Alg. 1), or of another baseline. Returns its metrics."""
         config, seconds = self.config, {}
         with timed(seconds, "sample"):
-            problems = self.task.sample(config.prompts, step_seed(config.seed, step, "problems"), exclude=self.held_out)
-            rollouts = sample_rollouts(
-                self.policy, problems, self.baseline.responses,
-                seed=step_seed(config.seed, step, "responses"),
-                max_new_tokens=config.max_new_tokens, temperature=config.temperature,
-            )  # fmt: skip
+            self.sampler.begin(step)
+            rollouts = self.baseline.sample(self.sampler)
         with timed(seconds, "internals"):
             internals = read_internals(self.policy, rollouts, config.layer, config.pool)
         with timed(seconds, "baseline"):
             advantages = self.baseline.advantages(rollouts, internals)  # the probe of the steps before
-            if advantages.shape != rollouts.rewards.shape or not torch.isfinite(advantages).all():
+            shapes = rollouts.rewards.shape, rollouts.response_ids.shape  # one per response, or one per token
+            if advantages.shape not in shapes or not torch.isfinite(advantages).all():
                 raise PoiseLabError(
                     f"baseline {self.baseline.name!r} must give finite advantages of shape "
-                    f"{tuple(rollouts.rewards.shape)}, got shape {tuple(advantages.shape)}"
+                    f"{tuple(shapes[0])} or {tuple(shapes[1])}, got shape {tuple(advantages.shape)}"
                 )
             values = self.baseline.values(rollouts, internals)
             self.baseline.update(rollouts, internals)
@@ -206,11 +203,12 @@ class Trainer:
         metrics = {
             "step": step,
             "reward": rollouts.rewards.mean().item(),
-            "variance_reduction": variance_reduction(advantages, rollouts.rewards),
             "entropy": internals.entropy[..., 0].mean().item(),
             "response_length": rollouts.lengths.float().mean().item(),
             **update,
         }
+        if self.baseline.on_reward_scale and advantages.dim() == 2:
+            metrics["variance_reduction"] = variance_reduction(advantages, rollouts.rewards)
         if rollouts.responses > 1:  # what the same rewards would give under RLOO
             rloo = rollouts.rewards - leave_one_out_mean(rollouts.rewards)
             metrics["variance_reduction_rloo"] = variance_reduction(rloo, rollouts.rewards)
@@ -220,8 +218,9 @@ class Trainer:
         if step % config.eval_every == 0 or step == config.steps:
             with timed(seconds, "evaluate"):
                 metrics |= self._evaluate()
-        previous = self.metrics[-1] if self.metrics else {"tokens": 0, "seconds": 0.0}
-        metrics["tokens"] = previous["tokens"] + rollouts.tokens
+        previous = self.metrics[-1] if self.metrics else {"tokens": 0, "responses": 0, "seconds": 0.0}
+        metrics["tokens"] = previous["tokens"] + self.sampler.tokens
+        metrics["responses"] = previous["responses"] + self.sampler.responses
         metrics |= {f"seconds_{part}": value for part, value in seconds.items()}
         metrics["seconds"] = previous["seconds"] + sum(seconds.values())
         metrics["peak_memory_mb"] = peak_memory_mb()
@@ -233,9 +232,9 @@ class Trainer:
         generator = torch.Generator().manual_seed(step_seed(config.seed, step, "mini-batches"))
         order = torch.randperm(len(rollouts), generator=generator)
         mask, old = rollouts.mask.flatten(0, 1), internals.logprobs.flatten(0, 1)
-        advantages, device = advantages.flatten(), self.policy.device
+        advantages, device = advantages.flatten(0, 1), self.policy.device  # (R,) or (R, T)
         norms, losses, clipped = [], [], []
-        for prompts in order.tensor_split(config.minibatches):
+        for prompts in order.tensor_split(min(config.minibatches, len(rollouts))):
             rows = (prompts[:, None] * m + torch.arange(m)).flatten()
             weights = torch.zeros(mask.shape)
             weights[rows] = token_weights(mask[rows], config.aggregation)

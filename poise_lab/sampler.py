@@ -1,0 +1,87 @@
+"""What a baseline may ask for at a step: problems, responses to them, and a bill.
+
+Most baselines take new problems and some responses to each. Some need more: a greedy response, a
+second draw where the first taught nothing, the same problems again. They ask here, and what they ask
+for is counted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+
+from .policies import Policy
+from .rollouts import Rollouts, sample_rollouts
+from .tasks import Problem, Task, TaskMixture
+
+
+def step_seed(seed: int, step: int, what: str) -> int:
+    """A seed for one purpose of one step; different arguments give unrelated seeds."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{step}/{what}".encode()).digest()[:6], "big")
+
+
+class Sampler:
+    """Problems and responses of one step after another, as functions of (seed, step) alone.
+
+    prompts: problems per step. exclude: problems that are never drawn (the held-out ones).
+    tokens, responses: sampled tokens and responses since `begin`, greedy and discarded ones included.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        task: Task | TaskMixture,
+        prompts: int = 96,
+        *,
+        seed: int = 0,
+        exclude: Sequence[Problem] = (),
+        max_new_tokens: int = 64,
+        temperature: float = 1.0,
+    ):
+        self.policy, self.task, self.prompts, self.seed, self.exclude = policy, task, prompts, seed, exclude
+        self.max_new_tokens, self.temperature = max_new_tokens, temperature
+        self._pools: dict[int, list[Problem]] = {}
+        self.begin(1)
+
+    def begin(self, step: int) -> None:
+        """Start the bill of a step (1 is the first)."""
+        self.step, self.tokens, self.responses = step, 0, 0
+        self._calls = {"problems": 0, "responses": 0}
+
+    def _next_seed(self, what: str) -> int:
+        self._calls[what] += 1
+        again = "" if self._calls[what] == 1 else f" {self._calls[what]}"
+        return step_seed(self.seed, self.step, what + again)
+
+    def problems(self, n: int | None = None) -> list[Problem]:
+        """n new problems, by default `prompts` of them."""
+        return self.task.sample(n or self.prompts, self._next_seed("problems"), exclude=self.exclude)
+
+    def pool_problems(self, pool: int) -> list[Problem]:
+        """The step's `prompts` problems of a fixed pool, which is gone through again and again in new orders."""
+        if pool not in self._pools:
+            self._pools[pool] = self.task.sample(pool, step_seed(self.seed, 0, "pool"), exclude=self.exclude)
+        first, chosen = (self.step - 1) * self.prompts, []
+        for epoch in range(first // pool, (first + self.prompts - 1) // pool + 1):
+            generator = torch.Generator().manual_seed(step_seed(self.seed, epoch, "pool order"))
+            order = torch.randperm(pool, generator=generator).tolist()
+            chosen += order[max(0, first - epoch * pool) : first + self.prompts - epoch * pool]
+        return [self._pools[pool][i] for i in chosen]
+
+    def sample(
+        self, problems: Sequence[Problem], responses: int, *, temperature: float | None = None, counted: bool = True
+    ) -> Rollouts:
+        """Responses to problems; temperature 0 is greedy.
+
+        counted: False for responses that only measure (the oracle's), which no method could have.
+        """
+        rollouts = sample_rollouts(
+            self.policy, problems, responses, seed=self._next_seed("responses"), max_new_tokens=self.max_new_tokens,
+            temperature=self.temperature if temperature is None else temperature,
+        )  # fmt: skip
+        if counted:
+            self.tokens += rollouts.tokens
+            self.responses += rollouts.rewards.numel()
+        return rollouts
