@@ -403,8 +403,7 @@ class Fused(Poise):
     independent of the step's responses. It is fitted on the steps before. Since r_i is independent of its
     siblings given the prompt, E[(r_i - b_i)^2] = E[V (1 - V)] + E[(b_i - V)^2], so the w with the least squared
     advantage weighs the two by their errors, and by how these go together (empirical Bayes; V0.5, arXiv
-    2603.10848, fuses a value model in a like spirit). w is a + c 4 g (1 - g), kept in [0, 1], with g the
-    siblings' prediction: a coin toss tells more where the probe is unsure. Arguments as for Poise.
+    2603.10848, fuses a value model in a like spirit). Arguments as for Poise.
     """
 
     name = "fused"
@@ -412,25 +411,15 @@ class Fused(Poise):
     def __init__(self, responses=2, probe="release", buffer_rows=4096, warmup=4, per_task=False):
         super().__init__(responses, probe, buffer_rows, warmup, per_task)
         self.history = torch.zeros(0, 3)  # siblings' prediction and reward, own reward; newest last
-        self.coefficients = torch.zeros(2, dtype=torch.float64)
-
-    @staticmethod
-    def _inputs(predicted: torch.Tensor) -> torch.Tensor:
-        """(N,) predictions to (N, 2), what w is linear in."""
-        return torch.stack([torch.ones_like(predicted), 4 * predicted * (1 - predicted)], -1).double()
-
-    def weights(self, predicted: torch.Tensor) -> torch.Tensor:
-        """w where the siblings' mean prediction is as given; same shape."""
-        return (self._inputs(predicted) @ self.coefficients).clamp(0, 1).to(predicted.dtype)
+        self.weight = 0.0  # w
 
     def advantages(self, rollouts, internals):
         rewards = checked_rewards(rollouts)
         values = self.values(rollouts, internals)
         if values is None:
             return rewards - leave_one_out_mean(rewards)
-        predicted = leave_one_out_mean(values)
-        w = self.weights(predicted)
-        return rewards - (1 - w) * predicted - w * leave_one_out_mean(rewards)
+        w = self.weight
+        return rewards - (1 - w) * leave_one_out_mean(values) - w * leave_one_out_mean(rewards)
 
     def update(self, rollouts, internals):
         values = self.values(rollouts, internals)  # of the probe that has not seen these rewards
@@ -438,19 +427,29 @@ class Fused(Poise):
             rows = [leave_one_out_mean(values), leave_one_out_mean(rollouts.rewards), rollouts.rewards]
             new = torch.stack([x.flatten().float() for x in rows], -1)
             self.history = torch.cat([self.history, new])[-self.buffer_rows :]
-            predicted, siblings, own = self.history.T
-            # least squares of (own - predicted) on w (siblings - predicted); a little ridge for the first rows
-            X = self._inputs(predicted) * (siblings - predicted)[:, None]
-            gram = X.T @ X + torch.eye(2, dtype=torch.float64)
-            self.coefficients = torch.linalg.solve(gram, X.T @ (own - predicted).double())
+            self.weight = fusion_weight(*self.history.double().T)
         super().update(rollouts, internals)
 
     def state_dict(self):
-        return {**super().state_dict(), "history": self.history, "coefficients": self.coefficients}
+        return {
+            **super().state_dict(),
+            "history": self.history,
+            "weight": torch.tensor(self.weight, dtype=torch.float64),
+        }
 
     def load_state_dict(self, state):
         super().load_state_dict(state)
-        self.history, self.coefficients = state["history"], state["coefficients"]
+        self.history, self.weight = state["history"], float(state["weight"])
+
+
+def fusion_weight(predicted: torch.Tensor, siblings: torch.Tensor, own: torch.Tensor) -> float:
+    """The w in [0, 1] with the least sum of (own - (1 - w) predicted - w siblings)^2; 0 where it makes no difference.
+
+    predicted, siblings, own: (N,) the siblings' mean prediction and mean reward, and the own reward.
+    """
+    apart = siblings - predicted
+    norm = float(apart @ apart)
+    return min(1.0, max(0.0, float(apart @ (own - predicted)) / norm)) if norm > 0 else 0.0
 
 
 _ALL = (NoBaseline, BatchMean, ReMax, RLOO, GRPO, DrGRPO, OPO, DAPO, SPO, Poise, Fused, Oracle)

@@ -55,7 +55,15 @@ def _parser() -> argparse.ArgumentParser:
     train.set_defaults(run=_train)
 
     compare = commands.add_parser("compare", help="table of runs, with intervals over seeds")
-    compare.add_argument("runs", nargs="+", type=Path, metavar="RUN")
+    compare.add_argument("runs", nargs="*", type=Path, metavar="RUN")
+    compare.add_argument(
+        "--recipe",
+        choices=["showdown"],
+        help="every baseline at equal budget over seeds; makes the runs that are missing",
+    )
+    compare.add_argument(
+        "--out", type=Path, default=Path("runs/showdown"), help="folder of the recipe (default: runs/showdown)"
+    )
     compare.set_defaults(run=_compare)
 
     report = commands.add_parser("report", help="one offline HTML file with the figures of runs")
@@ -133,6 +141,19 @@ def _train(args) -> int:
 def _compare(args) -> int:
     from .records import compare, format_table, read_run
 
+    if args.recipe:
+        from . import showdown
+
+        if args.runs:
+            raise PoiseLabError("--recipe makes its own runs; leave out the run folders")
+        runs = showdown.record(args.out)
+        print(format_table(showdown.summary(runs)))
+        for (a, b), (word, difference) in showdown.verdicts(runs).items():
+            if a < b:
+                print(f"{a} against {b}: {word}, {difference[0]:+.3f} [{difference[1]:+.3f}, {difference[2]:+.3f}]")
+        return 0
+    if not args.runs:
+        raise PoiseLabError("compare what? Name run folders, or a recipe with --recipe")
     print(format_table(compare([read_run(folder) for folder in args.runs])))
     return 0
 

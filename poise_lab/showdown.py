@@ -1,0 +1,243 @@
+"""Every baseline at equal budget, over seeds: `poise-lab compare --recipe showdown`.
+
+What is the same for all: policy, tasks, held-out problems of a seed, the clipped surrogate with its token
+mean, mini-batches, and the responses sampled per step, greedy and discarded ones included. What differs is
+the baseline, how it spends those responses on prompts, and the learning rate, which the same small search
+chooses for each on a seed that is not used again.
+
+A run is a folder like any other. Interrupted, the recipe goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from .baselines import make_baseline
+from .policies import load_policy
+from .records import RunRecord, mean_interval, read_run
+from .tasks import TINY_TASKS, load_task
+from .trainer import TrainConfig, Trainer
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """A baseline and how it spends a step's responses: `prompts` groups of `responses`, and what comes on top."""
+
+    baseline: str
+    responses: int
+    prompts: int
+
+    @property
+    def label(self) -> str:
+        return f"{self.baseline} x{self.responses}"
+
+
+BUDGET = 192  # responses per step
+METHODS = (
+    Method("none", 1, 192),
+    Method("batch_mean", 1, 192),
+    Method("remax", 1, 96),  # and 96 greedy ones
+    Method("spo", 1, 192),
+    Method("critic", 1, 192),
+    Method("ppo", 1, 192),
+    Method("rloo", 2, 96),
+    Method("rloo", 8, 24),
+    Method("grpo", 8, 24),
+    Method("dr_grpo", 8, 24),
+    Method("opo", 8, 24),
+    Method("dapo", 8, 16),  # about a third of the groups agree and are drawn again
+    Method("poise", 2, 96),
+    Method("fused", 2, 96),
+    Method("oracle", 1, 192),  # and its fresh responses, which are not counted
+)
+LEARNING_RATES = (5e-5, 1e-4, 2e-4)
+SEARCH_SEED, SEEDS = 100, (0, 1, 2, 3, 4)
+TRAIN = dict(steps=60, eval_every=10, eval_responses=8)
+SEARCH = dict(TRAIN, steps=40, eval_every=20)
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One run of the recipe. Finished, its folder is in place; until then it ends in .partial."""
+
+    method: Method
+    learning_rate: float
+    seed: int
+    folder: Path
+    train: tuple
+
+    def __call__(self) -> RunRecord:
+        config = TrainConfig(
+            prompts=self.method.prompts, seed=self.seed, learning_rate=self.learning_rate, **dict(self.train)
+        )
+        baseline = make_baseline(self.method.baseline, responses=self.method.responses)
+        partial = self.folder.with_name(self.folder.name + ".partial")
+        resume = (partial / "config.json").is_file()
+        trainer = Trainer(
+            load_policy("tiny"), load_task(TINY_TASKS), baseline, config, out=partial, resume=resume, progress=False
+        )
+        trainer.run()
+        shutil.rmtree(partial / "checkpoints")
+        os.replace(partial, self.folder)
+        return read_run(self.folder)
+
+
+def search_jobs(folder: Path, methods: Sequence[Method] = METHODS) -> list[Job]:
+    """The runs of the learning-rate search, one for each method and rate."""
+    return [
+        Job(m, lr, SEARCH_SEED, folder / "search" / f"{m.label.replace(' ', '-')}-{lr:g}", tuple(SEARCH.items()))
+        for m in methods
+        for lr in LEARNING_RATES
+    ]
+
+
+def chosen_rates(folder: Path, methods: Sequence[Method] = METHODS) -> dict[str, float]:
+    """The learning rate of each method (by label): the one with the highest last held-out accuracy."""
+    best: dict[str, tuple[float, float]] = {}
+    for job in search_jobs(folder, methods):
+        accuracy = read_run(job.folder).series("accuracy")[1][-1]
+        best[job.method.label] = max(best.get(job.method.label, (-1.0, 0.0)), (accuracy, job.learning_rate))
+    return {label: rate for label, (_, rate) in best.items()}
+
+
+def main_jobs(folder: Path, methods: Sequence[Method] = METHODS) -> list[Job]:
+    """The runs that are compared, seed after seed."""
+    rates = chosen_rates(folder, methods)
+    return [
+        Job(m, rates[m.label], seed, folder / "runs" / f"{m.label.replace(' ', '-')}-{seed}", tuple(TRAIN.items()))
+        for seed in SEEDS
+        for m in methods
+    ]
+
+
+def record(folder: str | Path, processes: int | None = None) -> list[RunRecord]:
+    """Make the runs that are missing, one thread each and one per core, and return the compared ones."""
+    folder = Path(folder)
+    for jobs in (search_jobs, main_jobs):
+        _run_all([job for job in jobs(folder) if not job.folder.exists()], processes or os.cpu_count() or 1)
+    return recorded(folder)
+
+
+def recorded(folder: str | Path) -> list[RunRecord]:
+    """The compared runs of a recorded showdown."""
+    return [read_run(job.folder) for job in main_jobs(Path(folder))]
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def _run_all(jobs: Sequence[Job], processes: int) -> None:
+    if not jobs:
+        return
+    threads = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = "1"  # read by the children when they import torch
+    try:
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(min(processes, len(jobs)), context, _one_thread) as pool:
+            futures = [pool.submit(job) for job in jobs]
+            try:
+                for future in tqdm(as_completed(futures), total=len(futures), desc="runs"):
+                    future.result()
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+    finally:
+        if threads is None:
+            del os.environ["OMP_NUM_THREADS"]
+        else:
+            os.environ["OMP_NUM_THREADS"] = threads
+
+
+# --- reading the runs ------------------------------------------------------------------------------
+
+
+def spent(run: RunRecord, budget: str) -> tuple[np.ndarray, np.ndarray]:
+    """What a run had spent on training at each evaluation, and its held-out accuracy there.
+
+    budget: "tokens" (sampled), "responses" (sampled), or "seconds" (evaluations left out).
+    """
+    total, at = 0.0, {}
+    for m in run.metrics:
+        if budget == "seconds":
+            total += sum(m.get(f"seconds_{part}", 0.0) for part in ("sample", "internals", "baseline", "update"))
+        else:
+            total = m[budget]
+        at[m["step"]] = total
+    steps, accuracy = run.series("accuracy")
+    return np.array([at[step] for step in steps]), np.array(accuracy)
+
+
+def accuracy_at(run: RunRecord, budget: str, amount: float) -> float:
+    """Held-out accuracy when so much was spent, linear between evaluations."""
+    return float(np.interp(amount, *spent(run, budget)))
+
+
+def spent_to(run: RunRecord, budget: str, target: float) -> float:
+    """What it took to reach a held-out accuracy for the first time, linear between evaluations; NaN if never."""
+    x, accuracy = spent(run, budget)
+    for i in range(1, len(x)):
+        if accuracy[i] >= target:
+            low, high = accuracy[i - 1], accuracy[i]
+            return float(x[i - 1] + (x[i] - x[i - 1]) * max(0.0, (target - low) / (high - low)))
+    return float("nan")
+
+
+def by_label(runs: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
+    """Runs by method, in order of their seeds."""
+    groups: dict[str, list[RunRecord]] = {}
+    for run in sorted(runs, key=lambda run: run.seed):
+        groups.setdefault(run.label, []).append(run)
+    return groups
+
+
+def summary(runs: Sequence[RunRecord], target: float = 0.7) -> list[dict]:
+    """One row per method, numbers as (mean, low, high) over seeds, best accuracy at equal tokens first.
+
+    The equal tokens (seconds) are the most that every run has spent.
+    """
+    equal = {budget: min(spent(run, budget)[0][-1] for run in runs) for budget in ("tokens", "seconds")}
+    columns: dict[str, Callable[[RunRecord], float]] = {
+        "accuracy at equal tokens": lambda run: accuracy_at(run, "tokens", equal["tokens"]),
+        "at equal seconds": lambda run: accuracy_at(run, "seconds", equal["seconds"]),
+        f"tokens to {target:g}": lambda run: spent_to(run, "tokens", target),
+        f"seconds to {target:g}": lambda run: spent_to(run, "seconds", target),
+        "gradient norm": lambda run: run.mean("gradient_norm"),
+        "1 - Var(A)/Var(R)": lambda run: run.mean("variance_reduction"),
+        "seconds per step": lambda run: spent(run, "seconds")[0][-1] / run.metrics[-1]["step"],
+        "peak memory, MB": lambda run: run.metrics[-1]["peak_memory_mb"],
+    }
+    rows = [
+        {
+            "method": label,
+            "seeds": len(group),
+            "learning rate": f"{group[0].config['train']['learning_rate']:g}",
+            **{name: mean_interval([column(run) for run in group]) for name, column in columns.items()},
+        }
+        for label, group in by_label(runs).items()
+    ]
+    return sorted(rows, key=lambda row: -row["accuracy at equal tokens"][0])
+
+
+def verdict(a: Sequence[float], b: Sequence[float]) -> tuple[str, tuple[float, float, float]]:
+    """Is a better than b, seed by seed? "better", "worse" or "inconclusive", and a - b with its 95 % interval."""
+    difference = mean_interval(np.asarray(a) - np.asarray(b))
+    _, low, high = difference
+    return ("better" if low > 0 else "worse" if high < 0 else "inconclusive"), difference
+
+
+def verdicts(runs: Sequence[RunRecord], budget: str = "tokens") -> dict[tuple[str, str], tuple]:
+    """The verdict of each ordered pair of methods on accuracy at equal budget, from paired seeds."""
+    equal = min(spent(run, budget)[0][-1] for run in runs)
+    accuracy = {label: [accuracy_at(run, budget, equal) for run in group] for label, group in by_label(runs).items()}
+    return {(a, b): verdict(accuracy[a], accuracy[b]) for a in accuracy for b in accuracy if a != b}
