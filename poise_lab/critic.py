@@ -150,7 +150,8 @@ class PPO(Critic):
         self.gae_lambda = gae_lambda
 
     def advantages(self, rollouts, internals):
-        return gae(self.token_values(rollouts), checked_rewards(rollouts), rollouts.lengths, self.gae_lambda)
+        rewards = checked_rewards(rollouts)
+        return gae(self.token_values(rollouts), rewards, rollouts.lengths, self.gae_lambda)
 
     def update(self, rollouts, internals):
         values = self.token_values(rollouts)

@@ -325,12 +325,15 @@ def test_own_probe_is_not_changed():
 
 
 def test_unknown_baseline_lists_the_known_ones():
-    with pytest.raises(pl.PoiseLabError, match="unknown baseline 'nosuch'; known: batch_mean, grpo, none, poise, rloo"):
+    with pytest.raises(
+        pl.PoiseLabError, match="unknown baseline 'nosuch'; known: batch_mean, critic, dapo,.* rloo, spo"
+    ):
         pl.make_baseline("nosuch")
-    assert set(BASELINES) == {"none", "batch_mean", "rloo", "grpo", "poise"}
+    names = "none batch_mean rloo grpo dr_grpo opo remax spo dapo critic ppo poise fused oracle"
+    assert set(BASELINES) == set(names.split())
 
 
-@pytest.mark.parametrize("name", ["poise", "rloo", "grpo"])
+@pytest.mark.parametrize("name", ["poise", "fused", "rloo", "grpo", "dr_grpo", "opo", "dapo"])
 @pytest.mark.parametrize("responses", [1, 0])
 def test_too_few_responses(name, responses):
     with pytest.raises(

@@ -27,7 +27,7 @@ SMALL = dict(
     eval_every=2, eval_prompts=5, eval_responses=3, checkpoint_every=2,
 )  # fmt: skip
 ALWAYS = {
-    "step", "reward", "entropy", "response_length", "loss", "gradient_norm", "clip_fraction", "tokens",
+    "step", "reward", "entropy", "response_length", "loss", "gradient_norm", "clip_fraction", "tokens", "responses",
     "seconds", "seconds_sample", "seconds_internals", "seconds_baseline", "seconds_update", "peak_memory_mb",
 }  # fmt: skip
 
@@ -184,7 +184,7 @@ def test_seeds_repeat_and_differ(tmp_path):
     assert timeless(a.metrics) != timeless(c.metrics)
 
 
-@pytest.mark.parametrize("name", ["rloo", "poise", "batch_mean", "none", "grpo"])
+@pytest.mark.parametrize("name", sorted(pl.BASELINES))
 def test_every_baseline_learns(tmp_path, name):
     """Half of the toy responses are right at the start; two dozen steps repair many of the others."""
     settings = dict(steps=25, prompts=32, eval_prompts=80, eval_every=25, learning_rate=2e-2)
@@ -322,6 +322,46 @@ def test_resume_after_a_line_of_metrics_was_cut_off(tmp_path):
         f.write('{"step": 3, "rew')
     trainer(tmp_path / "cut", resume=True).run()
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+@pytest.mark.parametrize("name", sorted(pl.BASELINES))
+def test_every_baseline_resumes_bit_for_bit(tmp_path, name):
+    trainer(tmp_path / "whole", name).run()
+    trainer(tmp_path / "cut", name, steps=2).run()
+    record = trainer(tmp_path / "cut", name, resume=True).run()
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+    assert record.metrics[-1]["responses"] >= record.metrics[-1]["step"] * 6
+
+
+def test_tokens_that_a_baseline_asked_for_on_top_are_counted(tmp_path):
+    runs = {name: trainer(tmp_path / name, name).run().metrics[-1] for name in ("rloo", "oracle", "remax", "dapo")}
+    assert runs["rloo"]["responses"] == runs["oracle"]["responses"] == 4 * 6 * 2
+    assert runs["remax"]["responses"] == 4 * 6 * 3
+    assert runs["dapo"]["responses"] > 4 * 6 * 2 and runs["dapo"]["tokens"] > runs["rloo"]["tokens"]
+
+
+def test_advantages_per_token_weigh_tokens(tmp_path):
+    """An advantage of 1 at the first token alone: the update is that of the first tokens' log-probabilities."""
+
+    class First(pl.Baseline):
+        name = "first"
+
+        def advantages(self, rollouts, internals):
+            a = torch.zeros(rollouts.response_ids.shape)
+            a[..., 0] = 1
+            return a
+
+    class Same(First):
+        def advantages(self, rollouts, internals):
+            return torch.ones_like(rollouts.rewards)
+
+    norms = {}
+    for cls, limit in ((First, 6), (Same, 6), (First, 1), (Same, 1)):
+        run = trainer(tmp_path / f"{cls.__name__}-{limit}", cls(), max_new_tokens=limit, steps=1).run()
+        assert "variance_reduction" not in run.metrics[1] or cls is Same
+        norms[cls, limit] = run.metrics[1]["gradient_norm"]
+    assert norms[First, 1] == norms[Same, 1]  # one token: the same thing
+    assert norms[First, 6] != pytest.approx(norms[Same, 6], rel=1e-3)
 
 
 def test_a_finished_run_can_be_made_longer(tmp_path):
@@ -502,7 +542,9 @@ def test_weights_that_overflow_are_never_a_checkpoint(tmp_path):
 
 
 def test_a_huge_learning_rate_stops_with_one_sentence(tmp_path):
-    with pytest.raises(pl.PoiseLabError, match=r"step \d: .* the last good checkpoint is .*step-00000\d; start a new run"):
+    with pytest.raises(
+        pl.PoiseLabError, match=r"step \d: .* the last good checkpoint is .*step-00000\d; start a new run"
+    ):
         trainer(tmp_path / "r", "none", learning_rate=1e37, checkpoint_every=1, steps=6).run()
 
 
