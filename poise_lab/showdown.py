@@ -14,6 +14,8 @@ import dataclasses
 import multiprocessing
 import os
 import shutil
+import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -62,8 +64,8 @@ METHODS = (
 )
 LEARNING_RATES = (5e-5, 1e-4, 2e-4)
 SEARCH_SEED, SEEDS = 100, (0, 1, 2, 3, 4)
-TRAIN = dict(steps=60, eval_every=10, eval_responses=8)
-SEARCH = dict(TRAIN, steps=40, eval_every=20)
+TRAIN = dict(steps=40, eval_every=10, eval_responses=8)
+SEARCH = dict(TRAIN, eval_every=20)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,31 +94,31 @@ class Job:
         return read_run(self.folder)
 
 
-def search_jobs(folder: Path, methods: Sequence[Method] = METHODS) -> list[Job]:
+def search_jobs(folder: Path) -> list[Job]:
     """The runs of the learning-rate search, one for each method and rate."""
     return [
         Job(m, lr, SEARCH_SEED, folder / "search" / f"{m.label.replace(' ', '-')}-{lr:g}", tuple(SEARCH.items()))
-        for m in methods
+        for m in METHODS
         for lr in LEARNING_RATES
     ]
 
 
-def chosen_rates(folder: Path, methods: Sequence[Method] = METHODS) -> dict[str, float]:
+def chosen_rates(folder: Path) -> dict[str, float]:
     """The learning rate of each method (by label): the one with the highest last held-out accuracy."""
     best: dict[str, tuple[float, float]] = {}
-    for job in search_jobs(folder, methods):
+    for job in search_jobs(folder):
         accuracy = read_run(job.folder).series("accuracy")[1][-1]
         best[job.method.label] = max(best.get(job.method.label, (-1.0, 0.0)), (accuracy, job.learning_rate))
     return {label: rate for label, (_, rate) in best.items()}
 
 
-def main_jobs(folder: Path, methods: Sequence[Method] = METHODS) -> list[Job]:
+def main_jobs(folder: Path) -> list[Job]:
     """The runs that are compared, seed after seed."""
-    rates = chosen_rates(folder, methods)
+    rates = chosen_rates(folder)
     return [
         Job(m, rates[m.label], seed, folder / "runs" / f"{m.label.replace(' ', '-')}-{seed}", tuple(TRAIN.items()))
         for seed in SEEDS
-        for m in methods
+        for m in METHODS
     ]
 
 
@@ -133,7 +135,15 @@ def recorded(folder: str | Path) -> list[RunRecord]:
     return [read_run(job.folder) for job in main_jobs(Path(folder))]
 
 
-def _one_thread() -> None:
+def _start_child(parent: int) -> None:
+    """One thread; and end with the parent, or a second start would find somebody at work in its folder."""
+
+    def watch():
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
     torch.set_num_threads(1)
 
 
@@ -144,7 +154,8 @@ def _run_all(jobs: Sequence[Job], processes: int) -> None:
     os.environ["OMP_NUM_THREADS"] = "1"  # read by the children when they import torch
     try:
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(min(processes, len(jobs)), context, _one_thread) as pool:
+        workers = dict(initializer=_start_child, initargs=(os.getpid(),), max_tasks_per_child=1)  # own peak memory
+        with ProcessPoolExecutor(min(processes, len(jobs)), context, **workers) as pool:
             futures = [pool.submit(job) for job in jobs]
             try:
                 for future in tqdm(as_completed(futures), total=len(futures), desc="runs"):

@@ -1,0 +1,127 @@
+"""The recipe: resumable jobs, what the budget means, and how runs are read."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+import poise_lab as pl
+from poise_lab import showdown
+from poise_lab.records import RunRecord, read_metrics
+
+TRAIN = tuple(
+    dict(
+        steps=3, eval_every=2, eval_prompts=4, eval_responses=2, checkpoint_every=1, max_new_tokens=24, minibatches=2
+    ).items()
+)
+
+
+def run(label="rloo", accuracy=(0.5, 0.6, 0.8), tokens=(0, 100, 200), seconds=1.0, seed=0) -> RunRecord:
+    """Evaluated at steps 0, 2 and 4; `seconds` of training per step and as many of evaluation."""
+    metrics = []
+    for step in range(5):
+        m = {"step": step, "tokens": tokens[0] + (tokens[2] - tokens[0]) * step / 4, "responses": 10 * step,
+             "gradient_norm": 1.0, "peak_memory_mb": 500.0}  # fmt: skip
+        if step:
+            m |= {"seconds_sample": seconds / 2, "seconds_update": seconds / 2, "seconds_evaluate": 5.0}
+        if step % 2 == 0:
+            m["accuracy"] = accuracy[step // 2]
+        metrics.append(m)
+    config = {"baseline": {"name": label, "responses": 2}, "train": {"seed": seed, "steps": 4, "learning_rate": 1e-4}}
+    return RunRecord(None, config, metrics)
+
+
+def test_every_baseline_is_in_it_and_samples_the_same_number_of_responses():
+    assert {m.baseline for m in showdown.METHODS} == set(pl.BASELINES)
+    extra = {"remax": 2, "dapo": 1.5}  # a greedy one each; groups that agree (measured: test_recorded)
+    for m in showdown.METHODS:
+        assert m.prompts * m.responses * extra.get(m.baseline, 1) == showdown.BUDGET, m
+    assert showdown.SEARCH_SEED not in showdown.SEEDS and len(set(showdown.SEEDS)) >= 5
+    assert len(showdown.LEARNING_RATES) == 3
+
+
+def test_spent_leaves_evaluations_out():
+    assert showdown.spent(run(), "tokens")[0].tolist() == [0, 100, 200]
+    assert showdown.spent(run(), "responses")[0].tolist() == [0, 20, 40]
+    assert showdown.spent(run(seconds=3.0), "seconds")[0].tolist() == [0, 6, 12]
+
+
+def test_accuracy_at_and_spent_to_by_hand():
+    assert showdown.accuracy_at(run(), "tokens", 150) == pytest.approx(0.7)
+    assert showdown.spent_to(run(), "tokens", 0.7) == pytest.approx(150)
+    assert showdown.spent_to(run(), "seconds", 0.55) == pytest.approx(1)
+    assert math.isnan(showdown.spent_to(run(), "tokens", 0.9))
+    assert showdown.spent_to(run(accuracy=(0.5, 0.4, 0.6)), "tokens", 0.5) == pytest.approx(
+        150
+    )  # counted after training
+
+
+def test_equal_budget_is_what_every_run_has_spent():
+    runs = [run("a", seed=s, tokens=(0, 100, 200)) for s in (0, 1)] + [
+        run("b", seed=s, tokens=(0, 50, 100)) for s in (0, 1)
+    ]
+    rows = {row["method"]: row for row in showdown.summary(runs)}
+    assert rows["b x2"]["accuracy at equal tokens"][0] == pytest.approx(0.8)
+    assert rows["a x2"]["accuracy at equal tokens"][0] == pytest.approx(0.6)  # at 100 of its 200 tokens
+    assert list(rows) == ["b x2", "a x2"]
+
+
+def test_verdict_needs_an_interval_off_zero():
+    assert showdown.verdict([0.8, 0.81, 0.79], [0.7, 0.7, 0.7])[0] == "better"
+    assert showdown.verdict([0.7, 0.7, 0.7], [0.8, 0.81, 0.79])[0] == "worse"
+    word, (mean, low, high) = showdown.verdict([0.9, 0.6, 0.8], [0.7, 0.7, 0.7])
+    assert word == "inconclusive" and low < 0 < high and mean == pytest.approx(0.2 / 3)
+
+
+def test_verdicts_pair_the_seeds():
+    """Seeds differ by far more than the methods do; paired, the difference shows whatever the order of the runs."""
+    base = [0.5, 0.8, 0.3]
+    runs = [run("a", accuracy=(0, 0, b + 0.02 + 0.001 * s), seed=s) for s, b in enumerate(base)]
+    runs += [run("b", accuracy=(0, 0, b), seed=s) for s, b in reversed(list(enumerate(base)))]
+    found = showdown.verdicts(runs)
+    assert found["a x2", "b x2"][0] == "better" and found["b x2", "a x2"][0] == "worse"
+    assert found["a x2", "b x2"][1][0] == pytest.approx(0.021)
+
+
+def test_interrupted_job_goes_on_and_leaves_a_run_folder(tmp_path, monkeypatch):
+    method = showdown.Method("poise", 2, 4)
+    whole, cut = (showdown.Job(method, 1e-3, 7, tmp_path / name, TRAIN) for name in ("whole", "cut"))
+    record = whole()
+    assert record.finished and {f.name for f in record.folder.iterdir()} == {"config.json", "metrics.jsonl"}
+    assert record.config["train"]["learning_rate"] == 1e-3 and record.seed == 7 and record.label == "poise x2"
+    step = pl.Trainer.train_step
+    with monkeypatch.context() as patch:
+        patch.setattr(pl.Trainer, "train_step", lambda self, n: 1 / 0 if n == 3 else step(self, n))
+        with pytest.raises(ZeroDivisionError):
+            cut()
+    assert not cut.folder.exists() and (tmp_path / "cut.partial").is_dir()
+    timeless = [[{k: v for k, v in m.items() if not k.startswith(("seconds", "peak"))} for m in read_metrics(r)]
+                for r in (cut().folder, record.folder)]  # fmt: skip
+    assert timeless[0] == timeless[1] and not (tmp_path / "cut.partial").exists()
+
+
+def test_search_chooses_and_record_makes_only_what_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setattr(showdown, "METHODS", (showdown.Method("rloo", 2, 4),))
+    monkeypatch.setattr(showdown, "LEARNING_RATES", (1e-3, 1e-9))
+    monkeypatch.setattr(showdown, "SEEDS", (0, 1))
+    for name in ("SEARCH", "TRAIN"):
+        monkeypatch.setattr(showdown, name, dict(TRAIN))
+    made = []
+    monkeypatch.setattr(showdown, "_run_all", lambda jobs, processes: made.extend((job(), job) for job in jobs))
+    runs = showdown.record(tmp_path)
+    assert len(made) == 4 and [r.seed for r in runs] == [0, 1]
+    best = max(made[:2], key=lambda pair: (pair[0].series("accuracy")[1][-1], pair[1].learning_rate))
+    assert showdown.chosen_rates(tmp_path) == {"rloo x2": best[1].learning_rate}
+    assert {r.config["train"]["learning_rate"] for r in runs} == {best[1].learning_rate}
+    again = showdown.record(tmp_path)
+    assert len(made) == 4 and [r.metrics for r in again] == [r.metrics for r in runs]
+
+
+def test_jobs_run_in_processes_of_one_thread(tmp_path):
+    job = showdown.Job(showdown.Method("none", 1, 4), 1e-4, 0, tmp_path / "run", TRAIN)
+    showdown._run_all([job], processes=2)
+    record = pl.read_run(tmp_path / "run")
+    assert record.finished and record.config["threads"] == 1
+    assert np.isfinite(record.metrics[-1]["seconds"])
