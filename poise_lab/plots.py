@@ -252,3 +252,21 @@ def state_map(points, values, groups: Sequence[str], title: str, x: str, y: str)
         )  # fmt: skip
     fig.update_layout(coloraxis=dict(cmin=0, cmax=1, colorscale="Cividis", colorbar=dict(title="V(x)")))
     return fig
+
+
+def matrix(values, names: Sequence[str], title: str, text=None, unit: str = "", **layout) -> go.Figure:
+    """One coloured cell per pair of names, row against column; blue is above 0, orange below.
+
+    values: (N, N). text: (N, N) of short strings written into the cells.
+    """
+    values = np.asarray(values, dtype=float)
+    largest = round(float(np.nanmax(np.abs(values))), 4)
+    fig = figure(title, "", "", hovermode="closest", **layout)
+    fig.add_trace(
+        go.Heatmap(z=[rounded(row) for row in values], x=list(names), y=list(names), text=text, texttemplate="%{text}",
+                   colorscale=[[0, COLORS[1]], [0.5, "#EEEEEE"], [1, COLORS[4]]], zmin=-largest, zmax=largest,
+                   colorbar=dict(title=unit), hovertemplate="%{y} against %{x}: %{z}<extra></extra>", textfont_color="#222")
+    )  # fmt: skip
+    fig.update_yaxes(autorange="reversed", showgrid=False)
+    fig.update_xaxes(showgrid=False)
+    return fig

@@ -194,6 +194,11 @@ def accuracy_at(run: RunRecord, budget: str, amount: float) -> float:
     return float(np.interp(amount, *spent(run, budget)))
 
 
+def curve(runs: Sequence[RunRecord], budget: str, amounts: Sequence[float]) -> list[tuple[float, float, float]]:
+    """Held-out accuracy after each amount spent: (mean, low, high) over the runs."""
+    return [mean_interval([accuracy_at(run, budget, amount) for run in runs]) for amount in amounts]
+
+
 def spent_to(run: RunRecord, budget: str, target: float) -> float:
     """What it took to reach a held-out accuracy for the first time, linear between evaluations; NaN if never."""
     x, accuracy = spent(run, budget)

@@ -10,7 +10,7 @@ from support import ToyTask, random_internals, tiny_policy, toy_rollouts
 from test_baselines import batch, internals_with, own_response_enters, reads_first_feature, sees_this_steps_rewards
 
 import poise_lab as pl
-from poise_lab.baselines import Fused, Poise, fusion_weight
+from poise_lab.poise import Fused, Poise, fusion_weight
 
 
 def sampler(prompts=12, seed=0, **changes) -> pl.Sampler:

@@ -1,0 +1,169 @@
+"""POISE: the baseline of a response is read from its siblings' states; and its fusion with their rewards."""
+
+from __future__ import annotations
+
+import torch
+
+from .baselines import BASELINES, Baseline, checked_rewards
+from .errors import PoiseLabError
+from .probe import RecentBuffer, ValueProbe
+from .rollouts import Rollouts, leave_one_out_mean
+
+
+class Poise(Baseline):
+    """POISE (arXiv 2605.07579, Eq. 12 and 13): the baseline of a response is read from its siblings' states.
+
+    b_i = mean over the siblings j of g(phi(y_j)), A_i = r_i - b_i, with g the value probe. With two
+    responses: the prediction from the partner. The probe is fitted on earlier steps only; the
+    current step's rows join the buffer after its advantages are fixed (Alg. 1).
+
+    responses: per prompt, at least 2.
+    probe: a ValueProbe or the name of a preset.
+    buffer_rows: rows that the probe is fitted on, the most recent ones.
+    warmup: steps that use RLOO before the first fit.
+    per_task: one probe and buffer per task (the release routes by domain), or one for all.
+    """
+
+    name, least = "poise", 2
+
+    def __init__(
+        self,
+        responses: int = 2,
+        probe: ValueProbe | str = "release",
+        buffer_rows: int = 4096,
+        warmup: int = 4,
+        per_task: bool = False,
+    ):
+        super().__init__(responses)
+        if warmup < 1:
+            raise PoiseLabError(f"warmup={warmup}; the probe needs at least 1 step of rewards before its first fit")
+        self.template = ValueProbe.preset(probe) if isinstance(probe, str) else probe
+        RecentBuffer(buffer_rows)  # refuse a bad capacity now, not after the first step
+        self.buffer_rows, self.warmup, self.per_task = buffer_rows, warmup, per_task
+        self.steps = 0
+        self.probes: dict[str, ValueProbe] = {}
+        self.buffers: dict[str, RecentBuffer] = {}
+
+    def _routes(self, rollouts: Rollouts) -> dict[str, torch.Tensor]:
+        """Prompts by the probe that serves them."""
+        if not self.per_task:
+            return {"all": torch.arange(len(rollouts))}
+        tasks = rollouts.tasks
+        return {name: torch.tensor([i for i, task in enumerate(tasks) if task == name]) for name in sorted(set(tasks))}
+
+    def values(self, rollouts, internals):
+        routes = self._routes(rollouts)
+        if not self.probes or any(name not in self.probes for name in routes):
+            return None
+        values = torch.zeros(len(rollouts), rollouts.responses)
+        for name, prompts in routes.items():
+            values[prompts] = self.probes[name].predict(internals.select(prompts))
+        return values
+
+    def advantages(self, rollouts, internals):
+        rewards = checked_rewards(rollouts)
+        values = self.values(rollouts, internals)
+        return rewards - leave_one_out_mean(rewards if values is None else values)
+
+    def update(self, rollouts, internals):
+        targets, features = rollouts.partner_rewards(), internals.features()
+        self.steps += 1
+        for name, prompts in self._routes(rollouts).items():
+            buffer = self.buffers.setdefault(name, RecentBuffer(self.buffer_rows))
+            buffer.add(features[prompts], targets[prompts])
+            if self.steps >= self.warmup:
+                self.probes[name] = ValueProbe(**self.template.get_params()).fit(*buffer.data())
+
+    def settings(self):
+        probe = {**self.template.get_params(), "inputs": list(self.template.inputs)}
+        return {
+            **super().settings(),
+            "probe": probe,
+            "buffer_rows": self.buffer_rows,
+            "warmup": self.warmup,
+            "per_task": self.per_task,
+        }
+
+    def state_dict(self):
+        state = {"steps": torch.tensor(self.steps)}
+        for name, buffer in self.buffers.items():
+            state |= {f"buffer/{name}/{key}": value for key, value in buffer.state_dict().items()}
+        for name, probe in self.probes.items():
+            state[f"probe/{name}/coef"] = torch.from_numpy(probe.coef_)
+            state[f"probe/{name}/intercept"] = torch.tensor(probe.intercept_, dtype=torch.float64)
+        return state
+
+    def load_state_dict(self, state):
+        self.steps = int(state["steps"])
+        self.buffers, self.probes = {}, {}
+        parts: dict[tuple[str, str], dict] = {}
+        for key, value in state.items():
+            if "/" in key:
+                kind, name, field = key.split("/")
+                parts.setdefault((kind, name), {})[field] = value
+        for (kind, name), fields in parts.items():
+            if kind == "buffer":
+                self.buffers[name] = RecentBuffer(self.buffer_rows)
+                self.buffers[name].load_state_dict(fields)
+            else:
+                probe = ValueProbe(**self.template.get_params())
+                self.probes[name] = probe.set_fitted(fields["coef"].numpy(), fields["intercept"].item())
+
+
+class Fused(Poise):
+    """POISE and RLOO in one: b_i = (1 - w) (siblings' predictions) + w (siblings' rewards), means over siblings.
+
+    Both parts are read from siblings alone, so the gradient stays unbiased whatever w is, as long as w is
+    independent of the step's responses. It is fitted on the steps before. Since r_i is independent of its
+    siblings given the prompt, E[(r_i - b_i)^2] = E[V (1 - V)] + E[(b_i - V)^2], so the w with the least squared
+    advantage weighs the two by their errors, and by how these go together (empirical Bayes; V0.5, arXiv
+    2603.10848, fuses a value model in a like spirit). Arguments as for Poise.
+    """
+
+    name = "fused"
+
+    def __init__(self, responses=2, probe="release", buffer_rows=4096, warmup=4, per_task=False):
+        super().__init__(responses, probe, buffer_rows, warmup, per_task)
+        self.history = torch.zeros(0, 3)  # siblings' prediction and reward, own reward; newest last
+        self.weight = 0.0  # w
+
+    def advantages(self, rollouts, internals):
+        rewards = checked_rewards(rollouts)
+        values = self.values(rollouts, internals)
+        if values is None:
+            return rewards - leave_one_out_mean(rewards)
+        w = self.weight
+        return rewards - (1 - w) * leave_one_out_mean(values) - w * leave_one_out_mean(rewards)
+
+    def update(self, rollouts, internals):
+        values = self.values(rollouts, internals)  # of the probe that has not seen these rewards
+        if values is not None:
+            rows = [leave_one_out_mean(values), leave_one_out_mean(rollouts.rewards), rollouts.rewards]
+            new = torch.stack([x.flatten().float() for x in rows], -1)
+            self.history = torch.cat([self.history, new])[-self.buffer_rows :]
+            self.weight = fusion_weight(*self.history.double().T)
+        super().update(rollouts, internals)
+
+    def state_dict(self):
+        return {
+            **super().state_dict(),
+            "history": self.history,
+            "weight": torch.tensor(self.weight, dtype=torch.float64),
+        }
+
+    def load_state_dict(self, state):
+        super().load_state_dict(state)
+        self.history, self.weight = state["history"], float(state["weight"])
+
+
+def fusion_weight(predicted: torch.Tensor, siblings: torch.Tensor, own: torch.Tensor) -> float:
+    """The w in [0, 1] with the least sum of (own - (1 - w) predicted - w siblings)^2; 0 where it makes no difference.
+
+    predicted, siblings, own: (N,) the siblings' mean prediction and mean reward, and the own reward.
+    """
+    apart = siblings - predicted
+    norm = float(apart @ apart)
+    return min(1.0, max(0.0, float(apart @ (own - predicted)) / norm)) if norm > 0 else 0.0
+
+
+BASELINES |= {cls.name: cls for cls in (Poise, Fused)}
