@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUN := runs/poise-0
 
-.PHONY: run test lab notebooks record bench lint clean
+.PHONY: run test lab notebooks record showdown bench lint clean
 
 run: $(STAMP)
 	$(BIN)/poise-lab train --baseline poise --seed 0 --out $(RUN) $(if $(wildcard $(RUN)/config.json),--resume)
@@ -34,6 +34,10 @@ data/runs/%: $(STAMP)
 	  --seed $(lastword $(subst -, ,$*)) --out $@.partial $$(test -f $@.partial/config.json && echo --resume)
 	rm -rf $@.partial/checkpoints
 	mv $@.partial $@
+
+# Every baseline over seeds: makes the runs that are missing under data/showdown, then prints the table.
+showdown: $(STAMP)
+	$(BIN)/poise-lab compare --recipe showdown --out data/showdown
 
 bench: $(STAMP)
 	$(BIN)/poise-lab bench

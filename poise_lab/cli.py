@@ -31,12 +31,17 @@ def main(argv: list[str] | None = None) -> int:
         return 0
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what was wrong in one sentence, without the usage lines; --help has them."""
+
+    def error(self, message):
+        self.exit(2, f"poise-lab: {message} (see {self.prog} --help)\n")
+
+
 def _parser() -> argparse.ArgumentParser:
     from .baselines import BASELINES
 
-    parser = argparse.ArgumentParser(
-        prog="poise-lab", description="RL with value estimates from the actor's own states"
-    )
+    parser = _Parser(prog="poise-lab", description="RL with value estimates from the actor's own states")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     train = commands.add_parser("train", help="train a policy with a baseline; writes a run folder")
@@ -143,6 +148,7 @@ def _compare(args) -> int:
 
     if args.recipe:
         from . import showdown
+        from .report import write_report
 
         if args.runs:
             raise PoiseLabError("--recipe makes its own runs; leave out the run folders")
@@ -151,6 +157,8 @@ def _compare(args) -> int:
         for (a, b), (word, difference) in showdown.verdicts(runs).items():
             if a < b:
                 print(f"{a} against {b}: {word}, {difference[0]:+.3f} [{difference[1]:+.3f}, {difference[2]:+.3f}]")
+        write_report(runs, args.out / "report.html", showdown.figures(runs))
+        print(f"curves in {args.out / 'report.html'}")
         return 0
     if not args.runs:
         raise PoiseLabError("compare what? Name run folders, or a recipe with --recipe")

@@ -74,6 +74,12 @@ def add_line(fig: go.Figure, x: Sequence, y: Sequence, name: str, color: str, lo
     fig.add_trace(go.Scatter(x=x, y=y, name=name, mode=mode, legendgroup=name, line=dict(color=color, **line)))
 
 
+def line_styles(n: int) -> list[dict]:
+    """Colour and dash of n lines; past the eighth the colours come again, dashed otherwise."""
+    dashes = ("solid", "dash", "dot", "dashdot")
+    return [dict(color=COLORS[i % 8], dash=dashes[i // 8 % 4]) for i in range(n)]
+
+
 def run_curves(runs: Sequence[RunRecord], metric: str) -> go.Figure:
     """One metric over the steps of runs; runs that differ in their seed only become a mean with a 95 % band."""
     title, unit = METRICS[metric]
@@ -81,7 +87,7 @@ def run_curves(runs: Sequence[RunRecord], metric: str) -> go.Figure:
     for run in runs:
         groups.setdefault(run.label, []).append(run)
     fig = figure(title, "step", unit)
-    for (label, group), color in zip(groups.items(), COLORS * len(groups), strict=False):
+    for (label, group), style in zip(groups.items(), line_styles(len(groups)), strict=True):
         by_step: dict[int, list[float]] = {}
         for run in group:
             for step, value in zip(*run.series(metric), strict=True):
@@ -92,7 +98,7 @@ def run_curves(runs: Sequence[RunRecord], metric: str) -> go.Figure:
         mean, low, high = np.array([mean_interval(by_step[s]) for s in steps]).T
         band = dict(low=low, high=high) if len(group) > 1 else {}
         name = f"{label}, {len(group)} seeds" if len(group) > 1 else f"{label}, seed {group[0].seed}"
-        add_line(fig, steps, mean, name, color, **band)
+        add_line(fig, steps, mean, name, **style, **band)
         if metric == "variance_reduction" and label.startswith("poise"):
             rloo = [run.series("variance_reduction_rloo") for run in group]
             common = sorted(set.intersection(*(set(s) for s, _ in rloo)))
@@ -115,14 +121,18 @@ def accuracy_by_task(runs: Sequence[RunRecord]) -> go.Figure:
 
 
 def seconds_by_part(runs: Sequence[RunRecord]) -> go.Figure:
-    """Where the time of a step goes, mean over steps, one bar per run."""
-    fig = figure("Where the time goes", "seconds per step", "", barmode="stack", hovermode="closest")
-    parts = ("sample", "internals", "baseline", "update", "evaluate")
-    labels = [f"{run.label}, seed {run.seed}" for run in runs]
-    for part, color in zip(parts, COLORS, strict=False):
-        steps = [max(1, run.metrics[-1]["step"]) for run in runs]
-        seconds = [sum(run.series(f"seconds_{part}")[1]) / n for run, n in zip(runs, steps, strict=True)]
-        fig.add_trace(go.Bar(y=labels, x=rounded(seconds, 3), name=part, orientation="h", marker_color=color))
+    """Where the time of a step goes, mean over steps, one bar per setting (mean over its seeds)."""
+    groups: dict[str, list[RunRecord]] = {}
+    for run in runs:
+        groups.setdefault(run.label, []).append(run)
+    height = max(380, 200 + 28 * len(groups))
+    fig = figure("Where the time goes", "seconds per step", "", height, barmode="stack", hovermode="closest")
+    for part, color in zip(("sample", "internals", "baseline", "update", "evaluate"), COLORS, strict=False):
+        seconds = [
+            np.mean([sum(run.series(f"seconds_{part}")[1]) / max(1, run.metrics[-1]["step"]) for run in group])
+            for group in groups.values()
+        ]
+        fig.add_trace(go.Bar(y=list(groups), x=rounded(seconds, 3), name=part, orientation="h", marker_color=color))
     return fig
 
 
@@ -196,9 +206,9 @@ def lines(x: Sequence, values: dict[str, Sequence[tuple]], title: str, x_title: 
     """One line per name over x, with its intervals as a band; values: name to one (value, low, high) per x."""
     fig = figure(title, x_title, y_title, **layout)
     fig.update_xaxes(type="log" if log else "linear", tickvals=list(x))
-    for (name, points), color in zip(values.items(), COLORS * len(values), strict=False):
+    for (name, points), style in zip(values.items(), line_styles(len(values)), strict=True):
         mean, low, high = np.array(points).T
-        add_line(fig, x, mean, name, color, low=low, high=high)
+        add_line(fig, x, mean, name, low=low, high=high, **style)
     return fig
 
 

@@ -42,16 +42,18 @@ CAPTIONS = {
 }
 
 
-def write_report(runs: Sequence[RunRecord], path: str | Path) -> None:
+def write_report(runs: Sequence[RunRecord], path: str | Path, first: Sequence[tuple] = ()) -> None:
     """Write one HTML file with the figures of the runs; it asks the network for nothing.
+
+    first: (figure, caption) pairs that come before the others.
 
     Raises PoiseLabError if a run has no finished step or the file cannot be written.
     """
     rows = compare(list(runs))
     figures = [(run_curves(runs, metric), CAPTIONS[metric]) for metric in METRICS]
     figures.insert(1, (accuracy_by_task(runs), "The same, by task, mean over the runs shown."))
-    figures.append((seconds_by_part(runs), "Mean over the steps; evaluations are spread over all steps."))
-    figures = [(fig, caption) for fig, caption in figures if fig.data]
+    figures.append((seconds_by_part(runs), "Mean over steps and seeds; evaluations are spread over all steps."))
+    figures = [(fig, caption) for fig, caption in [*first, *figures] if fig.data]
     parts = [
         f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>poise-lab report</title>"
         f"<meta name='viewport' content='width=device-width, initial-scale=1'><style>{STYLE}</style></head><body>",

@@ -25,6 +25,7 @@ import torch
 from tqdm.auto import tqdm
 
 from .baselines import make_baseline
+from .plots import lines, matrix
 from .policies import load_policy
 from .records import RunRecord, mean_interval, read_run
 from .tasks import TINY_TASKS, load_task
@@ -257,3 +258,24 @@ def verdicts(runs: Sequence[RunRecord], budget: str = "tokens") -> dict[tuple[st
     equal = min(spent(run, budget)[0][-1] for run in runs)
     accuracy = {label: [accuracy_at(run, budget, equal) for run in group] for label, group in by_label(runs).items()}
     return {(a, b): verdict(accuracy[a], accuracy[b]) for a in accuracy for b in accuracy if a != b}
+
+
+def figures(runs: Sequence[RunRecord]) -> list[tuple]:
+    """Learning curves against tokens and seconds, and the matrix of verdicts: (figure, caption) each."""
+    found, groups = [], by_label(runs)
+    for budget in ("tokens", "seconds"):
+        amounts = np.linspace(0, min(spent(run, budget)[0][-1] for run in runs), 9).round(1).tolist()
+        curves = {label: curve(group, budget, amounts) for label, group in groups.items()}
+        title, axis = f"Held-out accuracy at equal {budget}", f"{budget} spent on training"
+        found.append((lines(amounts, curves, title, axis, "accuracy (share of responses)", height=600),
+                      "Mean over seeds with 95 % bands; choose methods in the legend."))  # fmt: skip
+    names = [row["method"] for row in summary(runs)]
+    return [*found, (verdict_matrix(runs, names), "b: better, w: worse, empty: inconclusive, from paired seeds.")]
+
+
+def verdict_matrix(runs: Sequence[RunRecord], names: Sequence[str]):
+    """Figure of all pairs: mean paired difference in accuracy at equal tokens, row minus column, and its verdict."""
+    pairs, letters = verdicts(runs), {"better": "b", "worse": "w", "inconclusive": ""}
+    grid = [[0.0 if a == b else pairs[a, b][1][0] for b in names] for a in names]
+    text = [["" if a == b else letters[pairs[a, b][0]] for b in names] for a in names]
+    return matrix(grid, names, "Accuracy at equal tokens, row minus column", text, "difference", height=620)

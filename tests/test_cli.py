@@ -71,7 +71,7 @@ def refused(capfd, folder: Path, *argv) -> str:
         (["--task", "chain_sum+nosuch"], "unknown task 'nosuch'; known: .*chain_sum"),
         (["--policy", "nosuch"], "unknown policy 'nosuch'; known: tiny"),
         (["--policy", "/no/such/folder"], "unknown policy"),
-        (["--baseline", "nosuch"], "unknown baseline 'nosuch'; known: .*poise, rloo"),
+        (["--baseline", "nosuch"], "unknown baseline 'nosuch'; known: .*poise, .*rloo"),
         (["--set", "responses=1"], "needs at least 2 responses per prompt, got responses=1"),
         (["--set", "colour=red"], "refuses its settings"),
         (["--set", "responses=two"], "refuses its settings"),
@@ -164,6 +164,30 @@ def test_compare_and_report_of_what_is_no_run(capfd, tmp_path, runs):
     (tmp_path / "file").write_text("")
     for target in (tmp_path / "file" / "x.html", tmp_path / "new"):
         assert "cannot be written" in refused(capfd, tmp_path, "report", runs / "poise-0", "-o", target)
+
+
+def test_recipes(capfd, tmp_path, runs):
+    message = refused(capfd, tmp_path, "compare", "--recipe", "showdown", "--out", tmp_path / "s", runs / "poise-0")
+    assert "leave out the run folders" in message
+    assert "Name run folders, or a recipe" in refused(capfd, tmp_path, "compare")
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["compare", "--recipe", "nosuch"], "invalid choice: 'nosuch'"),
+        (["train", "--steps", "many", "--out", "r"], "argument --steps: invalid int value: 'many'"),
+        (["train"], "required: --out"),
+        ([], "required: COMMAND"),
+        (["nosuch"], "invalid choice: 'nosuch'"),
+    ],
+)
+def test_bad_flags_get_one_sentence(capfd, command, message):
+    with pytest.raises(SystemExit) as stopped:
+        main(command)
+    err = capfd.readouterr().err
+    assert stopped.value.code == 2 and message in err
+    assert err.startswith("poise-lab: ") and err.count("\n") == 1
 
 
 def test_pretrain_and_bench(capfd, tmp_path):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import poise_lab as pl
+from poise_lab import showdown
 from poise_lab.records import format_table
 
 ROOT = Path(__file__).parent.parent
@@ -101,3 +102,69 @@ def test_readme_quotes_the_recorded_runs():
     (quoted,) = re.findall(r"<!-- recorded -->\n(.*?)<!-- /recorded -->", text, re.S)
     runs = [pl.read_run(f) for f in sorted(FOLDER.iterdir()) if re.fullmatch(r"\w+-\d+", f.name)]
     assert quoted.strip() == format_table(pl.compare(runs))
+
+
+# --- the showdown --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def showdown_runs():
+    return showdown.recorded(pl.data_dir() / "showdown")
+
+
+def test_showdown_is_complete_and_made_with_the_recipe_of_today(showdown_runs):
+    rates = showdown.chosen_rates(pl.data_dir() / "showdown")
+    assert len(showdown_runs) == len(showdown.METHODS) * len(showdown.SEEDS)
+    for job, run in zip(showdown.main_jobs(pl.data_dir() / "showdown"), showdown_runs, strict=True):
+        config = pl.TrainConfig(
+            **showdown.TRAIN, prompts=job.method.prompts, seed=job.seed, learning_rate=rates[job.method.label]
+        )
+        assert run.finished and run.config["train"] == dataclasses.asdict(config)
+        assert run.config["policy"] == "tiny" and run.config["task"] == pl.TINY_TASKS
+        settings = pl.make_baseline(job.method.baseline, responses=job.method.responses).settings()
+        assert {k: v for k, v in run.config["baseline"].items() if k != "probe"} == {
+            k: v for k, v in settings.items() if k != "probe"
+        }
+        assert run.config["threads"] == 1 and run.config["versions"] and run.config["date"]
+    for job in showdown.search_jobs(pl.data_dir() / "showdown"):
+        run = pl.read_run(job.folder)
+        assert run.finished and run.seed == showdown.SEARCH_SEED
+        assert run.config["train"]["learning_rate"] == job.learning_rate
+
+
+def test_showdown_methods_sampled_about_the_same(showdown_runs):
+    """Responses are equal by design, apart from DAPO's redraws; tokens differ by what the policies make of them."""
+    for label, group in showdown.by_label(showdown_runs).items():
+        for run in group:
+            responses = run.metrics[-1]["responses"] / run.metrics[-1]["step"]
+            slack = 0.25 if label.startswith("dapo") else 0
+            assert abs(responses / showdown.BUDGET - 1) <= slack, run.folder
+    tokens = [run.metrics[-1]["tokens"] for run in showdown_runs]
+    assert max(tokens) < 1.3 * min(tokens)
+
+
+def test_showdown_seeds_are_paired(showdown_runs):
+    for seed in showdown.SEEDS:
+        assert len({run.metrics[0]["accuracy"] for run in showdown_runs if run.seed == seed}) == 1
+
+
+def test_every_method_of_the_showdown_learned(showdown_runs):
+    for label, group in showdown.by_label(showdown_runs).items():
+        mean, low, _ = pl.mean_interval([run.lift() for run in group])
+        assert low > 0, f"{label}: lift {mean:.3f}"
+
+
+def test_learned_values_of_the_showdown_have_skill(showdown_runs):
+    """Probe and critics against V(x) of held-out prompts, at the end of the run."""
+    for label, group in showdown.by_label(showdown_runs).items():
+        if label.split()[0] in ("poise", "fused", "critic", "ppo"):
+            _, low, _ = pl.mean_interval([run.series("probe_r_fresh")[1][-1] for run in group])
+            assert low > 0.2, label
+
+
+def test_readme_quotes_the_showdown(showdown_runs):
+    text = (ROOT / "README.md").read_text()
+    (quoted,) = re.findall(r"<!-- showdown -->\n(.*?)<!-- /showdown -->", text, re.S)
+    columns = ("method", "seeds", "learning rate", "accuracy at equal tokens", "at equal seconds", "seconds per step")
+    rows = [{name: row[name] for name in columns} for row in showdown.summary(showdown_runs)]
+    assert quoted.strip() == format_table(rows)
