@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUN := runs/poise-0
 
-.PHONY: run test lab notebooks record showdown bench lint clean
+.PHONY: run test test-lab lab notebooks record showdown bench lint clean
 
 run: $(STAMP)
 	$(BIN)/poise-lab train --baseline poise --seed 0 --out $(RUN) $(if $(wildcard $(RUN)/config.json),--resume)
@@ -16,6 +16,12 @@ NBVAL := --nbval --nbval-current-env --nbval-sanitize-with tests/sanitize.cfg --
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -q -n 2 --dist loadfile
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(NBVAL) notebooks -q -n 2 --dist loadfile
+
+# The notebooks in a real browser: every cell run, every slider moved. Takes the system's Chromium if there is one.
+test-lab: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt playwright
+	command -v chromium || command -v chromium-browser || command -v google-chrome || $(BIN)/playwright install --with-deps chromium
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/lab_check.py -q
 
 lab: $(STAMP)
 	$(BIN)/jupyter lab notebooks
