@@ -22,6 +22,7 @@ from .probe import ValueProbe
 from .rollouts import sample_rollouts
 from .tasks import TINY_TASKS, load_task
 from .trainer import peak_memory_mb
+from .variance import gradient_variance, read_scores, resamples
 
 ROUNDS = 3
 
@@ -189,11 +190,56 @@ def bench_probe(rows: int, width: int, preset: str) -> dict:
     }
 
 
+def _one_by_one(policy: Policy, rollouts, prompts: int) -> None:
+    """What `read_scores` and a sum over the batch give, from one backward pass per response."""
+    parameters, m, total = list(policy.model.parameters()), rollouts.responses, 0
+    for i in range(prompts):
+        group = []
+        for j in range(m):
+            logprobs, _ = forward_rows(policy, rollouts, torch.tensor([i * m + j]))
+            gradients = torch.autograd.grad(logprobs.sum(), parameters)
+            group.append(torch.cat([gradient.flatten() for gradient in gradients]))
+        vectors = torch.stack(group)
+        vectors @ vectors.T
+        total = total + vectors.sum(0)
+
+
+def bench_variance(prompts: int, responses: int, sample: int = 128) -> dict:
+    """Gradient variance from batched passes against one backward pass per response, in turn.
+
+    The latter is timed on `sample` of the responses, taken evenly over the prompts, and scaled up.
+    """
+    policy, problems, _, _ = _prompts_of(f"tiny-{prompts}")
+    rollouts = sample_rollouts(policy, problems, responses, seed=0)
+    some = rollouts.select(slice(None, None, prompts * responses // sample))
+    ours, theirs = [], []
+    for _ in range(ROUNDS):
+        start = time.perf_counter()
+        gradient_variance(read_scores(policy, rollouts), rollouts.rewards, counts=resamples(prompts))
+        ours.append(time.perf_counter() - start)
+        start = time.perf_counter()
+        _one_by_one(policy, some, len(some))
+        theirs.append((time.perf_counter() - start) * prompts / len(some))
+    tokens = int((rollouts.prompt_lengths[:, None] + rollouts.lengths).sum())
+    # forward, backward to the activations, and one product per weight
+    floor = 3 * tokens * matmul_flops_per_token(policy) / matmul_rate()
+    return {
+        "case": f"gradient variance, {prompts} prompts x {responses}",
+        "ours, s": round(statistics.median(ours), 1),
+        f"one backward pass per response, s (from {len(some) * responses} responses)": round(
+            statistics.median(theirs), 1
+        ),
+        "ratio": round(statistics.median(b / a for a, b in zip(ours, theirs, strict=True)), 2),
+        "floor, s (each response read once)": round(floor, 1),
+    }
+
+
 PARTS = {
     "rollouts": lambda: [bench_sampling("tiny-256"), bench_sampling("tiny-1024")],
     "llama": lambda: [bench_sampling("llama")],
     "internals": lambda: [bench_internals()],
     "probe": lambda: [bench_probe(4096, width, preset) for width in (128, 2560) for preset in ("paper", "release")],
+    "variance": lambda: [bench_variance(1024, 2), bench_variance(256, 16)],
 }
 
 

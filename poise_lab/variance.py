@@ -24,6 +24,7 @@ from .baselines import Baseline
 from .errors import PoiseLabError
 from .internals import BATCH_TOKENS, Internals, _score, row_lengths, scoring_states
 from .policies import Policy
+from .records import mean_interval
 from .rollouts import Rollouts
 
 
@@ -78,36 +79,52 @@ def read_scores(
     signs = torch.randint(0, 2, (size,), generator=torch.Generator().manual_seed(seed)).to(policy.device) * 2.0 - 1
     dtype = torch.promote_types(policy.model.dtype, torch.float32)
     within, kept = torch.zeros(p, m, m, dtype=dtype), torch.zeros(p, m, k, dtype=dtype)
-    for prompts in _prompt_batches(rollouts):
-        rows = (prompts[:, None] * m + torch.arange(m)).flatten()
+    for prompts, distinct, which in _prompt_batches(rollouts, weights):
+        n, u = distinct.shape
+        rows = (prompts[:, None] * m + distinct).flatten()
         uses = _uses(policy, rollouts, rows, weights.flatten(0, 1)[rows])
-        inner = torch.zeros(len(prompts), m, m, dtype=dtype, device=policy.device)
-        folded, offset = torch.zeros(len(rows), k, dtype=dtype, device=policy.device), 0
+        inner = torch.zeros(n, u, u, dtype=dtype, device=policy.device)
+        folded, offset = torch.zeros(n * u, k, dtype=dtype, device=policy.device), 0
         for name, parameter in parameters.items():
             if parameter not in uses:
                 raise PoiseLabError(f"weight {name!r} of policy {policy.name!r} is in no module that can be followed")
-            gradient = sum(_row_gradient(parameter, *use) for use in uses[parameter]).to(dtype).flatten(1)
-            groups = gradient.view(len(prompts), m, -1)
+            first, *others = (_row_gradient(parameter, *use) for use in uses[parameter])
+            gradient = sum(others, first).to(dtype).flatten(1)
+            groups = gradient.view(n, u, -1)
             inner += groups @ groups.mT
             _fold(folded, gradient, signs[offset : offset + parameter.numel()], offset)
             offset += parameter.numel()
-        within[prompts], kept[prompts] = inner.cpu(), folded.view(len(prompts), m, k).cpu()
+        of_prompt = torch.arange(n)[:, None]
+        within[prompts] = inner.cpu()[of_prompt[..., None], which[:, :, None], which[:, None]]
+        kept[prompts] = folded.view(n, u, k).cpu()[of_prompt, which]
     return Scores(within, kept)
 
 
-def _prompt_batches(rollouts: Rollouts):
-    """Prompts of similar length, at most BATCH_TOKENS padded tokens with all of their responses."""
+def _prompt_batches(rollouts: Rollouts, weights: torch.Tensor):
+    """Prompts of similar length, at most BATCH_TOKENS padded tokens with all of their distinct responses.
+
+    A policy that is sure of itself gives the same response again and again; its score is read once.
+    Yields prompts (N,), which of their responses are read (N, U), and which of those each response is (N, M).
+    """
     m = rollouts.responses
-    lengths, order = row_lengths(rollouts).view(-1, m).amax(1).sort(stable=True)
-    start = 0
-    for end in range(1, len(order) + 1):
-        if end == len(order) or int(lengths[end]) * m * (end + 1 - start) > BATCH_TOKENS:
-            yield order[start:end]
-            start = end
+    lengths = row_lengths(rollouts).view(-1, m).amax(1)
+    keys = torch.cat(
+        [rollouts.response_ids.double(), rollouts.lengths[..., None].double(), weights.double()], -1
+    ).numpy()
+    by_number: dict[int, list] = {}
+    for i in lengths.argsort(stable=True).tolist():
+        _, first, which = np.unique(keys[i], axis=0, return_index=True, return_inverse=True)
+        by_number.setdefault(len(first), []).append((i, first, which.reshape(-1)))
+    for u, found in by_number.items():
+        start = 0
+        for end in range(1, len(found) + 1):
+            if end == len(found) or int(lengths[found[end][0]]) * u * (end + 1 - start) > BATCH_TOKENS:
+                yield tuple(torch.from_numpy(np.array(column)) for column in zip(*found[start:end], strict=True))
+                start = end
 
 
 def _uses(policy: Policy, rollouts: Rollouts, rows: torch.Tensor, weights: torch.Tensor) -> dict:
-    """Of each weight: the modules it is used in, their inputs and output gradients, both (R, positions, features)."""
+    """Of each weight: the modules it is used in, their inputs, outputs and output gradients, (R, positions, features)."""
     captured, handles = [], []
 
     def hook(module, args, output):
@@ -134,13 +151,14 @@ def _uses(policy: Policy, rollouts: Rollouts, rows: torch.Tensor, weights: torch
             handle.remove()
     uses: dict = {}
     for (module, x, output), gradient in zip(captured, gradients, strict=True):
-        x = x.reshape(len(rows), -1) if isinstance(module, torch.nn.Embedding) else x.reshape(len(rows), -1, x.shape[-1])
+        shape = () if isinstance(module, torch.nn.Embedding) else x.shape[-1:]  # an embedding's inputs are token ids
+        record = [each.reshape(len(rows), -1, each.shape[-1]) for each in (output.detach(), gradient)]
         for parameter in module.parameters(recurse=False):
-            uses.setdefault(parameter, []).append((module, x, gradient.reshape(len(rows), -1, output.shape[-1])))
+            uses.setdefault(parameter, []).append((module, x.reshape(len(rows), -1, *shape), *record))
     return uses
 
 
-def _row_gradient(parameter, module, x, d) -> torch.Tensor:
+def _row_gradient(parameter, module, x, output, d) -> torch.Tensor:
     """(R, *parameter.shape): the gradient that one use of a weight leaves, for each row."""
     if parameter is getattr(module, "bias", None):
         return d.sum(1)
@@ -157,11 +175,8 @@ def _row_gradient(parameter, module, x, d) -> torch.Tensor:
         return result
     if parameter.dim() == 1 and parameter is getattr(module, "weight", None):  # a norm: what its weight multiplies
         with torch.no_grad():
-            one, zero = (
-                torch.func.functional_call(module, {"weight": torch.full_like(parameter, value)}, (x,))
-                for value in (1.0, 0.0)
-            )
-        return (d * (one - zero)).sum(1)
+            more = torch.func.functional_call(module, {"weight": parameter + 1}, (x,))
+        return (d * (more - output)).sum(1)
     raise PoiseLabError(f"a weight of a {type(module).__name__} cannot be followed response by response")
 
 
@@ -303,7 +318,9 @@ def drawn_gradients(
     weights = torch.zeros(2 * pairs, p, m // group, dtype=scores.kept.dtype)
     for pair in range(pairs):
         prompts = generator.permutation(p)[: 2 * n]
-        weights[np.repeat([2 * pair, 2 * pair + 1], n), prompts, generator.integers(m // group, size=2 * n)] = 1 / budget
+        weights[np.repeat([2 * pair, 2 * pair + 1], n), prompts, generator.integers(m // group, size=2 * n)] = (
+            1 / budget
+        )
     weights = weights.repeat_interleave(group, 2) * advantages.to(weights)
     return (weights.flatten(1) @ scores.kept.flatten(0, 1)).view(pairs, 2, k)
 
@@ -313,8 +330,6 @@ def drawn_trace(gradients: torch.Tensor) -> tuple[float, float, float]:
 
     The interval is that of drawing finitely many pairs; the prompts they are drawn from are taken as given.
     """
-    from .records import mean_interval
-
     return mean_interval(((gradients[:, 0] - gradients[:, 1]).double() ** 2).sum(-1) / 2)
 
 

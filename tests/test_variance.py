@@ -1,0 +1,255 @@
+"""The variance laboratory: by hand, by enumeration of every sample, and against autograd one response at a time."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from support import FAMILIES, ToyTask, tiny_policy
+
+import poise_lab as pl
+from poise_lab import variance as va
+from poise_lab.internals import forward_rows
+
+NAMES = ("within", "between", "spread", "signal")
+# two prompts with two responses, scores of two numbers, advantages
+VECTORS = torch.tensor([[[1, 0], [0, 2]], [[3, 0], [1, 1]]], dtype=torch.float64)
+ADVANTAGES = torch.tensor([[1.0, 0.5], [-1.0, 2.0]], dtype=torch.float64)  # Z: (1, 0), (0, 1); (-3, 0), (2, 2)
+
+
+def test_by_hand():
+    v = va.gradient_variance(va.Scores.of(VECTORS), ADVANTAGES)
+    # prompt 1: mean (1/2, 1/2), squares around it 1/2 + 1/2 = 1; prompt 2: mean (-1/2, 1), 29/4 + 29/4 = 29/2
+    assert v.within[0] == pytest.approx((1 + 14.5) / 2, abs=1e-12)
+    assert v.signal[0] == pytest.approx(-0.25 + 0.5, abs=1e-12)  # (1/2, 1/2) . (-1/2, 1)
+    assert v.between[0] == pytest.approx((0 + -6) / 2 - 0.25, abs=1e-12)  # Z1 . Z2 is 0 and -6
+    assert v.spread[0] == pytest.approx((0.5 + 1.25) / 2 - 0.25, abs=1e-12)  # squared means
+    assert v.predicted(8)[0] == pytest.approx((7.75 + 2 * -3.25) / 8, abs=1e-12)
+    assert v.trace(8)[0] == pytest.approx(0.625 * 2 / 8, abs=1e-12)
+    assert v.snr(8)[0] == pytest.approx(0.25 / 0.15625, abs=1e-12)
+    assert v.cosine(8)[0] == pytest.approx((1.6 / 2.6) ** 0.5, abs=1e-12)
+    assert v.effective_prompts(8)[0] == pytest.approx(4.5 / 0.15625, abs=1e-12)
+
+
+def test_groups_of_one_by_hand():
+    v = va.gradient_variance(va.Scores.of(VECTORS), ADVANTAGES, group=1)
+    assert v.spread[0] == pytest.approx((1 + 1 + 9 + 8) / 4 - 0.25, abs=1e-12)
+    alone = va.gradient_variance(va.Scores.of(VECTORS).select(responses=[0]), ADVANTAGES[:, :1])
+    assert np.isnan(alone.within[0]) and alone.spread[0] == pytest.approx((1 + 9) / 2 + 3, abs=1e-12)
+
+
+class Population:
+    """Three prompts with probabilities, three responses to each: everything that can be drawn from it, exactly."""
+
+    def __init__(self, seed=0):
+        generator = np.random.default_rng(seed)
+        self.z = generator.normal(size=(3, 3, 2))
+        self.p = generator.dirichlet(np.ones(3))
+        self.q = generator.dirichlet(np.ones(3), size=3)
+        mean = (self.q[..., None] * self.z).sum(1)
+        self.within = sum(
+            self.p[i] * self.q[i, j] * ((self.z[i, j] - mean[i]) ** 2).sum() for i in range(3) for j in range(3)
+        )
+        self.signal = ((self.p @ mean) ** 2).sum()
+        self.between = self.p @ (mean**2).sum(1) - self.signal
+
+    def samples(self, prompts, responses):
+        """(probability, Z (prompts, responses, 2)) of every sample."""
+        for xs in itertools.product(range(3), repeat=prompts):
+            for ys in itertools.product(itertools.product(range(3), repeat=responses), repeat=prompts):
+                chance = np.prod([self.p[x] * np.prod(self.q[x][list(y)]) for x, y in zip(xs, ys, strict=True)])
+                yield chance, self.z[np.array(xs)[:, None], np.array(ys)]
+
+
+def expectations(population, prompts, responses, estimate):
+    return sum(chance * np.array(estimate(z)) for chance, z in population.samples(prompts, responses))
+
+
+@pytest.mark.parametrize("prompts, responses", [(2, 2), (3, 2), (2, 3)])
+def test_unbiased_over_every_sample(prompts, responses):
+    population = Population()
+
+    def estimate(z):
+        z = torch.from_numpy(z)
+        v = va.gradient_variance(va.Scores.of(z), torch.ones(z.shape[:2], dtype=torch.float64))
+        return [getattr(v, name)[0] for name in NAMES]
+
+    spread = population.within / responses + population.between
+    true = [population.within, population.between, spread, population.signal]
+    assert expectations(population, prompts, responses, estimate) == pytest.approx(true, abs=1e-10)
+
+
+def test_a_biased_divisor_would_be_caught():
+    """Dividing by M, or by P^2 with the diagonal, misses the population by far more than the tolerance above."""
+    population = Population()
+    wrong = expectations(
+        population, 2, 2, lambda z: [((z - z.mean(1, keepdims=True)) ** 2).sum(-1).mean(), (z.mean((0, 1)) ** 2).sum()]
+    )
+    assert abs(wrong - [population.within, population.signal]).min() > 0.05
+
+
+def test_prop_1_holds_in_every_batch_size():
+    """The exact trace of Cov(g), by listing all batches, is Sigma_w / B + (m / B) Sigma_b."""
+    population = Population(1)
+    for prompts, responses in ((1, 1), (1, 3), (2, 1), (2, 2), (3, 1), (4, 1)):
+        batches = [(chance, z.mean((0, 1))) for chance, z in population.samples(prompts, responses)]
+        mean = sum(chance * g for chance, g in batches)
+        trace = sum(chance * ((g - mean) ** 2).sum() for chance, g in batches)
+        one = np.ones(1)
+        v = va.GradientVariance(one * population.within, one * population.between, one, one, responses)
+        assert v.predicted(prompts * responses)[0] == pytest.approx(trace, abs=1e-12)
+
+
+def synthetic(prompts=400, responses=8, seed=0):
+    """Scores that are a prompt's mean plus noise: Sigma_b = 4 * 0.25, Sigma_w = 4."""
+    generator = torch.Generator().manual_seed(seed)
+    means = 0.5 * torch.randn(prompts, 1, 4, generator=generator, dtype=torch.float64)
+    return va.Scores.of(means + torch.randn(prompts, responses, 4, generator=generator, dtype=torch.float64))
+
+
+def test_predicted_and_drawn_on_a_synthetic_population():
+    scores, ones = synthetic(), torch.ones(400, 8)
+    counts = va.resamples(400, draws=400)
+    for m in (1, 2, 4, 8):
+        v = va.gradient_variance(scores, ones, m, counts)
+        _, low, high = va.drawn_trace(va.drawn_gradients(scores, ones, 64, m, pairs=800))
+        assert low < v.trace(64)[0] < high
+        _, low, high = va.interval(v.predicted(64) - v.trace(64))
+        assert low - 1e-12 < 0 < high + 1e-12  # equal up to rounding where m = M
+        assert v.predicted(64)[0] == pytest.approx((4 + m) / 64, rel=0.1)
+
+
+def test_pairs_of_batches_share_no_prompt():
+    scores = va.Scores(torch.zeros(6, 2, 2), torch.eye(6)[:, None].repeat(1, 2, 1))  # a gradient shows its prompts
+    drawn = va.drawn_gradients(scores, torch.ones(6, 2), 6, 2, pairs=50)
+    assert ((drawn > 0).sum(-1) == 3).all() and not ((drawn[:, 0] > 0) & (drawn[:, 1] > 0)).any()
+    with pytest.raises(pl.PoiseLabError, match="need 8 of the 6 prompts"):
+        va.drawn_gradients(scores, torch.ones(6, 2), 8, 2)
+
+
+def test_bootstrap_covers_and_pairs():
+    counts = va.resamples(400)
+    assert counts.shape == (401, 400) and (counts.sum(1) == 400).all() and (counts[0] == 1).all()
+    of_seeds = [va.gradient_variance(synthetic(seed=seed), torch.ones(400, 8), counts=counts) for seed in range(60)]
+    v = of_seeds[0]
+    for name, true in (("within", 4.0), ("between", 1.0), ("signal", 0.0)):
+        intervals = [va.interval(getattr(one, name)) for one in of_seeds]
+        covered = np.mean([low < true < high for _, low, high in intervals])
+        assert covered > 0.95 - 4 * (0.95 * 0.05 / 60) ** 0.5
+    twice = va.gradient_variance(synthetic(), 2 * torch.ones(400, 8), counts=counts)
+    assert twice.within / v.within == pytest.approx(4 * np.ones(401))  # the same prompts in every draw
+    # a prompt that was drawn twice is no pair with itself: else the draws would lie E|mean Z|^2 / P too high
+    shift = np.mean([one.signal[1:].mean() - one.signal[0] for one in of_seeds])
+    assert abs(shift) < 0.1 * 1.5 / 400
+
+
+def test_wrong_shapes_are_refused():
+    scores = va.Scores.of(VECTORS)
+    for advantages, group in ((ADVANTAGES[:1], None), (ADVANTAGES, 3)):
+        with pytest.raises(pl.PoiseLabError, match="need equal shapes"):
+            va.gradient_variance(scores, advantages, group)
+    with pytest.raises(pl.PoiseLabError, match="at least 2 prompts"):
+        va.gradient_variance(scores.select([0]), ADVANTAGES[:1])
+
+
+def one_by_one(policy, rollouts, weights):
+    """(P, M, N) scores, one backward pass for each."""
+    rows = []
+    for i in range(rollouts.rewards.numel()):
+        policy.model.zero_grad()
+        logprobs, _ = forward_rows(policy, rollouts, torch.tensor([i]))
+        (logprobs * weights.flatten(0, 1)[i]).sum().backward()
+        rows.append(torch.cat([p.grad.flatten() for p in policy.model.parameters()]))
+    return torch.stack(rows).view(len(rollouts), rollouts.responses, -1)
+
+
+CASES = [(family, {}) for family in FAMILIES] + [
+    ("qwen3", {"tie_word_embeddings": False}),
+    ("qwen3", {"attention_bias": True}),
+]
+
+
+@pytest.mark.parametrize("family, changes", CASES, ids=lambda x: x if isinstance(x, str) else "-".join(x))
+def test_scores_as_autograd_gives_them(family, changes):
+    policy = tiny_policy(family, **changes)
+    rollouts = pl.sample_rollouts(policy, ToyTask().sample(5, seed=0), responses=3, seed=0, max_new_tokens=12)
+    policy.model.double()
+    assert len(rollouts.lengths.unique()) > 2 and len(rollouts.prompt_lengths.unique()) > 2
+    weights = torch.rand(rollouts.response_ids.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for w in (None, weights):
+        vectors = one_by_one(policy, rollouts, torch.ones_like(weights) if w is None else w).double()
+        scores = va.read_scores(policy, rollouts, w, width=None)
+        flat = scores.kept.flatten(0, 1)
+        largest = vectors.abs().max() ** 2
+        expected = vectors.flatten(0, 1) @ vectors.flatten(0, 1).T
+        # log-probabilities are float32, so the gradients have its precision
+        assert torch.allclose(flat @ flat.T, expected, rtol=1e-4, atol=1e-4 * largest)
+        assert torch.allclose(scores.within, vectors @ vectors.mT, rtol=1e-4, atol=1e-4 * largest)
+        assert torch.allclose(scores.kept.abs(), vectors.abs(), rtol=1e-4, atol=1e-4 * vectors.abs().max())
+
+
+def test_equal_responses_are_read_once_and_weights_tell_them_apart():
+    policy = tiny_policy()
+    rollouts = pl.sample_rollouts(policy, ToyTask().sample(3, seed=0), responses=2, seed=0, max_new_tokens=6)
+    same = rollouts.select(responses=[0, 1, 0, 0])
+    read = va._prompt_batches(same, torch.ones(same.response_ids.shape))
+    assert {tuple(distinct.shape)[1] for _, distinct, _ in read} <= {1, 2}
+    scores, plain = va.read_scores(policy, same), va.read_scores(policy, rollouts)
+    assert torch.allclose(scores.within[:, 2, 3], plain.within[:, 0, 0], rtol=1e-5)
+    assert torch.allclose(scores.within[:, 1, 3], plain.within[:, 1, 0], rtol=1e-4, atol=1e-4)
+    weights = torch.ones(same.response_ids.shape)
+    weights[:, 3] = 2
+    weighted = va.read_scores(policy, same, weights)
+    assert torch.allclose(weighted.within[:, 2, 3], 2 * plain.within[:, 0, 0], rtol=1e-5)
+
+
+def test_folding_is_right_on_average():
+    policy = tiny_policy()
+    rollouts = pl.sample_rollouts(policy, ToyTask().sample(4, seed=0), responses=1, seed=0, max_new_tokens=6)
+    exact = va.read_scores(policy, rollouts, width=None).kept[:, 0]
+    true, scale = exact @ exact.T, exact.norm(dim=1)
+    errors = []
+    for seed in range(60):
+        folded = va.read_scores(policy, rollouts, width=256, seed=seed).kept[:, 0]
+        errors.append((folded @ folded.T - true) / (scale[:, None] * scale))
+    errors = torch.stack(errors)
+    assert errors.mean(0).abs().max() < 4 * (2 / 256 / 60) ** 0.5 < errors.abs().max()
+
+
+def test_token_weights_of_another_shape_are_refused():
+    policy = tiny_policy()
+    rollouts = pl.sample_rollouts(policy, ToyTask().sample(2, seed=0), responses=1, seed=0, max_new_tokens=4)
+    with pytest.raises(pl.PoiseLabError, match="token weights of shape"):
+        va.read_scores(policy, rollouts, torch.ones(2, 1))
+
+
+def test_a_weight_that_cannot_be_followed_is_named():
+    policy = tiny_policy()
+    policy.model.extra = torch.nn.Linear(2, 2)
+    rollouts = pl.sample_rollouts(policy, ToyTask().sample(2, seed=0), responses=1, seed=0, max_new_tokens=4)
+    with pytest.raises(pl.PoiseLabError, match="weight 'extra.weight'"):
+        va.read_scores(policy, rollouts)
+
+
+def test_groups_see_only_themselves():
+    policy = tiny_policy()
+    rollouts = pl.sample_rollouts(policy, ToyTask().sample(6, seed=0), responses=4, seed=0, max_new_tokens=6)
+    rollouts.rewards = torch.rand(6, 4)
+    rloo = va.group_advantages(pl.make_baseline("rloo"), rollouts, None, 2)
+    r = rollouts.rewards
+    assert torch.allclose(rloo, r - r[:, [1, 0, 3, 2]], atol=1e-6)
+
+
+def test_adam_proxy_is_what_adam_keeps():
+    generator = torch.Generator().manual_seed(0)
+    gradients = torch.randn(12, 5, generator=generator, dtype=torch.float64)
+    weight = torch.zeros(5, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.Adam([weight], betas=(0.9, 0.999))
+    for gradient in gradients:
+        weight.grad = gradient.clone()
+        optimizer.step()
+    state = optimizer.state[weight]
+    m, v = state["exp_avg"] / (1 - 0.9**12), state["exp_avg_sq"] / (1 - 0.999**12)
+    assert va.adam_proxy(gradients) == pytest.approx(float((v - m**2).sum()), abs=1e-12)
