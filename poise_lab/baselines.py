@@ -236,8 +236,8 @@ class SPO(Baseline):
     """Single stream (SPO, arXiv 2509.13232): a running mean per prompt, over the times that it was seen.
 
     The value of a prompt is alpha / (alpha + beta). Before a prompt's new rewards are added, its old counts
-    shrink by `forget`, since the policy has moved (the paper ties it to the KL distance; here it is a
-    constant in its range of 0.875 to 0.96). A prompt seen for the first time has the mean reward so far,
+    shrink by `forget`, since the policy has moved (the paper ties this to the KL distance; here it is a
+    constant, and problems are not prioritised). A prompt seen for the first time has the mean reward so far,
     worth one response. Advantages are normalised over the batch. Problems come from a fixed pool.
 
     pool: problems in it.

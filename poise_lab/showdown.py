@@ -229,6 +229,7 @@ def summary(runs: Sequence[RunRecord], target: float = 0.7) -> list[dict]:
         "at equal seconds": lambda run: accuracy_at(run, "seconds", equal["seconds"]),
         f"tokens to {target:g}": lambda run: spent_to(run, "tokens", target),
         f"seconds to {target:g}": lambda run: spent_to(run, "seconds", target),
+        "entropy at end": lambda run: run.series("entropy")[1][-1],
         "gradient norm": lambda run: run.mean("gradient_norm"),
         "1 - Var(A)/Var(R)": lambda run: run.mean("variance_reduction"),
         "seconds per step": lambda run: spent(run, "seconds")[0][-1] / run.metrics[-1]["step"],

@@ -23,7 +23,7 @@ def run(label="rloo", accuracy=(0.5, 0.6, 0.8), tokens=(0, 100, 200), seconds=1.
     metrics = []
     for step in range(5):
         m = {"step": step, "tokens": tokens[0] + (tokens[2] - tokens[0]) * step / 4, "responses": 10 * step,
-             "gradient_norm": 1.0, "peak_memory_mb": 500.0}  # fmt: skip
+             "gradient_norm": 1.0, "entropy": 0.2, "peak_memory_mb": 500.0}  # fmt: skip
         if step:
             m |= {"seconds_sample": seconds / 2, "seconds_update": seconds / 2, "seconds_evaluate": 5.0}
         if step % 2 == 0:

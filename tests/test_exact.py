@@ -1,0 +1,273 @@
+"""What is exactly true of baselines: by summing over every response of a small policy, in float64.
+
+Tolerance of the equalities: 1e-12, relative to the length of the gradient.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+
+import pytest
+import torch
+
+import poise_lab as pl
+from poise_lab import exact
+from poise_lab.exact import ExactPolicy, OwnStates, PerPrompt, moments
+
+EPS = 1e-12
+POLICY = ExactPolicy()  # 27 responses to each of 3 prompts
+SMALL = ExactPolicy(length=2)  # 9 responses, for larger groups
+
+
+def learned(name_or_class, policy=POLICY, batches=2):
+    """A baseline that has learned from pairs sampled earlier."""
+    settings = dict(warmup=1, probe="paper")
+    baseline = (
+        pl.make_baseline(name_or_class, **settings) if isinstance(name_or_class, str) else name_or_class(**settings)
+    )
+    generator = torch.Generator().manual_seed(1)
+    prompts = torch.arange(policy.prompts).repeat(40)
+    for _ in range(batches):
+        chosen = torch.stack([torch.multinomial(policy.prob[x], 2, True, generator=generator) for x in prompts])
+        baseline.update(*policy.records(prompts, chosen))
+    return baseline
+
+
+def unbiased(policy, baseline, responses=2, **options) -> bool:
+    return moments(policy, baseline, responses, **options).bias < EPS
+
+
+# --- the policy ----------------------------------------------------------------------------------
+
+
+def test_a_few_hundred_parameters_in_float64():
+    parameters = sum(p.numel() for p in POLICY.parameters)
+    assert 100 < parameters < 1000 and POLICY.score.shape == (3, 27, parameters)
+    assert all(p.dtype == torch.float64 for p in POLICY.parameters)
+    assert POLICY.internals.prompt.shape == POLICY.internals.reasoning.shape == (3, 27, 6)
+
+
+def test_probabilities_are_those_of_the_model_token_by_token():
+    assert torch.allclose(POLICY.prob.sum(1), torch.ones(3, dtype=torch.float64), atol=EPS)
+    with torch.no_grad():
+        for x, y in ((0, 5), (2, 26)):
+            ids, p = [3 + x], 1.0
+            for token in POLICY.responses[y].tolist():
+                logits, _ = POLICY.model(torch.tensor([ids]))
+                p *= float(logits[0, -1].softmax(-1)[token])
+                ids.append(token)
+            assert p == pytest.approx(float(POLICY.prob[x, y]), rel=1e-12)
+
+
+def test_scores_sum_to_zero():
+    assert (POLICY.prob[..., None] * POLICY.score).sum(1).abs().max() < EPS
+
+
+def test_gradient_is_that_of_autograd_and_of_finite_differences():
+    gradient = POLICY.gradient()
+    found = torch.autograd.grad(POLICY.expected_reward(), POLICY.parameters)
+    assert (torch.cat([g.flatten() for g in found]) - gradient).norm() < EPS * gradient.norm()
+    bias, offset = POLICY.model.head.bias, 0
+    for p in POLICY.parameters:
+        if p is bias:
+            break
+        offset += p.numel()
+    with torch.no_grad():
+        for i in range(len(bias)):
+            sides = []
+            for step in (1e-5, -1e-5):
+                bias[i] += step
+                sides.append(float(POLICY.expected_reward()))
+                bias[i] -= step
+            assert (sides[0] - sides[1]) / 2e-5 == pytest.approx(float(gradient[offset + i]), abs=1e-9)
+
+
+def test_one_token_by_hand():
+    """Probabilities p and 1 - p, rewards 0 and 1: the logits' gradient is V(1 - V) times (-1, 1)."""
+    policy = ExactPolicy(prompts=1, vocabulary=2, length=1, width=2)
+    p = float(policy.prob[0, 1])
+    assert policy.reward.tolist() == [[0.0, 1.0]]
+    assert float(policy.values()) == pytest.approx(p) and policy.greedy_rewards().tolist() == [float(p > 0.5)]
+    assert policy.gradient()[-2:].tolist() == pytest.approx([-p * (1 - p), p * (1 - p)])
+    # E[R |s|^2] / E[|s|^2] with |s|^2 in proportion to (p^2, (1 - p)^2) for tokens 0, 1
+    norms = (policy.score[0] ** 2).sum(-1)
+    assert float(norms[0] / norms[1]) == pytest.approx(p**2 / (1 - p) ** 2)
+    assert float(policy.optimal_values()) == pytest.approx(1 - p)
+
+
+# --- unbiased, and not ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("m", [2, 3])
+def test_unbiased_baselines(m):
+    assert unbiased(POLICY, pl.make_baseline("none"), m)
+    assert unbiased(POLICY, pl.make_baseline("rloo"), m)
+    assert unbiased(POLICY, learned("poise"), m)
+    fused = learned("fused")
+    assert 0 < fused.weight < 1
+    assert unbiased(POLICY, fused, m)
+    assert unbiased(POLICY, pl.make_baseline("remax"), m, extra=POLICY.greedy_rewards()[:, None])
+    assert unbiased(POLICY, pl.make_baseline("oracle"), m, extra=POLICY.values()[:, None])
+    assert unbiased(POLICY, PerPrompt(POLICY.optimal_values()), m)
+
+
+def test_fused_is_unbiased_whatever_its_weight():
+    fused = learned("fused")
+    for fused.weight in (0.0, 0.3, 1.0):
+        assert unbiased(POLICY, fused)
+
+
+def test_batch_mean_is_unbiased_over_whole_batches():
+    assert unbiased(SMALL, pl.make_baseline("batch_mean"), 1, prompts=2)
+    assert unbiased(ExactPolicy(prompts=2, vocabulary=2, length=2), pl.make_baseline("batch_mean"), 1, prompts=3)
+
+
+def test_reading_the_own_states_is_biased():
+    own = moments(POLICY, learned(OwnStates))
+    crossed = moments(POLICY, learned("poise"))
+    assert own.bias > 0.01 and crossed.bias < EPS
+    assert own.angle > 0.1
+
+
+@pytest.mark.parametrize("m", [2, 3])
+def test_group_mean_with_itself_scales_the_gradient(m):
+    found = moments(POLICY, pl.make_baseline("dr_grpo"), m)
+    assert (found.expectation - (m - 1) / m * found.gradient).norm() < EPS * found.gradient.norm()
+    assert found.scale == pytest.approx((m - 1) / m, rel=1e-12) and found.angle < 1e-5
+
+
+def test_opo_with_equal_lengths_is_the_group_mean():
+    one, other = (moments(POLICY, pl.make_baseline(name), 2) for name in ("opo", "dr_grpo"))
+    assert (one.expectation - other.expectation).norm() < EPS and one.trace == pytest.approx(other.trace, rel=EPS)
+
+
+def test_dividing_by_the_standard_deviation_turns_the_gradient_from_four_responses_on():
+    """With rewards of 0 and 1 all mixed groups of 2, or of 3, have the same standard deviation: a mere factor."""
+    for m, factor in ((2, 1.0), (3, math.sqrt(2))):
+        found = moments(SMALL, pl.make_baseline("grpo"), m)
+        assert found.angle < 1e-3 and found.scale == pytest.approx(factor, rel=1e-5)  # GRPO adds 1e-6 to the divisor
+    angles = [moments(SMALL, pl.make_baseline("grpo"), m).angle for m in (4, 5)]
+    assert angles[0] > 0.1 and angles[1] > angles[0]
+    assert moments(SMALL, pl.make_baseline("dr_grpo"), 4).angle < 1e-5
+
+
+def test_the_check_can_fail():
+    """A baseline that leaks one hundredth of the own reward."""
+
+    class Leaks(pl.Baseline):
+        name = "leaks"
+
+        def advantages(self, rollouts, internals):
+            return 0.99 * rollouts.rewards
+
+    found = moments(POLICY, Leaks())
+    assert found.bias == pytest.approx(0.01, rel=1e-9) and not unbiased(POLICY, Leaks())
+
+
+# --- the probe is fitted on earlier data ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["poise", "fused"])
+def test_unbiased_over_every_earlier_step_too(name):
+    baseline = pl.make_baseline(name, warmup=1, probe="paper")
+    found = exact.after_earlier_step(SMALL, baseline)
+    assert found.bias < EPS
+    # it did use what it had learned: RLOO, its warm-up, has another variance
+    assert abs(found.trace / moments(SMALL, pl.make_baseline("rloo")).trace - 1) > 0.05
+
+
+def test_learning_from_the_batch_before_judging_it_is_biased():
+    """The refitted probe knows both rewards, and hands each response its own across its partner."""
+    found = exact.after_earlier_step(SMALL, pl.make_baseline("poise", warmup=1, probe="paper"), late=True)
+    assert found.bias > 0.9
+
+
+# --- variance ------------------------------------------------------------------------------------
+
+
+def test_moments_are_those_of_a_plain_double_loop():
+    policy = ExactPolicy(prompts=2, vocabulary=2, length=2)
+    total, square = 0.0, 0.0
+    for x in range(2):
+        for pair in itertools.product(range(4), repeat=2):
+            p = float(policy.prob[x, list(pair)].prod()) / 2
+            r = [float(policy.reward[x, y]) for y in pair]
+            g = ((r[0] - r[1]) * policy.score[x, pair[0]] + (r[1] - r[0]) * policy.score[x, pair[1]]) / 2
+            total, square = total + p * g, square + p * float(g @ g)
+    found = moments(policy, pl.make_baseline("rloo"))
+    assert (found.expectation - total).norm() < EPS
+    assert found.trace == pytest.approx(square - float(total @ total), rel=1e-10)
+
+
+def test_calling_batch_by_batch_changes_nothing():
+    one, other = (moments(SMALL, pl.make_baseline("rloo"), alone=alone) for alone in (False, True))
+    assert (one.expectation - other.expectation).norm() < EPS and one.trace == pytest.approx(other.trace, rel=1e-10)
+
+
+@pytest.mark.parametrize("m", [1, 2, 3])
+def test_proposition_1_where_its_premise_holds(m):
+    """One prompt's group: Cov(g) = Sigma_w / m + Sigma_b, for baselines that do not depend on the group."""
+    for given in (torch.zeros(3), POLICY.values(), POLICY.optimal_values()):
+        found = moments(POLICY, PerPrompt(given), m)
+        assert found.trace == pytest.approx(found.within / m + found.between, rel=1e-10)
+
+
+def test_proposition_1_over_prompts():
+    """Two prompts with two responses: B = 4, m = 2."""
+    policy = ExactPolicy(prompts=2, vocabulary=2, length=2)
+    found = moments(policy, PerPrompt(policy.values()), 2, prompts=2)
+    assert found.trace == pytest.approx(found.within / 4 + 2 / 4 * found.between, rel=1e-10)
+
+
+def test_proposition_1_fails_for_a_mean_of_the_group():
+    for name in ("rloo", "dr_grpo"):
+        found = moments(POLICY, pl.make_baseline(name), 2)
+        assert abs(found.trace / (found.within / 2 + found.between) - 1) > 0.01
+
+
+def test_variance_parts_do_not_depend_on_the_group_size():
+    one, three = (moments(POLICY, PerPrompt(POLICY.values()), m) for m in (1, 3))
+    assert one.within == pytest.approx(three.within) and one.between == pytest.approx(three.between)
+
+
+def test_best_number_per_prompt():
+    """Its variance is the least of all; V(x) is near but not the best (the score's length matters)."""
+    best = moments(POLICY, PerPrompt(POLICY.optimal_values()), 1).trace
+    assert (
+        best < moments(POLICY, PerPrompt(POLICY.values()), 1).trace < moments(POLICY, pl.make_baseline("none"), 1).trace
+    )
+    for x in range(3):
+        for change in (-0.05, 0.05):
+            other = POLICY.optimal_values()
+            other[x] += change
+            assert moments(POLICY, PerPrompt(other), 1).trace > best
+
+
+def test_poise_with_a_pair_is_quieter_than_rloo():
+    traces = {name: moments(POLICY, learned(name)).trace for name in ("poise", "fused")}
+    assert max(traces.values()) < moments(POLICY, pl.make_baseline("rloo")).trace
+
+
+def test_a_baseline_is_left_as_it_was():
+    fused = learned("fused")
+    before = {k: v.clone() for k, v in fused.state_dict().items()}
+    exact.after_earlier_step(ExactPolicy(prompts=1, vocabulary=2, length=1), fused, late=True)
+    assert all(torch.equal(v, before[k]) for k, v in fused.state_dict().items())
+
+
+def test_bad_input():
+    with pytest.raises(pl.PoiseLabError, match="at most 300 responses"):
+        ExactPolicy(vocabulary=10, length=3)
+    with pytest.raises(pl.PoiseLabError, match="batches to sum over"):
+        moments(POLICY, pl.make_baseline("rloo"), 5)
+
+
+def test_records_are_of_the_given_responses():
+    rollouts, internals = POLICY.records(torch.tensor([2, 0]), torch.tensor([[0, 1], [5, 5]]), POLICY.values()[:, None])
+    assert rollouts.rewards.tolist() == [[0.0, 1.0], [float(POLICY.reward[0, 5])] * 2]
+    assert rollouts.rewards.dtype == torch.float64
+    assert torch.equal(internals.reasoning[0, 1], POLICY.internals.reasoning[2, 1])
+    assert rollouts.extra_rewards[:, 0].tolist() == [float(POLICY.values()[x]) for x in (2, 0)]
+    assert dataclasses.is_dataclass(rollouts) and rollouts.responses == 2
