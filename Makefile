@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUN := runs/poise-0
 
-.PHONY: run test test-lab lab notebooks record showdown bench lint clean
+.PHONY: run fetch test test-lab lab notebooks record showdown bench lint clean
 
 run: $(STAMP)
 	$(BIN)/poise-lab train --baseline poise --seed 0 --out $(RUN) $(if $(wildcard $(RUN)/config.json),--resume)
@@ -44,6 +44,11 @@ data/runs/%: $(STAMP)
 # Every baseline over seeds: makes the runs that are missing under data/showdown, then prints the table.
 showdown: $(STAMP)
 	$(BIN)/poise-lab compare --recipe showdown --out data/showdown
+
+# Real language models, into ~/.cache/poise-lab (or POISE_LAB_CACHE): 331 MB to download, 0.8 GB to keep.
+fetch: $(STAMP)
+	$(BIN)/poise-lab fetch smollm2-135m
+	$(BIN)/poise-lab fetch gemma3-270m
 
 bench: $(STAMP)
 	$(BIN)/poise-lab bench

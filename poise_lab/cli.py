@@ -1,4 +1,4 @@
-"""The command line: `poise-lab train, compare, report, pretrain, bench`.
+"""The command line: `poise-lab train, compare, report, fetch, pretrain, bench`.
 
 Bad input ends with one sentence on stderr and exit status 2.
 """
@@ -40,12 +40,15 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     from .baselines import BASELINES
+    from .fetch import SOURCES
 
     parser = _Parser(prog="poise-lab", description="RL with value estimates from the actor's own states")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     train = commands.add_parser("train", help="train a policy with a baseline; writes a run folder")
-    train.add_argument("--policy", default="tiny", help="tiny, a folder, or a hub id (default: tiny)")
+    train.add_argument(
+        "--policy", default="tiny", help=f"tiny, {', '.join(SOURCES)}, a folder, or a hub id (default: tiny)"
+    )
     train.add_argument(
         "--task", default=None, help="a reasoning-gym task, or several as a+b (default: the bundled three)"
     )
@@ -75,6 +78,10 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("runs", nargs="+", type=Path, metavar="RUN")
     report.add_argument("-o", "--output", required=True, type=Path)
     report.set_defaults(run=_report)
+
+    fetch = commands.add_parser("fetch", help="fetch a real language model into the cache, once")
+    fetch.add_argument("name", help=", ".join(SOURCES))
+    fetch.set_defaults(run=_fetch)
 
     pretrain = commands.add_parser("pretrain", help="make the bundled policy from scratch")
     pretrain.add_argument("--out", required=True, type=Path, help="folder to write, not in use yet")
@@ -172,6 +179,13 @@ def _report(args) -> int:
 
     write_report([read_run(folder) for folder in args.runs], args.output)
     print(f"report written to {args.output}")
+    return 0
+
+
+def _fetch(args) -> int:
+    from .fetch import fetch
+
+    fetch(args.name)
     return 0
 
 

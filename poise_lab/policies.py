@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.utils import logging as transformers_logging
 
 from .errors import PoiseLabError
+from .fetch import SOURCES, fetched
 from .tasks import END_OF_REASONING, Problem
 
 WORDINGS = ("compact", "question")
@@ -99,11 +100,21 @@ class Policy:
 
 
 def load_policy(name: str | Path, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu") -> Policy:
-    """Load a policy: "tiny" (bundled), a folder, or a hub id. Only safetensors weights are read.
+    """Load a policy: "tiny" (bundled), a fetched model, a folder, or a hub id. Only safetensors weights are read.
 
-    Raises PoiseLabError if the name is none of these or the folder holds no model.
+    dtype: bfloat16 samples and reads the real models 2 to 3 times as fast on a CPU with bfloat16
+        products, at log-probabilities 0.03 nats off on average (0.3 at worst), pooled states at a
+        cosine above 0.9999: good for probes. Training wants float32: small updates vanish in bfloat16.
+
+    Raises PoiseLabError if the name is none of these, the model has not been fetched, or the folder
+    holds no model.
     """
-    source = Path(data_dir() / BUNDLED[name]) if name in BUNDLED else Path(name)
+    if name in SOURCES:
+        source = fetched(name)
+        if source is None:
+            raise PoiseLabError(f"policy {name!r} has not been fetched; run `poise-lab fetch {name}` once")
+    else:
+        source = Path(data_dir() / BUNDLED[name]) if name in BUNDLED else Path(name)
     if source.is_dir():
         if not (source / "config.json").is_file():
             raise PoiseLabError(f"folder {source} holds no model: config.json is missing")
@@ -111,7 +122,7 @@ def load_policy(name: str | Path, *, dtype: torch.dtype = torch.float32, device:
             raise PoiseLabError(f"folder {source} holds no model: there is no .safetensors file in it")
     elif str(name).count("/") != 1 or source.is_absolute() or str(name).startswith("."):
         raise PoiseLabError(
-            f"unknown policy {str(name)!r}; known: {', '.join(sorted(BUNDLED))}, a folder that holds a "
+            f"unknown policy {str(name)!r}; known: {', '.join([*BUNDLED, *SOURCES])}, a folder that holds a "
             "model, or a hub id such as 'Qwen/Qwen3-0.6B'"
         )
     bars = transformers_logging.is_progress_bar_enabled()

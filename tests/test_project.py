@@ -89,7 +89,7 @@ def test_nothing_is_loaded_that_can_run_code():
 def test_no_room_imports_one_further_down():
     """The one direction of the design: each module imports from those before it only."""
     order = [
-        "errors", "tasks", "policies", "rollouts", "internals", "probe", "baselines", "objective", "records",
+        "errors", "fetch", "tasks", "policies", "rollouts", "internals", "probe", "baselines", "objective", "records",
         "trainer", "plots", "widgets", "report", "pretrain", "bench", "notebooks", "cli",
     ]  # fmt: skip
     names = {path.stem for path in SOURCES} - {"__init__"}
