@@ -1,9 +1,9 @@
 """The variance laboratory, exactly: a policy so small that every response can be summed over, in float64.
 
-For a policy with a few responses to a few prompts the expectation of a gradient estimate is a sum over all
-batches that could be drawn, and so is its variance. Nothing is sampled here. The baselines are the library's
-own: they are handed every group of M responses as one row of `Rollouts` and `Internals`, and what they return
-is weighted with the probability of that group.
+With a few responses to a few prompts, the expectation of a gradient estimate is a sum over all batches that
+could be drawn, and so is its variance: nothing is sampled, nothing has an error bar. The baselines are the
+library's own. They are handed every group of M responses as one row of `Rollouts` and `Internals`, and what
+they return is weighted with that group's probability. Equations are those of arXiv 2605.07579.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from .internals import Internals
 from .poise import Poise
 from .rollouts import Rollouts
 
-MOST_BATCHES = 2_000_000
+MOST_RESPONSES, MOST_GROUPS = 100, 1_000_000
+MOST_CALLS = 30_000  # of a baseline that must be called batch by batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,64 +36,74 @@ class ExactProblem:
 class _Transformer(torch.nn.Module):
     """One causal attention layer and one feed-forward layer, no norms: a few hundred parameters."""
 
-    def __init__(self, prompts: int, vocabulary: int, length: int, width: int):
+    def __init__(self, tokens: int, vocabulary: int, length: int, width: int):
         super().__init__()
-        self.embed = torch.nn.Embedding(prompts + vocabulary, width)
-        self.position = torch.nn.Embedding(length + 1, width)
-        self.mix = torch.nn.Linear(width, 3 * width, bias=False)
+        self.embed, self.position = torch.nn.Embedding(tokens, width), torch.nn.Embedding(length + 1, width)
+        self.attend = torch.nn.Linear(width, 3 * width, bias=False)
         self.up, self.down = torch.nn.Linear(width, 2 * width), torch.nn.Linear(2 * width, width)
         self.head = torch.nn.Linear(width, vocabulary)
+        self.register_buffer("future", torch.full((length + 1, length + 1), -math.inf).triu(1))
 
     def forward(self, ids):
-        """(R, T) ids to logits (R, T, V) and the states (R, T, D) that they are read from."""
-        x = self.embed(ids) + self.position(torch.arange(ids.shape[1]))
-        q, k, v = self.mix(x)[:, None].chunk(3, -1)
-        x = x + torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)[:, 0]
+        """(R, T) ids to logits (R, T, V), and the hidden states (R, T, D) that they are read from."""
+        x = self.embed(ids) + self.position.weight
+        q, k, v = self.attend(x).chunk(3, -1)
+        x = x + (q @ k.mT / x.shape[-1] ** 0.5 + self.future).softmax(-1) @ v
         x = x + self.down(torch.tanh(self.up(x)))
         return self.head(x), x
 
 
 class ExactPolicy:
-    """A softmax policy with hidden states of its own, all of whose responses are listed.
+    """A causal transformer with a softmax over tokens, all of whose responses are listed.
 
-    Shapes: X prompts, N = vocabulary ** length responses to each, K parameters, D width. All float64.
+    A response ends with token 0, or at `length` tokens. Shapes: X prompts, N responses to each, K parameters,
+    D width. All numbers are float64 and follow from the seed.
 
-    prob: (X, N) probability of each response. score: (X, N, K) gradient of its log-probability.
-    reward: (X, N), 0 or 1, drawn once from the seed; every prompt has both. responses: (N, length) token ids.
-    internals: of all responses, (X, N, D): last state before the response, mean state of the response, mean entropies.
+    prob: (X, N) probability of each response. score: (X, N, K) gradient of its log-probability (nats).
+    reward: (X, N), 0 or 1, drawn once; every prompt has a wrong and a right response.
+    responses: (N, length) token ids, 0 after the end. lengths: (N,).
+    internals: of all responses, as a probe reads them: state of the prompt, mean state and entropy of the response.
 
-    Raises PoiseLabError if there are too many responses to list.
+    Raises PoiseLabError for fewer than 2 responses or more than MOST_RESPONSES.
     """
 
-    def __init__(self, prompts: int = 3, vocabulary: int = 3, length: int = 3, width: int = 6, seed: int = 2):
-        if vocabulary**length > 300 or min(prompts, vocabulary - 1, length, width) < 1:
+    def __init__(self, prompts: int = 3, vocabulary: int = 3, length: int = 3, width: int = 6, seed: int = 0):
+        n = sum((vocabulary - 1) ** k for k in range(length)) + (vocabulary - 1) ** length
+        if min(prompts, vocabulary - 1, length, width) < 1 or n > MOST_RESPONSES:
             raise PoiseLabError(
-                f"{vocabulary} tokens in {length} places: at most 300 responses can be summed over, and at least 2 tokens are needed"
+                f"{prompts} prompts, {vocabulary} tokens, length {length}, width {width}: need at least 1 prompt, "
+                f"2 tokens, and at most {MOST_RESPONSES} responses to sum over"
             )
         generator = torch.Generator().manual_seed(seed)
-        with torch.random.fork_rng():
-            self.model = _Transformer(prompts, vocabulary, length, width).double()
+        self.model = _Transformer(prompts + vocabulary, vocabulary, length, width).double()
         with torch.no_grad():
-            for parameter in self.model.parameters():
-                parameter.copy_(0.4 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
-        self.prompts, self.length = prompts, length
-        self.responses = torch.tensor(list(itertools.product(range(vocabulary), repeat=length)))
-        n = len(self.responses)
+            for name, weight in self.model.named_parameters():
+                spread = 0.8 if name == "embed.weight" else 0.4  # prompts differ, no token is certain
+                weight.copy_(spread * torch.randn(weight.shape, generator=generator, dtype=torch.float64))
+        strings = itertools.product(range(vocabulary), repeat=length)  # those that stay 0 after the first 0
+        listed = [s for s in strings if 0 not in s or not any(s[s.index(0) :])]
+        self.responses = torch.tensor(listed)
+        self.lengths = torch.tensor([s.index(0) + 1 if 0 in s else length for s in listed])
+        self.mask = torch.arange(length) < self.lengths[:, None]  # (N, length)
+        self.prompts = prompts
         chance = 0.15 + 0.7 * torch.rand(prompts, 1, generator=generator, dtype=torch.float64)
         self.reward = torch.bernoulli(chance.expand(-1, n), generator=generator)
         self.reward[:, 0], self.reward[:, 1] = 0, 1
-        with torch.no_grad():
-            logprobs, states, entropy = self._run()
-        self.prob = logprobs.exp()
-        self.score = self._scores()
+        logprobs, states, entropy = self._run()
+        flat = logprobs.sum(-1).flatten()
+        rows = torch.autograd.grad(flat, self.parameters, torch.eye(len(flat)).double(), is_grads_batched=True)
+        self.score = torch.cat([row.flatten(1) for row in rows], 1).view(prompts, n, -1)
+        self.prob = logprobs.detach().sum(-1).exp()
+        in_response = (self.mask / self.lengths[:, None]).double()  # (N, length), weights of a mean
+        mean_entropy = (entropy * in_response).sum(-1)
         self.internals = Internals(
-            prompt=states[:, :, 0],
-            reasoning=states[:, :, 1:].mean(2),
-            entropy=entropy.mean(-1, keepdim=True).expand(-1, -1, 3).contiguous(),
-            logprobs=torch.zeros(prompts, n, 1),
-            token_entropy=entropy,
+            prompt=states[:, :, 0].detach(),
+            reasoning=(states[:, :, 1:] * in_response[..., None]).sum(2).detach(),
+            entropy=torch.stack([mean_entropy, mean_entropy, 0 * mean_entropy], -1).detach(),  # there is no answer span
+            logprobs=logprobs.detach(),
+            token_entropy=entropy.detach(),
             layer=0,
-            pool=1,
+            pool=length,
         )
 
     @property
@@ -100,118 +111,93 @@ class ExactPolicy:
         return list(self.model.parameters())
 
     def _run(self):
-        """Log-probabilities (X, N), states (X, N, length + 1, D), token entropies (X, N, length)."""
-        vocabulary = self.model.head.out_features
-        first = vocabulary + torch.arange(self.prompts)  # prompts are tokens of their own
-        ids = torch.cat(
-            [first[:, None, None].expand(-1, len(self.responses), 1), self.responses.expand(self.prompts, -1, -1)], -1
-        )
-        logits, states = self.model(ids.flatten(0, 1))
+        """Token log-probabilities (X, N, length), states (X, N, length + 1, D), token entropies (X, N, length)."""
+        n, length = self.responses.shape
+        numbers = self.model.head.out_features + torch.arange(self.prompts)  # a prompt is a token of its own
+        ids = torch.cat([numbers.repeat_interleave(n)[:, None], self.responses.repeat(self.prompts, 1)], 1)
+        logits, states = self.model(ids)
         steps = logits[:, :-1].log_softmax(-1)
-        logprobs = steps.gather(-1, ids.flatten(0, 1)[:, 1:, None])[..., 0].sum(-1)
-        entropy = -(steps.exp() * steps).sum(-1)
-        shape = ids.shape[:2]
-        return logprobs.view(shape), states.view(*shape, *states.shape[1:]), entropy.view(*shape, -1)
-
-    def _scores(self) -> torch.Tensor:
-        logprobs = self._run()[0].flatten()
-        eye = torch.eye(len(logprobs), dtype=torch.float64)
-        rows = torch.autograd.grad(logprobs, self.parameters, eye, is_grads_batched=True)
-        return torch.cat([row.flatten(1) for row in rows], 1).view(*self.reward.shape, -1)
+        logprobs = steps.gather(-1, ids[:, 1:, None])[..., 0].view(-1, n, length) * self.mask
+        entropy = -(steps.exp() * steps).sum(-1).view(-1, n, length) * self.mask
+        return logprobs, states.view(-1, n, length + 1, states.shape[-1]), entropy
 
     def expected_reward(self) -> torch.Tensor:
-        """E[R] as a function of the parameters, to differentiate (Eq. 2)."""
-        return (self._run()[0].exp() * self.reward).sum(1).mean()
-
-    def values(self) -> torch.Tensor:
-        """(X,) V(x) (Eq. 4)."""
-        return (self.prob * self.reward).sum(1)
+        """E[R] over prompts and responses, as a function of the parameters: what autograd can differentiate."""
+        return (self._run()[0].sum(-1).exp() * self.reward).sum(1).mean()
 
     def gradient(self) -> torch.Tensor:
-        """(K,) gradient of the expected reward (Eq. 3)."""
-        return ((self.prob * self.reward)[..., None] * self.score).sum(1).mean(0)
+        """(K,) the gradient of the expected reward, E[R grad log pi] (Eq. 3)."""
+        return torch.einsum("xn,xnk->k", self.prob * self.reward, self.score) / self.prompts
 
-    def greedy_rewards(self) -> torch.Tensor:
-        """(X,) reward of the response that takes the likeliest token at each step."""
-        chosen = []
-        for x in range(self.prompts):
-            alive = torch.ones(len(self.responses), dtype=torch.bool)
-            for t in range(self.length):
-                mass = torch.zeros(self.model.head.out_features, dtype=torch.float64)
-                mass.index_add_(0, self.responses[alive, t], self.prob[x, alive])
-                alive &= self.responses[:, t] == mass.argmax()
-            chosen.append(self.reward[x, alive][0])
-        return torch.stack(chosen)
+    def values(self) -> torch.Tensor:
+        """(X,) V(x), the expected reward of each prompt (Eq. 4)."""
+        return (self.prob * self.reward).sum(1)
 
     def optimal_values(self) -> torch.Tensor:
-        """(X,) the number per prompt that leaves the least variance: E[R |s|^2] / E[|s|^2]."""
-        square = self.prob * (self.score**2).sum(-1)
-        return (square * self.reward).sum(1) / square.sum(1)
+        """(X,) the number per prompt that leaves the least variance: E[R |s|^2] / E[|s|^2], s the score."""
+        weight = self.prob * (self.score**2).sum(-1)
+        return (weight * self.reward).sum(1) / weight.sum(1)
 
-    def records(self, prompts: torch.Tensor, chosen: torch.Tensor, extra: torch.Tensor | None = None):
-        """Rollouts and Internals of given responses.
+    def greedy_rewards(self) -> torch.Tensor:
+        """(X,) reward of the response that takes the likeliest token at every step."""
+        chosen = []
+        for prob in self.prob:
+            alive = torch.ones(len(prob), dtype=torch.bool)
+            for tokens in self.responses.T:
+                alive &= tokens == torch.bincount(tokens, prob * alive).argmax()
+            chosen.append(int(alive.nonzero()))
+        return self.reward[torch.arange(self.prompts), chosen]
 
-        prompts: (P,) prompt numbers. chosen: (P, M) response numbers. extra: (X, E) extra rewards per prompt.
+    def draw(self, groups: int, responses: int = 2, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+        """Prompt numbers (P,), uniform, and response numbers (P, M), from the policy, for `records`."""
+        generator = torch.Generator().manual_seed(seed)
+        which = torch.randint(self.prompts, (groups,), generator=generator)
+        return which, torch.multinomial(self.prob[which], responses, replacement=True, generator=generator)
+
+    def records(
+        self, which: torch.Tensor, chosen: torch.Tensor, extra: torch.Tensor | None = None
+    ) -> tuple[Rollouts, Internals]:
+        """The library's records of given groups, with float64 numbers.
+
+        which: (P,) prompt numbers. chosen: (P, M) response numbers. extra: (X, E) extra rewards of each prompt.
         """
-        p, m = chosen.shape
-        lengths = torch.full((p, m), self.length)
-        problems = [ExactProblem(x) for x in range(self.prompts)]
+        lengths, problems = self.lengths[chosen], [ExactProblem(x) for x in range(self.prompts)]
+        at = which[:, None], chosen
         rollouts = Rollouts(
-            problems=[problems[x] for x in prompts.tolist()],
-            prompt_ids=[[x] for x in prompts.tolist()],
+            problems=[problems[x] for x in which.tolist()],
+            prompt_ids=[[x] for x in which.tolist()],
             response_ids=self.responses[chosen],
             lengths=lengths,
             reasoning_lengths=lengths,
-            reasoning_ended=lengths > 0,
-            finished=lengths > 0,
-            logprobs=torch.zeros(p, m, self.length),
-            rewards=self.reward[prompts[:, None], chosen],
-            texts=[[""] * m] * p,
+            reasoning_ended=torch.zeros_like(lengths, dtype=torch.bool),
+            finished=(self.responses[chosen] == 0).any(-1),
+            logprobs=self.internals.logprobs[at],
+            rewards=self.reward[at],
+            texts=[[""] * chosen.shape[1]] * len(which),
             temperature=1.0,
             pad_id=0,
-            extra_rewards=None if extra is None else extra[prompts],
+            extra_rewards=None if extra is None else extra[which],
         )
-        at = prompts[:, None], chosen
-        fields = ("prompt", "reasoning", "entropy", "logprobs", "token_entropy")
-        internals = Internals(*(getattr(self.internals, name)[at] for name in fields), layer=0, pool=1)
-        return rollouts, internals
-
-
-class PerPrompt(Baseline):
-    """A given number for each prompt of an ExactPolicy: A_i = r_i - values[x]."""
-
-    name = "per_prompt"
-
-    def __init__(self, values: torch.Tensor, responses: int = 1):
-        super().__init__(responses)
-        self.given = values
-
-    def advantages(self, rollouts, internals):
-        return rollouts.rewards - self.given[[p.index for p in rollouts.problems]][:, None]
-
-
-class OwnStates(Poise):
-    """The mistake: the prediction from a response is its own baseline. Honest otherwise: the probe is Poise's."""
-
-    name = "own_states"
-
-    def advantages(self, rollouts, internals):
-        return rollouts.rewards - self.values(rollouts, internals)
+        return rollouts, self.internals.select(at)
 
 
 @dataclasses.dataclass
 class Moments:
-    """Exact first and second moments of a gradient estimate: the mean of A_i s_i over a batch.
+    """Exact moments of a gradient estimate, the mean of Z_i = A_i s_i over a batch: advantage times score.
 
-    expectation: (K,). gradient: (K,) what it should be. trace: of its covariance.
-    within, between: traces of Sigma_w and Sigma_b of single terms Z = A s (Prop. 1).
+    by_prompt: (X, K) E[Z | x]. gradient: (K,) what the estimate should have as its mean.
+    second: E |estimate|^2. single: E |Z|^2.
     """
 
-    expectation: torch.Tensor
+    by_prompt: torch.Tensor
     gradient: torch.Tensor
-    trace: float
-    within: float
-    between: float
+    second: float
+    single: float
+
+    @property
+    def expectation(self) -> torch.Tensor:
+        """(K,)."""
+        return self.by_prompt.mean(0)
 
     @property
     def bias(self) -> float:
@@ -220,112 +206,140 @@ class Moments:
 
     @property
     def scale(self) -> float:
-        """Length of the expectation along the gradient, in units of the gradient."""
+        """Length of E[estimate] along the gradient, in units of the gradient."""
         return float(self.expectation @ self.gradient / self.gradient.norm() ** 2)
 
     @property
     def angle(self) -> float:
-        """Degrees between the expectation and the gradient."""
-        sine = (self.expectation / self.expectation.norm() - self.gradient / self.gradient.norm()).norm() / 2
-        return math.degrees(2 * math.asin(min(1.0, float(sine))))
+        """Degrees between E[estimate] and the gradient; through the chord, which is exact for small angles."""
+        a, b = self.expectation, self.gradient
+        return math.degrees(2 * math.asin(min(1.0, float((a / a.norm() - b / b.norm()).norm()) / 2)))
+
+    @property
+    def trace(self) -> float:
+        """Trace of the estimate's covariance: its variance, summed over the parameters."""
+        return float(self.second - self.expectation @ self.expectation)
+
+    @property
+    def within(self) -> float:
+        """Trace of Sigma_w, the mean covariance of a single Z given its prompt (Prop. 1)."""
+        return float(self.single - (self.by_prompt**2).sum(1).mean())
+
+    @property
+    def between(self) -> float:
+        """Trace of Sigma_b, the covariance of E[Z | x] over prompts (Prop. 1)."""
+        return float(((self.by_prompt - self.expectation) ** 2).sum(1).mean())
+
+    def by_proposition(self, responses: int, prompts: int = 1) -> float:
+        """The variance that Prop. 1 gives a batch: Sigma_w / B + (M / B) Sigma_b, B responses in all."""
+        return (self.within / responses + self.between) / prompts
+
+
+def _groups(policy: ExactPolicy, responses: int):
+    """All groups: their prompt (G,), their responses (G, M), their probability (G,); G = X N^M."""
+    x, n = policy.prob.shape
+    if x * n**responses > MOST_GROUPS:
+        raise PoiseLabError(f"{x * n**responses} groups of {responses} to sum over, the most are {MOST_GROUPS}")
+    which = torch.arange(x).repeat_interleave(n**responses)
+    chosen = torch.cartesian_prod(*[torch.arange(n)] * responses).view(-1, responses).repeat(x, 1)
+    return which, chosen, policy.prob[which[:, None], chosen].prod(1) / x
 
 
 def moments(
     policy: ExactPolicy, baseline: Baseline, responses: int = 2, prompts: int = 1,
     extra: torch.Tensor | None = None, alone: bool = False,
 ) -> Moments:  # fmt: skip
-    """Exact moments of the gradient estimate over all batches of `prompts` prompts with `responses` responses.
+    """Exact moments over all batches of `prompts` independent, uniform prompts with `responses` responses each.
 
-    Prompts are uniform and independent. The baseline is called on a copy, so it stays as it is.
+    The baseline stays as it is: copies of it are called.
 
-    extra: (X, E) extra rewards, for baselines that read them.
-    alone: call the baseline once per batch, as for prompts > 1: needed where a batch's advantages depend on
-        more than the group (a mean over the batch, a probe that is refitted on the batch).
+    extra: (X, E) extra rewards of each prompt, for remax and oracle.
+    alone: call the baseline for one batch at a time, as is always done for several prompts. Needed where
+        advantages depend on all that comes in one call: a mean over the batch, a refit on the batch.
 
-    Raises PoiseLabError if there are too many batches.
+    Raises PoiseLabError if there is too much to sum over, or for advantages that are not one per response.
     """
-    x, n = policy.prob.shape
-    count = (x * n**responses) ** prompts
-    if count > MOST_BATCHES:
-        raise PoiseLabError(
-            f"{count} batches to sum over; the most are {MOST_BATCHES}: take fewer prompts or responses"
-        )
-    groups = torch.cartesian_prod(*[torch.arange(n)] * responses).view(-1, responses)  # (N ** M, M)
-    which = torch.arange(x).repeat_interleave(len(groups))  # prompt of each group
-    chosen = groups.repeat(x, 1)
-    probability = policy.prob[which[:, None], chosen].prod(1) / x
-    batches = torch.cartesian_prod(*[torch.arange(len(chosen))] * prompts).view(-1, prompts)  # groups of each batch
-    weight = probability[batches].prod(1)  # (batches,)
-
+    n, size = policy.prob.shape[1], prompts * responses
+    which, chosen, probability = _groups(policy, responses)
     if prompts == 1 and not alone:
-        advantages = copy.deepcopy(baseline).advantages(*policy.records(which, chosen, extra))[:, None]
+        batches = torch.arange(len(which))[:, None]
+        advantages = copy.deepcopy(baseline).advantages(*policy.records(which, chosen, extra))
     else:
-        advantages = torch.stack([
-            copy.deepcopy(baseline).advantages(*policy.records(which[batch], chosen[batch], extra)) for batch in batches
-        ])  # fmt: skip
-    advantages = advantages.double()  # (batches, prompts, M)
+        if len(which) ** prompts > MOST_CALLS:
+            raise PoiseLabError(f"{len(which) ** prompts} batches, one call each, the most are {MOST_CALLS}")
+        batches = torch.cartesian_prod(*[torch.arange(len(which))] * prompts).view(-1, prompts)
+        each = [copy.deepcopy(baseline).advantages(*policy.records(which[b], chosen[b], extra)) for b in batches]
+        advantages = torch.stack(each)
+    if advantages.numel() != len(batches) * size:
+        raise PoiseLabError(f"baseline {baseline.name!r} gives no single advantage per response; it cannot be summed")
+    advantages = advantages.double().view(len(batches), size)
+    weight = probability[batches].prod(1)
+    rows = (which[batches][..., None] * n + chosen[batches]).view(-1, size)  # of all X N responses
 
-    # E[estimate] by the weight that every response gets in all batches together
-    size = prompts * responses
-    gram = torch.einsum("xik,xjk->xij", policy.score, policy.score)
-    at_prompt, at_response = which[batches][..., None].expand_as(advantages), chosen[batches]
-    flat = (at_prompt * n + at_response).flatten()
-    total = torch.zeros(x * n, dtype=torch.float64)
-    total.index_add_(0, flat, (weight[:, None, None] * advantages / size).flatten())
-    per_prompt = torch.einsum("xn,xnk->xk", total.view(x, n), policy.score)  # E[Z; x], sums to the expectation
-    expectation = per_prompt.sum(0)
-
-    # E|estimate|^2: groups of one prompt through its Gram matrix, different prompts of a batch through all of it
-    pairs = policy.score.flatten(0, 1) @ policy.score.flatten(0, 1).T if prompts > 1 else None
-    second = torch.zeros((), dtype=torch.float64)
-    terms = advantages.flatten(1)
-    for i, j in itertools.product(range(size), repeat=2):
-        a, b = (at_prompt * n + at_response).flatten(1)[:, [i, j]].T
-        inner = gram[a // n, a % n, b % n] if pairs is None else pairs[a, b]
-        second += (weight * terms[:, i] * terms[:, j] * inner).sum()
-    trace = second / size**2 - expectation @ expectation
-
-    own = (weight[:, None, None] * advantages**2 * gram[at_prompt, at_response, at_response]).sum() / size
-    by_prompt = x * per_prompt  # E[Z | x]
-    common = (by_prompt**2).sum() / x
-    return Moments(
-        expectation, policy.gradient(), float(trace), float(own - common), float(common - expectation @ expectation)
+    credit = torch.zeros(policy.prob.numel(), dtype=torch.float64)  # probability times advantage, by response
+    credit.index_add_(0, rows.flatten(), (weight[:, None] * advantages / size).flatten())
+    by_prompt = torch.einsum("xn,xnk->xk", credit.view(-1, n), policy.score) * policy.prompts
+    scores = policy.score.flatten(0, 1)
+    inner, squares = scores @ scores.T, (scores**2).sum(1)
+    second = sum(
+        float((weight * advantages[:, i] * advantages[:, j] * inner[rows[:, i], rows[:, j]]).sum())
+        for i, j in itertools.product(range(size), repeat=2)
     )
+    single = (weight[:, None] * advantages**2 * squares[rows]).sum() / size
+    return Moments(by_prompt, policy.gradient(), second / size**2, float(single))
 
 
-def after_earlier_step(policy: ExactPolicy, baseline: Baseline, late: bool = False) -> Moments:
-    """Moments with pairs where the baseline has learned from an earlier step, summed over all earlier steps too.
+def after_earlier_step(policy: ExactPolicy, baseline: Baseline, responses: int = 2, **options) -> Moments:
+    """Exact moments where the baseline learns from an earlier batch first, summed over earlier batches as well.
 
-    For every earlier pair of responses to every prompt the baseline is given that batch (`update`), and then
-    judges every present pair. Only the expectation is exact over both; trace, within and between are means
-    over earlier steps of those given the step.
-
-    late: the mistake; the baseline is given the *present* batch before its advantages are taken.
+    Every group that could have been drawn is given to a copy (`update`), which then judges every present batch.
+    Arguments as for `moments`.
     """
-    x, n = policy.prob.shape
-    groups = torch.cartesian_prod(torch.arange(n), torch.arange(n))
-    parts, weights = [], []
-    if late:
-        return moments(policy, _Late(baseline), alone=True)
-    for prompt in range(x):
-        for group in groups:
-            learned = copy.deepcopy(baseline)
-            learned.update(*policy.records(torch.tensor([prompt]), group[None]))
-            parts.append(moments(policy, learned))
-            weights.append(float(policy.prob[prompt, group].prod() / x))
-    mean = lambda name: sum(w * getattr(part, name) for w, part in zip(weights, parts, strict=True))  # noqa: E731
-    return Moments(mean("expectation"), policy.gradient(), *(mean(k) for k in ("trace", "within", "between")))
+    by_prompt, second, single = 0.0, 0.0, 0.0
+    which, chosen, probability = _groups(policy, responses)
+    for i, weight in enumerate(probability.tolist()):
+        learned = copy.deepcopy(baseline)
+        learned.update(*policy.records(which[i : i + 1], chosen[i : i + 1]))
+        found = moments(policy, learned, responses, **options)
+        by_prompt, second = by_prompt + weight * found.by_prompt, second + weight * found.second
+        single += weight * found.single
+    return Moments(by_prompt, policy.gradient(), second, single)
 
 
-class _Late(Baseline):
-    """A baseline that learns from a batch before it judges it."""
+class PerPrompt(Baseline):
+    """Given numbers as the baseline of each prompt of an ExactPolicy, (X,): A_i = r_i - given[x]."""
 
-    name, least = "late", 2
+    name = "per_prompt"
+
+    def __init__(self, given: torch.Tensor, responses: int = 1):
+        super().__init__(responses)
+        self.given = given
+
+    def advantages(self, rollouts, internals):
+        return rollouts.rewards - self.given[[p.index for p in rollouts.problems]][:, None]
+
+
+class OwnStates(Poise):
+    """A mistake to measure: the baseline of a response is the probe's prediction from its *own* states."""
+
+    name = "own_states"
+
+    def advantages(self, rollouts, internals):
+        return rollouts.rewards - self.values(rollouts, internals)
+
+
+class RefitFirst(Baseline):
+    """A mistake to measure: a baseline that learns from a batch before it judges it. To be called `alone`."""
+
+    name = "refit_first"
 
     def __init__(self, inner: Baseline):
-        super().__init__(2)
+        super().__init__(inner.responses)
         self.inner = inner
 
     def advantages(self, rollouts, internals):
-        self.inner.update(rollouts, internals)
+        self.update(rollouts, internals)
         return self.inner.advantages(rollouts, internals)
+
+    def update(self, rollouts, internals):
+        self.inner.update(rollouts, internals)

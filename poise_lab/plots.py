@@ -216,10 +216,11 @@ def bias_and_variance(points: dict[str, tuple[float, float]], title: str, **layo
     """One point per estimate, (relative bias, variance), both exact: unbiased ones stand on the left edge."""
     x = "relative bias, |E[estimate] - gradient| / |gradient|"
     fig = figure(title, x, "variance of the estimate", height=460, hovermode="closest", **layout)
-    for (name, (bias, variance)), color in zip(points.items(), COLORS * len(points), strict=False):
+    for i, (name, (bias, variance)) in enumerate(points.items()):
+        symbol = ("circle", "diamond", "square", "cross")[i // 8 % 4]  # the colours come again past the eighth
         fig.add_trace(
             go.Scatter(x=rounded([bias]), y=rounded([variance]), mode="markers", name=name,
-                       marker=dict(size=12, color=color))
+                       marker=dict(size=12, color=COLORS[i % 8], symbol=symbol))
         )  # fmt: skip
     return fig
 
