@@ -65,12 +65,17 @@ class Poise(Baseline):
         values = self.values(rollouts, internals)
         return rewards - leave_one_out_mean(rewards if values is None else values)
 
+    def targets(self, rollouts, internals) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """What the probe learns from each response, (P, M), and the weights of these rows."""
+        return rollouts.partner_rewards(), None
+
     def update(self, rollouts, internals):
-        targets, features = rollouts.partner_rewards(), internals.features()
+        features = internals.features()
+        targets, weights = self.targets(rollouts, internals)
         self.steps += 1
         for name, prompts in self._routes(rollouts).items():
             buffer = self.buffers.setdefault(name, RecentBuffer(self.buffer_rows))
-            buffer.add(features[prompts], targets[prompts])
+            buffer.add(features[prompts], targets[prompts], None if weights is None else weights[prompts])
             if self.steps >= self.warmup:
                 self.probes[name] = ValueProbe(**self.template.get_params()).fit(*buffer.data())
 
@@ -108,6 +113,24 @@ class Poise(Baseline):
             else:
                 probe = ValueProbe(**self.template.get_params())
                 self.probes[name] = probe.set_fitted(fields["coef"].numpy(), fields["intercept"].item())
+
+
+class ScoreWeighted(Poise):
+    """POISE whose probe predicts the number that leaves the least variance, instead of the value.
+
+    That number is E[R |s|^2] / E[|s|^2] with s the score (the gradient of log pi(y | x)), and not V(x) = E[R]:
+    where wrong responses have longer scores than right ones it lies below V(x). So each sibling's reward is a
+    target with its |s|^2 as weight. The surprise of its tokens, sum_t (1 - p_t)^2, stands for |s|^2 (it is what
+    the output layer's gradient starts from), and costs nothing. Arguments as for Poise.
+    """
+
+    name = "score_weighted"
+
+    def targets(self, rollouts, internals):
+        surprise = ((1 - internals.logprobs.exp()) ** 2 * rollouts.mask).sum(-1) + 1e-6  # never 0
+        surprise = surprise / surprise.mean()
+        weights = leave_one_out_mean(surprise)
+        return (leave_one_out_mean(surprise * rollouts.rewards) / weights).clamp(0, 1), weights
 
 
 class Fused(Poise):
@@ -166,4 +189,4 @@ def fusion_weight(predicted: torch.Tensor, siblings: torch.Tensor, own: torch.Te
     return min(1.0, max(0.0, float(apart @ (own - predicted)) / norm)) if norm > 0 else 0.0
 
 
-BASELINES |= {cls.name: cls for cls in (Poise, Fused)}
+BASELINES |= {cls.name: cls for cls in (Poise, ScoreWeighted, Fused)}

@@ -62,13 +62,16 @@ class ValueProbe(RegressorMixin, BaseEstimator):
             raise known("probe preset", name, PRESETS)
         return cls(**{**PRESETS[name], **changes})
 
-    def fit(self, X, y) -> ValueProbe:
+    def fit(self, X, y, weights=None) -> ValueProbe:
         """Fit to rows of one response each.
 
         X: Internals, or features (..., 2 D + 3) laid out as `Internals.features`.
         y: (...) targets in [0, 1], one per row: `rollouts.partner_rewards()`.
+        weights: (...) of the rows in the least squares (not in the PCA), with mean 1 if the ridge strength
+            is to mean the same; None counts every row once.
 
-        Raises PoiseLabError for targets outside [0, 1] or NaN, or if rows and targets differ in number.
+        Raises PoiseLabError for targets outside [0, 1] or NaN, weights below 0, or if rows, targets and
+        weights differ in number.
         """
         X, _ = _rows(X)
         y = np.asarray(y, dtype=np.float64).reshape(-1)
@@ -76,6 +79,10 @@ class ValueProbe(RegressorMixin, BaseEstimator):
             raise PoiseLabError(f"{len(X)} rows of features but {len(y)} targets; give one target per row")
         if not np.isfinite(y).all() or y.min() < 0 or y.max() > 1:
             raise PoiseLabError("targets must be rewards in [0, 1], without NaN; rescale or repair them")
+        if weights is not None:
+            weights = np.asarray(weights, dtype=np.float64).reshape(-1)
+            if len(weights) != len(y) or not np.isfinite(weights).all() or weights.min() < 0 or weights.sum() == 0:
+                raise PoiseLabError(f"weights must be {len(y)} numbers, one per row, none below 0 and not all 0")
         if not np.isfinite(X).all():
             raise NotFiniteError("features contain NaN or infinity: the policy's hidden states have overflowed")
         blocks = _blocks(X.shape[1])
@@ -93,7 +100,7 @@ class ValueProbe(RegressorMixin, BaseEstimator):
             1,
         )
         scaler = StandardScaler().fit(Z)
-        ridge = Ridge(alpha=self.ridge).fit(scaler.transform(Z), y)
+        ridge = Ridge(alpha=self.ridge).fit(scaler.transform(Z), y, sample_weight=weights)
         # compose the affine maps: y = ((T(x) - mean) / scale) . beta + b
         beta = ridge.coef_ / scaler.scale_
         self.coef_ = np.zeros(X.shape[1])
@@ -208,45 +215,37 @@ class RecentBuffer:
         if capacity < 1:
             raise PoiseLabError(f"a buffer of {capacity} rows holds nothing; give it at least 1")
         self.capacity = capacity
-        self._groups: deque[tuple[np.ndarray, np.ndarray]] = deque()
+        self._groups: deque[tuple[np.ndarray, ...]] = deque()
         self.rows = 0
 
-    def add(self, features, targets) -> None:
-        """Append groups: features (P, M, F), targets (P, M)."""
-        features = np.asarray(features, dtype=np.float32)
-        targets = np.asarray(targets, dtype=np.float32)
-        for group in zip(features, targets, strict=True):
+    def add(self, features, targets, weights=None) -> None:
+        """Append groups: features (P, M, F), targets (P, M), and weights (P, M), always or never."""
+        columns = [np.asarray(x, dtype=np.float32) for x in (features, targets, weights) if x is not None]
+        for group in zip(*columns, strict=True):
             self._groups.append(group)
             self.rows += len(group[1])
         while self.rows > self.capacity and len(self._groups) > 1:
             self.rows -= len(self._groups.popleft()[1])
 
-    def data(self) -> tuple[np.ndarray, np.ndarray]:
-        """All rows, oldest first: features (rows, F), targets (rows,)."""
-        return (
-            np.concatenate([features for features, _ in self._groups]),
-            np.concatenate([targets for _, targets in self._groups]),
-        )
+    def data(self) -> tuple[np.ndarray, ...]:
+        """All rows, oldest first, as `ValueProbe.fit` takes them: features (rows, F), targets (rows,), weights if any."""
+        return tuple(np.concatenate(column) for column in zip(*self._groups, strict=True))
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         if not self._groups:
             return {}
-        features, targets = self.data()
-        sizes = [len(targets) for _, targets in self._groups]
-        return {
-            "features": torch.from_numpy(features),
-            "targets": torch.from_numpy(targets),
-            "sizes": torch.tensor(sizes),
-        }
+        state = dict(zip(("features", "targets", "weights"), map(torch.from_numpy, self.data()), strict=False))
+        return {**state, "sizes": torch.tensor([len(group[1]) for group in self._groups])}
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
         self._groups.clear()
         self.rows = 0
         if state:
             sizes = state["sizes"].tolist()
-            for f, t in zip(state["features"].split(sizes), state["targets"].split(sizes), strict=True):
-                self._groups.append((f.numpy(), t.numpy()))
-                self.rows += len(t)
+            columns = [state[name].split(sizes) for name in ("features", "targets", "weights") if name in state]
+            for group in zip(*columns, strict=True):
+                self._groups.append(tuple(column.numpy() for column in group))
+                self.rows += len(group[1])
 
 
 def _rows(X) -> tuple[np.ndarray, tuple[int, ...]]:

@@ -10,7 +10,7 @@ from support import ToyTask, random_internals, tiny_policy, toy_rollouts
 from test_baselines import batch, internals_with, own_response_enters, reads_first_feature, sees_this_steps_rewards
 
 import poise_lab as pl
-from poise_lab.poise import Fused, Poise, fusion_weight
+from poise_lab.poise import Fused, Poise, ScoreWeighted, fusion_weight
 
 
 def sampler(prompts=12, seed=0, **changes) -> pl.Sampler:
@@ -173,6 +173,73 @@ def test_calls_of_a_step_are_independent_and_reproducible():
     assert torch.equal(two.sample(problems, 2).logprobs, first.logprobs)
     assert torch.equal(two.sample(problems, 2).logprobs, second.logprobs)
     assert one.problems() != problems
+
+
+# --- weighted by the score -----------------------------------------------------------------------
+
+
+def with_surprise(rewards, surprise):
+    """Rollouts of one-token responses, and internals in which token j has (1 - p)^2 as given."""
+    rollouts = toy_rollouts(rewards)
+    internals = random_internals(*rollouts.rewards.shape, 2)
+    internals.logprobs = (1 - torch.tensor(surprise).sqrt()).log()[..., None]
+    return rollouts, internals
+
+
+def test_score_weighted_targets_by_hand():
+    baseline = ScoreWeighted()
+    rollouts, internals = with_surprise([[1.0, 0.0], [1.0, 1.0]], [[0.2, 0.6], [0.2, 0.6]])
+    targets, weights = baseline.targets(rollouts, internals)
+    assert torch.equal(targets, torch.tensor([[0.0, 1.0], [1.0, 1.0]]))  # a pair: the partner's reward
+    assert torch.allclose(weights, torch.tensor([[1.5, 0.5], [1.5, 0.5]]), atol=1e-4)  # over their mean, 0.4
+    rollouts, internals = with_surprise([[1.0, 0.0, 1.0]], [[0.1, 0.3, 0.8]])
+    targets, weights = ScoreWeighted(responses=3).targets(rollouts, internals)
+    expected = torch.tensor([[0.8 / 1.1, 1.0, 0.1 / 0.4]])  # weighted means of the siblings' rewards
+    assert torch.allclose(targets, expected, atol=1e-4)
+    assert torch.allclose(weights, torch.tensor([[0.55, 0.45, 0.2]]) / 0.4, atol=1e-4)
+
+
+def test_surprise_of_padding_does_not_count():
+    rollouts = pl.sample_rollouts(tiny_policy(), ToyTask().sample(6, 0), 2, seed=0, max_new_tokens=8)
+    internals = pl.read_internals(tiny_policy(), rollouts, layer=1)
+    _, weights = ScoreWeighted().targets(rollouts, internals)
+    raw = torch.tensor([
+        [sum((1 - x.exp()) ** 2 for x in internals.logprobs[i, j, : rollouts.lengths[i, j]]) for j in (0, 1)] for i in range(6)
+    ])  # fmt: skip
+    assert torch.allclose(weights, (raw / raw.mean()).flip(1), atol=1e-4)
+
+
+def test_sure_responses_still_give_targets():
+    rollouts, internals = with_surprise([[1.0, 0.0]], [[0.0, 0.0]])
+    targets, weights = ScoreWeighted().targets(rollouts, internals)
+    assert targets.tolist() == [[0.0, 1.0]] and weights.tolist() == [[1.0, 1.0]]
+
+
+def test_score_weighted_learns_the_weighted_mean():
+    """Right and wrong responses equally likely, wrong ones with three times the surprise: 1/4, where V = 1/2."""
+    generator = torch.Generator().manual_seed(0)
+    rewards = torch.bernoulli(torch.full((2000, 2), 0.5), generator=generator)
+    rollouts, internals = with_surprise(rewards.tolist(), torch.where(rewards == 1, 0.1, 0.3).tolist())
+    weighted, plain = ScoreWeighted(warmup=1), Poise(warmup=1)
+    for baseline, expected in ((weighted, 0.25), (plain, 0.5)):
+        baseline.update(rollouts, internals)
+        assert baseline.values(rollouts, internals).mean().item() == pytest.approx(expected, abs=0.02)
+
+
+def test_score_weighted_state_round_trip():
+    one, two = ScoreWeighted(warmup=1, buffer_rows=60), ScoreWeighted(warmup=1, buffer_rows=60)
+    rollouts, internals = with_surprise(torch.rand(20, 2).round().tolist(), torch.rand(20, 2).tolist())
+    for _ in range(2):
+        one.update(rollouts, internals)
+    two.load_state_dict({k: v.clone() for k, v in one.state_dict().items()})
+    for baseline in (one, two):
+        baseline.update(rollouts, internals)
+    assert torch.equal(one.values(rollouts, internals), two.values(rollouts, internals))
+
+
+@pytest.mark.parametrize("m", [2, 3])
+def test_nothing_of_a_response_enters_its_own_score_weighted_baseline(m):
+    assert not own_response_enters(learned(ScoreWeighted, responses=m), m)
 
 
 # --- fused ---------------------------------------------------------------------------------------

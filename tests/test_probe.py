@@ -352,3 +352,18 @@ def test_shuffled_targets_teach_nothing(measured):
     targets = read.partner_rewards()[torch.randperm(2048, generator=torch.Generator().manual_seed(0))]
     r = pl.ValueProbe.preset("release").fit(internals, targets).score(one_internals, value)["r"]
     assert abs(r) < 5 / math.sqrt(192)
+
+
+def test_weights_are_those_of_a_plain_pipeline():
+    rng = np.random.default_rng(0)
+    X, y, w = rng.normal(size=(80, 11)), rng.random(80), rng.random(80)
+    pipeline = make_pipeline(StandardScaler(), Ridge(alpha=3.0)).fit(X, y, ridge__sample_weight=w)
+    found = pl.ValueProbe(ridge=3.0).fit(X, y, w)
+    assert np.allclose(found.predict(X), pipeline.predict(X).clip(0, 1), atol=1e-10)
+    assert not np.allclose(found.predict(X), pl.ValueProbe(ridge=3.0).fit(X, y).predict(X), atol=1e-3)
+
+
+@pytest.mark.parametrize("weights", [[1.0], [1.0, -1.0], [0.0, 0.0], [1.0, float("nan")]])
+def test_bad_weights(weights):
+    with pytest.raises(pl.PoiseLabError, match="weights must be 2 numbers"):
+        pl.ValueProbe().fit(np.random.default_rng(0).normal(size=(2, 5)), [0.0, 1.0], weights)
