@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUN := runs/poise-0
 
-.PHONY: run fetch test test-lab lab notebooks record showdown bench lint clean
+.PHONY: run fetch test test-lab lab notebooks record showdown bench assignments grade grade-check lint clean
 
 run: $(STAMP)
 	$(BIN)/poise-lab train --baseline poise --seed 0 --out $(RUN) $(if $(wildcard $(RUN)/config.json),--resume)
@@ -15,7 +15,7 @@ run: $(STAMP)
 NBVAL := --nbval --nbval-current-env --nbval-sanitize-with tests/sanitize.cfg --nbval-cell-timeout=600
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -q -n 2 --dist loadfile
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(NBVAL) notebooks -q -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(NBVAL) notebooks/*.ipynb -q -n 2 --dist loadfile
 
 # The notebooks in a real browser: every cell run, every slider moved. Takes the system's Chromium if there is one.
 test-lab: $(STAMP)
@@ -52,6 +52,24 @@ fetch: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/poise-lab bench
+
+# Student versions of the assignments, into notebooks/assignments/release.
+assignments: $(VENV)/.course
+	$(BIN)/python -m poise_lab.grading release
+
+# Grades notebooks/assignments/submitted/<student>/<assignment>/<assignment>.ipynb: grades.csv, and feedback for each.
+grade: $(VENV)/.course
+	OMP_NUM_THREADS=1 $(BIN)/python -m poise_lab.grading grade
+
+# Grades the grader: the untouched notebook gets 0, the solution everything, each planted answer what it should.
+grade-check: $(VENV)/.course
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_assignments.py -q
+	printf '%s\n' $(notdir $(wildcard notebooks/assignments/source/*)) | \
+	  OMP_NUM_THREADS=1 xargs -P 2 -I{} $(BIN)/python -m poise_lab.grading check {}
+
+$(VENV)/.course: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt nbgrader
+	touch $@
 
 lint: $(STAMP)
 	$(BIN)/ruff check poise_lab tests

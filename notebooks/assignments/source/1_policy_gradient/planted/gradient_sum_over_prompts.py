@@ -1,0 +1,5 @@
+# cell: gradient
+# loses: test_gradient_example 1, test_gradient 3
+# says: J is their mean
+def gradient(prob, reward, score):
+    return torch.einsum("xn,xnk->k", prob * reward, score)

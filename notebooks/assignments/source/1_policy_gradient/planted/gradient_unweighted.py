@@ -1,0 +1,5 @@
+# cell: gradient
+# loses: test_gradient_example 1, test_gradient 3
+# says: each counts with its probability
+def gradient(prob, reward, score):
+    return (reward[..., None] * score).mean((0, 1))

@@ -1,0 +1,5 @@
+# cell: gradient
+# loses: test_gradient_example 1, test_gradient 3
+# says: the probability is missing
+def gradient(prob, reward, score):
+    return (reward[..., None] * score).sum(1).mean(0)

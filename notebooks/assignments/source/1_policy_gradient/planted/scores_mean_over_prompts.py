@@ -1,0 +1,5 @@
+# cell: scores
+# loses: test_scores 3
+# says: a normalising constant of its own
+def scores(features, prob):
+    return features - (prob[..., None] * features).sum((0, 1)) / len(prob)

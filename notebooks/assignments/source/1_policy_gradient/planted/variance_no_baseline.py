@@ -1,0 +1,7 @@
+# cell: variance
+# loses: test_variance_example 2, test_variance 3
+# says: is it used?
+def variance(prob, reward, score, baseline):
+    z = reward[..., None] * score
+    weight = prob[..., None] / len(prob)
+    return (weight * z**2).sum() - ((weight * z).sum((0, 1)) ** 2).sum()

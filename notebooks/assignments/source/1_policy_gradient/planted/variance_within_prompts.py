@@ -1,0 +1,7 @@
+# cell: variance
+# loses: test_variance_example 2, test_variance 3
+# says: the scatter between prompts is lost
+def variance(prob, reward, score, baseline):
+    z = (reward - baseline[:, None])[..., None] * score
+    mean = (prob[..., None] * z).sum(1, keepdim=True)
+    return (prob[..., None] * (z - mean) ** 2).sum() / len(prob)
