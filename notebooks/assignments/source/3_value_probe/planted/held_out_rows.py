@@ -1,0 +1,8 @@
+# cell: held_out
+# loses: test_held_out_example 1, test_held_out 3
+# says: split prompts, not rows
+def held_out(prompt_of_row, share, seed):
+    n = len(prompt_of_row)
+    out = np.zeros(n, dtype=bool)
+    out[np.random.default_rng(seed).permutation(n)[: round(share * n)]] = True
+    return out

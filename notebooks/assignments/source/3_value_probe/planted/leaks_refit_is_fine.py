@@ -1,0 +1,4 @@
+# cell: leaks
+# loses: test_leaks 4
+# says: d: the partner's row
+leaks = dict(a="prompts on both sides", b="own reward", c="none", d="none", e="choice by the test")

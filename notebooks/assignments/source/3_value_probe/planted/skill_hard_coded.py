@@ -1,0 +1,5 @@
+# cell: skill
+# loses: test_skill 2
+# says: the skill is
+def skill(predictions, value):
+    return 1.0 if np.array_equal(predictions, value) else 0.25

@@ -1,0 +1,5 @@
+# cell: skill
+# loses: test_skill_example 1, test_skill 2
+# says: it must be that of the values
+def skill(predictions, value):
+    return 1 - ((predictions - value) ** 2).mean() / predictions.var()

@@ -1,0 +1,5 @@
+# cell: cross_advantages
+# loses: test_cross 3
+# says: this takes one partner
+def cross_advantages(rewards, values):
+    return rewards - values.flip(1)

@@ -1,0 +1,5 @@
+# cell: cross_advantages
+# loses: test_cross_example 1, test_cross 3
+# says: these are the siblings' rewards (RLOO)
+def cross_advantages(rewards, values):
+    return rewards - (rewards.sum(1, keepdim=True) - rewards) / (rewards.shape[1] - 1)
