@@ -24,7 +24,7 @@ def check(found, right, mistakes: Mapping[str, object] | None = None, *, what: s
         return
     for says, value in (mistakes or {}).items():
         value = _numbers(value)
-        if found.shape == value.shape and np.allclose(found, value, rtol=tolerance, atol=tolerance):
+        if found.shape == value.shape and np.allclose(found, value, tolerance, tolerance, equal_nan=True):
             raise AssertionError(f"{what}: {says}")
     if found.shape != right.shape:
         raise AssertionError(f"{what} has shape {found.shape}, expected {right.shape}")

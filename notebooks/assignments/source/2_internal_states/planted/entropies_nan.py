@@ -1,0 +1,5 @@
+# cell: entropies
+# loses: test_entropies 2
+# says: an answer that is missing
+def entropies(entropy, length, reasoning):
+    return torch.stack([entropy[:length].mean(), entropy[:reasoning].mean(), entropy[reasoning:length].mean()])

@@ -1,0 +1,7 @@
+# cell: token_entropy
+# loses: test_entropy 2
+# says: NaN or infinity
+def token_entropy(logits):
+    weight = logits.exp()
+    prob = weight / weight.sum(-1, keepdim=True)
+    return -(prob * prob.log()).sum(-1)

@@ -1,0 +1,7 @@
+# cell: pooled
+# loses: test_pooled_example 2, test_pooled 3
+# says: positions before the span are in it
+def pooled(states, start, end, n):
+    if start == end:
+        return torch.zeros(states.shape[1])
+    return states[max(0, end - n) : end].mean(0)

@@ -1,0 +1,5 @@
+# cell: pooled
+# loses: test_pooled 3
+# says: the mean of nothing is NaN
+def pooled(states, start, end, n):
+    return states[max(start, end - n) : end].mean(0)

@@ -1,0 +1,8 @@
+# cell: reasoning_length
+# loses: test_reasoning_example 1, test_reasoning 2
+# says: the tag itself belongs to the reasoning
+def reasoning_length(ids, tag):
+    for start in range(len(ids) - len(tag), -1, -1):
+        if ids[start : start + len(tag)] == tag:
+            return start
+    return len(ids)

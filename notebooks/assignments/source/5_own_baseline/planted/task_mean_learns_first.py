@@ -1,0 +1,23 @@
+# cell: task_mean
+# loses: test_task_mean_example 2, test_task_mean 4
+# says: rewards of this step are in their own baseline
+class TaskMean(pl.Baseline):
+    name = "task_mean"
+
+    def __init__(self, responses=1):
+        super().__init__(responses)
+        self.sums = {}
+
+    def advantages(self, rollouts, internals):
+        seen = {}
+        for name, rewards in zip(rollouts.tasks, rollouts.rewards, strict=True):
+            total, n = seen.get(name, self.sums.get(name, [0.0, 0]))
+            seen[name] = [total + float(rewards.sum()), n + len(rewards)]
+        if not self.sums:
+            return rollouts.rewards - 0.5
+        return rollouts.rewards - torch.tensor([seen[name][0] / seen[name][1] for name in rollouts.tasks])[:, None]
+
+    def update(self, rollouts, internals):
+        for name, rewards in zip(rollouts.tasks, rollouts.rewards, strict=True):
+            total, n = self.sums.get(name, [0.0, 0])
+            self.sums[name] = [total + float(rewards.sum()), n + len(rewards)]

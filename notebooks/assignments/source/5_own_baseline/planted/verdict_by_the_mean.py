@@ -1,0 +1,4 @@
+# cell: verdict
+# loses: test_verdict 3
+# says: b: the mean is higher
+verdict = dict(a="better", b="better", c="better", d="worse")
