@@ -1,4 +1,4 @@
 # cell: leaks
 # loses: test_leaks 4
-# says: a: of a pair
+# says: a: one row of a pair
 leaks = dict.fromkeys("abcde", "own reward")

@@ -1,4 +1,4 @@
 # cell: leaks
 # loses: test_leaks 4
-# says: a: of a pair
+# says: a: one row of a pair
 leaks = dict(a="none", b="own reward", c="none", d="own reward", e="choice by the test")

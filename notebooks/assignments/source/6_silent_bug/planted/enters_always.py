@@ -1,0 +1,5 @@
+# cell: own_reward_enters
+# loses: test_enters 3
+# says: a constant is accused
+def own_reward_enters(baselines):
+    return True

@@ -1,0 +1,6 @@
+# cell: logit_mask
+# loses: test_mask 3
+# says: off by one
+def logit_mask(prompts, responses, T):
+    t = torch.arange(T)
+    return (t >= prompts[:, None]) & (t < (prompts + responses)[:, None])

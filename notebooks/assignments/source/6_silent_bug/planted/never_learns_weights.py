@@ -1,0 +1,8 @@
+# cell: never_learns
+# loses: test_never_learns 3
+# says: its weights change and its loss falls
+def never_learns(fit):
+    critic = new_critic()
+    before = copy.deepcopy(critic.state_dict())
+    fit(critic, *some_data())
+    return all(torch.equal(v, before[k]) for k, v in critic.state_dict().items())

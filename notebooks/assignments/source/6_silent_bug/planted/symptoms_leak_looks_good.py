@@ -1,0 +1,4 @@
+# cell: symptoms
+# loses: test_symptoms 3
+# says: a: a baseline that knows the reward
+symptoms = dict(a="no bug", b="critic never learns", c="mask off by one", d="no bug")

@@ -1,0 +1,4 @@
+# cell: symptoms
+# loses: test_symptoms 3
+# says: d: where both rewards agree
+symptoms = dict(a="target leaks", b="critic never learns", c="mask off by one", d="critic never learns")
