@@ -74,12 +74,17 @@ def test_points_and_minutes_are_stated_as_they_are(master):
 
 
 def test_a_solution_is_not_in_what_students_see(master):
-    """No line of a solution stands in a visible part; short lines (a bare `return x`) may."""
-    visible = [SOLUTION.sub("", HIDDEN.sub("", cell.source)) for cell in master.cells]
+    """Single lines may stand elsewhere (a bug is shown in code that is otherwise right), but no two in a row."""
+
+    def stripped(text):
+        return "\n".join(line.strip() for line in text.splitlines())
+
+    visible = "\n".join(stripped(SOLUTION.sub("", HIDDEN.sub("", cell.source))) for cell in master.cells)
     for cell in of_kind(master, "solution"):
-        for line in "".join(SOLUTION.findall(cell.source)).splitlines():
-            if len(line.strip()) > 30:
-                assert not any(line.strip() in text for text in visible), line
+        for solution in SOLUTION.findall(cell.source):
+            lines = stripped(solution).splitlines()
+            for piece in ["\n".join(pair) for pair in zip(lines, lines[1:], strict=False)] or lines:
+                assert piece not in visible, piece
 
 
 def test_at_least_three_planted_answers_for_each_exercise(folder, master_of):
