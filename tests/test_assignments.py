@@ -6,6 +6,7 @@ What needs nbgrader is skipped without it; `make grade-check` installs it and ru
 from __future__ import annotations
 
 import ast
+import builtins
 import re
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+import poise_lab as pl
 from poise_lab.checks import check, require
 
 SOURCE = Path(__file__).parent.parent / "notebooks" / "assignments" / "source"
@@ -109,6 +111,61 @@ def test_at_least_three_planted_answers_for_each_exercise(folder, master_of):
 @pytest.fixture
 def master_of():
     return lambda folder: nbformat.read(folder / f"{folder.name}.ipynb", as_version=4)
+
+
+# --- the guides ----------------------------------------------------------------------------------
+
+ROOT = SOURCE.parent.parent.parent
+INSTRUCTORS = (ROOT / "notebooks" / "INSTRUCTORS.md").read_text(encoding="utf-8")
+STUDENTS = (ROOT / "notebooks" / "STUDENTS.md").read_text(encoding="utf-8")
+
+
+def test_guides_name_what_exists():
+    makefile = (ROOT / "Makefile").read_text()
+    for text in (INSTRUCTORS, STUDENTS):
+        for target in re.findall(r"\bmake ([a-z-]+)(?=`| {2,}#)", text):
+            assert re.search(rf"^{target}:", makefile, re.M), target
+        for name in re.findall(r"`(\d_\w+)`", text):
+            assert (SOURCE / name).is_dir(), name
+        for number in re.findall(r"\b(0\d)\b", text):
+            assert list((ROOT / "notebooks").glob(f"{number}_*.ipynb")), number
+        for name in re.findall(r"`pl\.(\w+)", text):
+            assert hasattr(pl, name), name
+        for path in re.findall(r"`((?:notebooks|tests)/[\w/]+\.?\w*)`", text):
+            assert (ROOT / path).exists() or path.startswith("notebooks/assignments/"), path
+    assert all(f"`{path.stem}`" in INSTRUCTORS for path in MASTERS)
+
+
+def test_instructors_table_is_that_of_the_masters():
+    rows = re.findall(r"^\| `(\w+)` \|.*\| (\d+) \| (\d+) \|$", INSTRUCTORS, re.M)
+    assert [name for name, *_ in rows] == [path.stem for path in MASTERS]
+    for name, points, minutes in rows:
+        opening = nbformat.read(SOURCE / name / f"{name}.ipynb", as_version=4).cells[0].source
+        stated = re.findall(r"^\| \d .*?\| (\d+) \| (\d+) \|$", opening, re.M)
+        assert (sum(int(p) for p, _ in stated), sum(int(m) for _, m in stated)) == (int(points), int(minutes))
+
+
+def test_messages_of_the_troubleshooting_exist():
+    sources = "".join(p.read_text(encoding="utf-8") for p in (ROOT / "poise_lab").glob("*.py"))
+    sources += "".join(cell.source for path in MASTERS for cell in nbformat.read(path, as_version=4).cells)
+    sources = re.sub(r'"\s*\n\s*f?"', "", sources)  # messages that go over two lines
+    part = STUDENTS[STUDENTS.index("## It does not work") :]
+    messages = [m for row in re.findall(r"^\| (.*?) \|", part, re.M) for m in re.findall(r"`([^`]+)`", row)]
+    assert len(messages) > 10
+    for message in messages:
+        assert message in sources or hasattr(builtins, message), message
+
+
+def test_words_that_notebooks_explain_are_in_the_glossary():
+    """Words of the tables in the openings; a symbol behind a word belongs to the symbols."""
+    known = " ".join(re.findall(r"^\| ([^|]+) \|", STUDENTS, re.M)).lower()
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        opening = nbformat.read(path, as_version=4).cells[0].source
+        table = opening[opening.find("| word |") :] if "| word |" in opening else ""
+        for entry in re.findall(r"^\| ([^|]+) \| ", table, re.M):
+            for word in re.sub(r"\(.*?\)", "", entry).split(","):
+                plain = re.sub(r" (?:pi|[xysbARVZ])$", "", word.strip())
+                assert plain.lower() in known, f"{plain!r} of {path.name}: add it to notebooks/STUDENTS.md"
 
 
 # --- what test cells call ------------------------------------------------------------------------
