@@ -55,17 +55,17 @@ bench: $(STAMP)
 
 # Student versions of the assignments, into notebooks/assignments/release.
 assignments: $(VENV)/.course
-	$(BIN)/python -m poise_lab.grading release
+	$(BIN)/python -m poise_lab.course release
 
 # Grades notebooks/assignments/submitted/<student>/<assignment>/<assignment>.ipynb: grades.csv, and feedback for each.
 grade: $(VENV)/.course
-	OMP_NUM_THREADS=1 $(BIN)/python -m poise_lab.grading grade
+	OMP_NUM_THREADS=1 $(BIN)/python -m poise_lab.course grade
 
 # Grades the grader: the untouched notebook gets 0, the solution everything, each planted answer what it should.
 grade-check: $(VENV)/.course
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_assignments.py -q
 	printf '%s\n' $(notdir $(wildcard notebooks/assignments/source/*)) | \
-	  OMP_NUM_THREADS=1 xargs -P 2 -I{} $(BIN)/python -m poise_lab.grading check {}
+	  OMP_NUM_THREADS=1 xargs -P 2 -I{} $(BIN)/python -m poise_lab.course check {}
 
 $(VENV)/.course: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt nbgrader

@@ -1,12 +1,8 @@
-"""Release assignments, grade submissions, and grade the grader.
+"""Grade a submission of an assignment, whatever is in it. `python -m poise_lab.course` is the command.
 
-    python -m poise_lab.grading release          # student versions, into notebooks/assignments/release
-    python -m poise_lab.grading check            # the grader itself: untouched, solution, planted answers
-    python -m poise_lab.grading grade            # all of notebooks/assignments/submitted
-
-nbgrader makes the student versions, restores edited cells, runs a submission and gives the points. Here is what
+nbgrader makes the student versions, restores hidden tests, runs a submission and gives the points. Here is what
 it does not do: put deleted cells back wherever they stood, survive a cell that ends the kernel or never ends,
-cut megabytes of output, refuse to grade with a broken reference, and try answers that are known to be wrong.
+cut megabytes of output, and refuse to grade with a broken reference.
 
 Every submission is graded in a new folder with a kernel of its own; no file of a student is changed. It runs
 with the rights of whoever grades, as with nbgrader itself: use a machine or container without secrets.
@@ -14,14 +10,11 @@ with the rights of whoever grades, as with nbgrader itself: use a machine or con
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import copy
-import csv
 import dataclasses
 import logging
 import os
-import re
 import shutil
 import sys
 import tempfile
@@ -42,7 +35,6 @@ try:
 except ImportError:
     raise PoiseLabError("nbgrader is not installed: run `make assignments`, which installs it") from None
 
-COURSE = Path(__file__).parent.parent / "notebooks" / "assignments"
 TIMEOUT = 120  # seconds per cell; the slowest cell of a solution takes a tenth of it
 MOST_OUTPUT = 100_000  # characters kept of what a cell prints
 PLANTED = "planted"
@@ -184,6 +176,8 @@ class Classroom:
         (folder / f"{self.name}.ipynb").write_text(text, encoding="utf-8")
         with nbgrader_at_hand():
             result = self.api.autograde(self.name, student)
+        if "KeyboardInterrupt" in result.get("error", ""):  # it catches even that, and would grade on
+            raise KeyboardInterrupt
         if not result["success"]:
             log = result.get("log") or result["error"]
             return Graded(student, dict.fromkeys(of, 0.0), of, [*messages, f"could not be graded: {log[-1500:]}"])
@@ -270,114 +264,3 @@ def said(notebook) -> list[str]:
             elif "[cut: this cell prints too much]" in output.get("text", ""):
                 messages.append(f"{grade_id(cell) or f'cell {i + 1}'}: prints too much; only its beginning was kept")
     return messages
-
-
-@dataclasses.dataclass
-class PlantedAnswer:
-    """A wrong answer that looks right: for which cell, which points it must lose, what the checker must say."""
-
-    name: str
-    cell: str
-    loses: dict[str, float]
-    says: str
-    source: str
-
-    @classmethod
-    def read(cls, path: Path) -> PlantedAnswer:
-        """A Python file whose first comment lines are `# cell: id`, `# loses: test 3, test 2`, `# says: text`."""
-        text = path.read_text(encoding="utf-8")
-        head = dict(re.findall(r"^# (cell|loses|says): (.*)$", text, re.M))
-        if set(head) != {"cell", "loses", "says"}:
-            raise PoiseLabError(f"{path.name} must begin with the lines # cell:, # loses: and # says:")
-        loses = {test: float(points) for test, points in (part.split() for part in head["loses"].split(","))}
-        source = re.sub(r"^# (cell|loses|says): .*\n", "", text, flags=re.M)
-        return cls(path.stem, head["cell"], loses, head["says"], source.strip())
-
-
-def planted_answers(source: Path) -> list[PlantedAnswer]:
-    return [PlantedAnswer.read(path) for path in sorted((source / PLANTED).glob("*.py"))]
-
-
-def check(source: Path, timeout: int = TIMEOUT, show=print) -> list[str]:
-    """Grade untouched, solution and planted answers of an assignment; returns what is not as it should be."""
-    wrong = []
-    with Classroom(source, timeout) as room:
-        room.require_reference()
-        untouched = room.grade("untouched", room.released)
-        show(f"{room.name}\n  {untouched}")
-        if untouched.total:
-            wrong.append(f"{room.name}: the untouched notebook gets {untouched.total:g} points")
-        show(f"  {'solution':32} {untouched.full:5g} of {untouched.full:g}")
-        for answer in planted_answers(source):
-            graded = room.grade(answer.name, room.solved({answer.cell: answer.source}))
-            expected = {test: full - answer.loses.get(test, 0) for test, full in graded.of.items()}
-            show(f"  {graded}")
-            if graded.points != expected or not set(answer.loses) <= set(graded.of):
-                wrong.append(
-                    f"{room.name}: planted {answer.name} gets {graded.points}, expected {expected}: {graded.messages}"
-                )
-            if not any(answer.says in message for message in graded.messages):
-                wrong.append(f"{room.name}: planted {answer.name} is not told {answer.says!r} but {graded.messages}")
-    return wrong
-
-
-def release(course: Path, name: str) -> Path:
-    """Write the student version of an assignment; returns its folder."""
-    folder = course / "release" / name
-    with Classroom(course / "source" / name) as room:
-        shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(room.released_folder, folder)
-    return folder
-
-
-def grade_all(course: Path, name: str, timeout: int = TIMEOUT, show=print) -> list[Graded]:
-    """Grade submitted/<student>/<name>/<name>.ipynb of all students; writes feedback/<student>/<name>.md."""
-    papers = sorted((course / "submitted").glob(f"*/{name}/{name}.ipynb"))
-    results = []
-    with Classroom(course / "source" / name, timeout) as room:
-        room.require_reference()
-        for paper in papers:
-            graded = room.grade(paper.parent.parent.name, paper)
-            results.append(graded)
-            show(f"{name}: {graded}")
-            lines = [f"# {name}: {graded.total:g} of {graded.full:g} points", ""]
-            lines += [f"- {test}: {graded.points[test]:g} of {full:g}" for test, full in graded.of.items()]
-            lines += ["", *(f"> {message}\n" for message in graded.messages)]
-            feedback = course / "feedback" / graded.student / f"{name}.md"
-            feedback.parent.mkdir(parents=True, exist_ok=True)
-            feedback.write_text("\n".join(lines), encoding="utf-8")
-    return results
-
-
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m poise_lab.grading", description=__doc__.split("\n")[0])
-    parser.add_argument("command", choices=["release", "check", "grade"])
-    parser.add_argument("assignments", nargs="*", help="names; all by default")
-    parser.add_argument("--course", type=Path, default=COURSE)
-    args = parser.parse_args(argv)
-    names = args.assignments or sorted(path.parent.name for path in (args.course / "source").glob("*/*.ipynb"))
-    wrong, rows = [], []
-    try:
-        for name in names:
-            if not (args.course / "source" / name / f"{name}.ipynb").is_file():
-                raise PoiseLabError(f"there is no assignment {name!r} under {args.course / 'source'}")
-            if args.command == "release":
-                print(release(args.course, name))
-            elif args.command == "check":
-                wrong += check(args.course / "source" / name)
-            else:
-                rows += [(g.student, name, g.total, g.full) for g in grade_all(args.course, name)]
-    except PoiseLabError as e:
-        print(f"error: {e}", file=sys.stderr)
-        return 2
-    if args.command == "grade":
-        with (args.course / "grades.csv").open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([("student", "assignment", "points", "of"), *rows])
-        print(f"{len(rows)} submissions graded, see grades.csv and feedback under {args.course}")
-    for line in wrong:
-        print(f"WRONG {line}", file=sys.stderr)
-    return 1 if wrong else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -242,6 +242,13 @@ def grading():
 
 
 @pytest.fixture(scope="module")
+def course(grading):
+    from poise_lab import course
+
+    return course
+
+
+@pytest.fixture(scope="module")
 def room(grading, tmp_path_factory):
     with grading.Classroom(toy_course(tmp_path_factory.mktemp("course")), timeout=4) as room:
         yield room
@@ -274,8 +281,9 @@ def test_untouched_and_solution(room):
         ("def two():\n    while True:\n        try:\n            pass\n        except:\n            pass", "did not end within 4 seconds"),
         ("def two():\n    os._exit(3)", "ended the kernel"),
         ("os._exit(3)", "two: this cell ended the kernel"),
+        ("while True:\n    print('x' * 1000)", "did not end within 4 seconds"),
     ],
-    ids=["loops for ever", "ends the kernel in a test", "ends the kernel"],
+    ids=["loops for ever", "ends the kernel in a test", "ends the kernel", "prints for ever"],
 )  # fmt: skip
 def test_what_does_not_come_back_costs_its_own_points_only(room, answer, says):
     graded = room.grade("wild", room.solved({"two": answer}))
@@ -339,29 +347,39 @@ def test_what_is_no_notebook_is_graded_too(room, tmp_path):
         assert graded.total == 0 and graded.full == 5 and "no notebook" in graded.messages[0]
 
 
-def test_broken_reference_refuses(grading, tmp_path, capsys):
+def test_broken_reference_refuses(course, tmp_path, capsys):
     folder = toy_course(tmp_path, right="return 7")
     (tmp_path / "submitted" / "ann" / "toy").mkdir(parents=True)
     (tmp_path / "submitted" / "ann" / "toy" / "toy.ipynb").write_bytes((folder / "toy.ipynb").read_bytes())
-    with pytest.raises(grading.PoiseLabError, match="its own solution gets 3 of 5 points"):
-        grading.check(folder)
-    assert grading.main(["grade", "--course", str(tmp_path)]) == 2
+    with pytest.raises(course.PoiseLabError, match="its own solution gets 3 of 5 points"):
+        course.check(folder)
+    assert course.main(["grade", "--course", str(tmp_path)]) == 2
     assert "is not graded" in capsys.readouterr().err
     assert not (tmp_path / "grades.csv").exists() and not (tmp_path / "feedback").exists()
 
 
-def test_one_command_checks_and_one_grades(grading, tmp_path, capsys):
+def test_one_command_checks_and_one_grades(course, tmp_path, capsys):
     folder = toy_course(tmp_path)
-    assert grading.main(["check", "--course", str(tmp_path)]) == 0
-    assert grading.main(["release", "--course", str(tmp_path)]) == 0
-    paper = tmp_path / "submitted" / "ann" / "toy" / "toy.ipynb"
-    paper.parent.mkdir(parents=True)
-    paper.write_bytes((tmp_path / "release" / "toy" / "toy.ipynb").read_bytes())
-    assert grading.main(["grade", "--course", str(tmp_path)]) == 0
-    assert (tmp_path / "grades.csv").read_text().split() == ["student,assignment,points,of", "ann,toy,0.0,5.0"]
-    assert "0 of 5 points" in (tmp_path / "feedback" / "ann" / "toy.md").read_text()
+    assert course.main(["check", "--course", str(tmp_path)]) == 0
+    assert course.main(["release", "--course", str(tmp_path)]) == 0
+    for student, file in (("ann", "toy.ipynb"), ("bob", "toy (1).ipynb"), ("eve", None)):
+        folder_of = tmp_path / "submitted" / student / "toy"
+        folder_of.mkdir(parents=True)
+        if file:
+            (folder_of / file).write_bytes((tmp_path / "release" / "toy" / "toy.ipynb").read_bytes())
+    assert course.main(["grade", "--course", str(tmp_path)]) == 0
+    assert (tmp_path / "grades.csv").read_text().split() == [
+        "student,assignment,points,of", "ann,toy,0.0,5.0", "bob,toy,0.0,5.0", "eve,toy,0.0,5.0",
+    ]  # fmt: skip
+    feedback = {s: (tmp_path / "feedback" / s / "toy.md").read_text() for s in ("ann", "bob", "eve")}
+    assert all("0 of 5 points" in text for text in feedback.values())
+    assert (
+        "'toy (1).ipynb'" in feedback["bob"]
+        and "no notebook" in feedback["eve"]
+        and "no notebook" not in feedback["ann"]
+    )
     wrong = (folder / "planted" / "three.py").read_text().replace("loses: test_one 2", "loses: test_two 3")
     (folder / "planted" / "three.py").write_text(wrong)
     capsys.readouterr()
-    assert grading.main(["check", "toy", "--course", str(tmp_path)]) == 1
+    assert course.main(["check", "toy", "--course", str(tmp_path)]) == 1
     assert "planted three gets" in capsys.readouterr().err
