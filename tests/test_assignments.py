@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import ast
 import builtins
+import json
 import re
+import tomllib
 from pathlib import Path
 
 import nbformat
 import numpy as np
 import pytest
 import torch
+from packaging.requirements import Requirement
 
 import poise_lab as pl
 from poise_lab.checks import check, require
@@ -166,6 +169,14 @@ def test_words_that_notebooks_explain_are_in_the_glossary():
             for word in re.sub(r"\(.*?\)", "", entry).split(","):
                 plain = re.sub(r" (?:pi|[xysbARVZ])$", "", word.strip())
                 assert plain.lower() in known, f"{plain!r} of {path.name}: add it to notebooks/STUDENTS.md"
+
+
+def test_nbgrader_is_pinned_within_its_bounds_and_installed_by_make():
+    (text,) = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["course"]
+    requirement = Requirement(text)
+    pin = re.search(rf"^{requirement.name}==(.*)$", (ROOT / "constraints.txt").read_text(), re.M)
+    assert requirement.specifier.contains(pin[1])
+    assert re.search(rf"pip install .*-c constraints.txt {requirement.name}$", (ROOT / "Makefile").read_text(), re.M)
 
 
 # --- what test cells call ------------------------------------------------------------------------
@@ -338,6 +349,25 @@ def test_own_cells_and_copied_cells(room):
     copied = nbformat.v4.new_code_cell("pass", metadata=source_of(notebook, "test_two").metadata)
     notebook.cells.append(copied)
     assert room.grade("own", notebook).total == 5
+
+
+def test_notebooks_of_other_programs(room, tmp_path):
+    """Another kernel's name, an older format without cell ids, an answer cell split in two."""
+    notebook = room.solved({"one": "value = 1"})
+    second_half = nbformat.v4.new_code_cell(
+        "def one():\n    return value", metadata=source_of(notebook, "one").metadata
+    )
+    notebook.cells.insert(2, second_half)
+    notebook.metadata = {
+        "kernelspec": {"display_name": "mine", "language": "python", "name": "conda-env-mine"},
+        "colab": {},
+    }
+    for cell in notebook.cells:
+        del cell["id"]
+    notebook.nbformat_minor = 0
+    (tmp_path / "old.ipynb").write_text(json.dumps(notebook))
+    graded = room.grade("old", tmp_path / "old.ipynb")
+    assert graded.total == 5, graded.messages
 
 
 def test_what_is_no_notebook_is_graded_too(room, tmp_path):
