@@ -20,6 +20,7 @@ from pathlib import Path
 from .errors import PoiseLabError
 from .grading import PLANTED, TIMEOUT, Classroom, Graded
 
+RIGHT = "right"  # folder of right answers that look different, named like their cells
 COURSE = Path(__file__).parent.parent / "notebooks" / "assignments"
 
 
@@ -50,7 +51,7 @@ def planted_answers(source: Path) -> list[PlantedAnswer]:
 
 
 def check(source: Path, timeout: int = TIMEOUT, show=print) -> list[str]:
-    """Grade untouched, solution and planted answers of an assignment; returns what is not as it should be."""
+    """Grade untouched, solution, other right answers and planted ones; returns what is not as it should be."""
     wrong = []
     with Classroom(source, timeout) as room:
         room.require_reference()
@@ -59,6 +60,12 @@ def check(source: Path, timeout: int = TIMEOUT, show=print) -> list[str]:
         if untouched.total:
             wrong.append(f"{room.name}: the untouched notebook gets {untouched.total:g} points")
         show(f"  {'solution':32} {untouched.full:5g} of {untouched.full:g}")
+        others = {path.stem: path.read_text(encoding="utf-8") for path in (source / PLANTED / RIGHT).glob("*.py")}
+        if others:
+            graded = room.grade("right, in another way", room.solved(others))
+            show(f"  {graded}")
+            if graded.total != graded.full:
+                wrong.append(f"{room.name}: right answers in {PLANTED}/{RIGHT} get {graded.points}: {graded.messages}")
         for answer in planted_answers(source):
             graded = room.grade(answer.name, room.solved({answer.cell: answer.source}))
             expected = {test: full - answer.loses.get(test, 0) for test, full in graded.of.items()}

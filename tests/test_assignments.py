@@ -109,6 +109,8 @@ def test_at_least_three_planted_answers_for_each_exercise(folder, master_of):
             test, points = part.split()
             assert float(points) == tests[test] > 0, path.name
     assert set(planted) == cells and min(planted.values()) >= 3, planted
+    right = {path.stem for path in (folder / "planted" / "right").glob("*.py")}
+    assert right and right <= cells
 
 
 @pytest.fixture
@@ -408,8 +410,13 @@ def test_one_command_checks_and_one_grades(course, tmp_path, capsys):
         and "no notebook" in feedback["eve"]
         and "no notebook" not in feedback["ann"]
     )
+    (folder / "planted" / "right").mkdir()
+    (folder / "planted" / "right" / "one.py").write_text("one = lambda: 3 - 2")
+    assert course.main(["check", "--course", str(tmp_path)]) == 0
+    (folder / "planted" / "right" / "one.py").write_text("one = lambda: 3")
     wrong = (folder / "planted" / "three.py").read_text().replace("loses: test_one 2", "loses: test_two 3")
     (folder / "planted" / "three.py").write_text(wrong)
     capsys.readouterr()
     assert course.main(["check", "toy", "--course", str(tmp_path)]) == 1
-    assert "planted three gets" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "planted three gets" in told and "right answers in planted/right get" in told

@@ -1,0 +1,2 @@
+def token_entropy(logits):
+    return torch.distributions.Categorical(logits=logits).entropy()
