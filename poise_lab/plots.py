@@ -55,9 +55,9 @@ def figure(title: str, x: str, y: str, height: int = 380, **layout) -> go.Figure
     return go.Figure(layout=dict(template=TEMPLATE, title=title, xaxis_title=x, yaxis_title=y, height=height, **layout))
 
 
-def rounded(values, digits: int = 4) -> list[float]:
+def rounded(values, digits: int = 4) -> list[float | None]:
     """Plain rounded numbers: small in a notebook file, and the same to the eye."""
-    return [round(float(v), digits) for v in np.asarray(values, dtype=float)]
+    return [None if v != v else round(float(v), digits) for v in np.asarray(values, dtype=float)]  # JSON has no NaN
 
 
 def add_line(fig: go.Figure, x: Sequence, y: Sequence, name: str, color: str, low=None, high=None, **line) -> None:
