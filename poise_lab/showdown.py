@@ -61,6 +61,7 @@ METHODS = (
     Method("dapo", 8, 16),  # about a third of the groups agree and are drawn again
     Method("poise", 2, 96),
     Method("fused", 2, 96),
+    Method("score_weighted", 2, 96),
     Method("oracle", 1, 192),  # and its fresh responses, which are not counted
 )
 LEARNING_RATES = (5e-5, 1e-4, 2e-4)
