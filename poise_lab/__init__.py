@@ -13,7 +13,7 @@ from .baselines import BASELINES, Baseline, make_baseline, own_share, variance_r
 from .critic import Critic, gae
 from .errors import PoiseLabError
 from .internals import Internals, read_internals
-from .poise import Fused, Poise
+from .poise import Poise
 from .policies import Policy, data_dir, load_policy
 from .probe import RecentBuffer, ValueProbe, agreement, settings_features
 from .records import RunRecord, bootstrap_interval, compare, mean_interval, read_run
@@ -29,7 +29,6 @@ __all__ = [
     "TINY_TASKS",
     "Baseline",
     "Critic",
-    "Fused",
     "Internals",
     "Poise",
     "Policy",

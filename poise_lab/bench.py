@@ -230,7 +230,7 @@ def bench_variance(prompts: int, responses: int, sample: int = 128) -> dict:
             statistics.median(theirs), 1
         ),
         "ratio": round(statistics.median(b / a for a, b in zip(ours, theirs, strict=True)), 2),
-        "floor, s (each response read once)": round(floor, 1),
+        "floor, s (three passes over every token)": round(floor, 1),
     }
 
 

@@ -28,7 +28,7 @@ from transformers import (
 from .errors import PoiseLabError
 from .records import provenance, write_json
 
-# 11 bits of mantissa, where the file's own weights have 4 to 8: half the disk of float32 and no loss that shows
+# 11 bits of mantissa, where the file's own weights have 4 to 8: half the disk of float32
 STORED = torch.float16
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED = 1, 2, 3, 4  # token types of the format

@@ -90,7 +90,7 @@ def captured_layers(policy: Policy, layers: Sequence[int]):
             handle.remove()
 
 
-def _score(policy, hidden, tokens, temperature, with_entropy):
+def score_tokens(policy, hidden, tokens, temperature, with_entropy):
     """Log-probability of each token, and the entropy, from the trunk's output: (N, D) -> (N,), (N,)."""
     logits = policy.head(hidden).float()
     if temperature not in (0, 1):  # greedy responses are scored at temperature 1
@@ -144,9 +144,9 @@ def forward_rows(policy: Policy, rollouts: Rollouts, rows: torch.Tensor, *, entr
     for i in range(0, len(tokens), chunk):
         args = (policy, states[i : i + chunk], tokens[i : i + chunk], rollouts.temperature, entropy)
         if torch.is_grad_enabled() and len(tokens) > chunk:  # recompute the logits in the backward pass
-            parts.append(checkpoint(_score, *args, use_reentrant=False))
+            parts.append(checkpoint(score_tokens, *args, use_reentrant=False))
         else:
-            parts.append(_score(*args))
+            parts.append(score_tokens(*args))
     logprobs = padded(torch.cat([p for p, _ in parts]), mask)
     return logprobs, padded(torch.cat([e for _, e in parts]), mask) if entropy else None
 

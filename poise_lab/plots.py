@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import plotly.graph_objects as go
 
-from .records import RunRecord, mean_interval
+from .records import RunRecord, by_label, mean_interval
 
 COLORS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999"]
 CONFIG = {"displaylogo": False, "showSendToCloud": False, "responsive": True}
@@ -83,9 +83,7 @@ def line_styles(n: int) -> list[dict]:
 def run_curves(runs: Sequence[RunRecord], metric: str) -> go.Figure:
     """One metric over the steps of runs; runs that differ in their seed only become a mean with a 95 % band."""
     title, unit = METRICS[metric]
-    groups: dict[str, list[RunRecord]] = {}
-    for run in runs:
-        groups.setdefault(run.label, []).append(run)
+    groups = by_label(runs)
     fig = figure(title, "step", unit)
     for (label, group), style in zip(groups.items(), line_styles(len(groups)), strict=True):
         by_step: dict[int, list[float]] = {}
@@ -122,9 +120,7 @@ def accuracy_by_task(runs: Sequence[RunRecord]) -> go.Figure:
 
 def seconds_by_part(runs: Sequence[RunRecord]) -> go.Figure:
     """Where the time of a step goes, mean over steps, one bar per setting (mean over its seeds)."""
-    groups: dict[str, list[RunRecord]] = {}
-    for run in runs:
-        groups.setdefault(run.label, []).append(run)
+    groups = by_label(runs)
     height = max(380, 200 + 28 * len(groups))
     fig = figure("Where the time goes", "seconds per step", "", height, barmode="stack", hovermode="closest")
     for part, color in zip(("sample", "internals", "baseline", "update", "evaluate"), COLORS, strict=False):

@@ -13,7 +13,7 @@ import importlib.metadata
 import json
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -172,16 +172,22 @@ SUMMARY = {  # column: how it is read off one run
 }
 
 
-def compare(runs: list[RunRecord]) -> list[dict]:
-    """One row per setting (label), its numbers as (mean, low, high) over seeds."""
+def by_label(runs: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
+    """Runs by setting (label), each setting's in order of their seeds."""
     groups: dict[str, list[RunRecord]] = {}
+    for run in sorted(runs, key=lambda run: run.seed):
+        groups.setdefault(run.label, []).append(run)
+    return groups
+
+
+def compare(runs: Sequence[RunRecord]) -> list[dict]:
+    """One row per setting (label), its numbers as (mean, low, high) over seeds."""
     for run in runs:
         if not run.metrics:
             raise PoiseLabError(f"run {run.folder} has no finished step yet")
-        groups.setdefault(run.label, []).append(run)
     return [
         {"run": label, "seeds": len(group), **{k: mean_interval([f(r) for r in group]) for k, f in SUMMARY.items()}}
-        for label, group in groups.items()
+        for label, group in by_label(runs).items()
     ]
 
 

@@ -1,9 +1,10 @@
 """Every baseline at equal budget, over seeds: `poise-lab compare --recipe showdown`.
 
 What is the same for all: policy, tasks, held-out problems of a seed, the clipped surrogate with its token
-mean, mini-batches, and the responses sampled per step, greedy and discarded ones included. What differs is
-the baseline, how it spends those responses on prompts, and the learning rate, which the same small search
-chooses for each on a seed that is not used again.
+mean, mini-batches, and the responses sampled per step, greedy ones included; only DAPO samples until enough
+groups disagree, so its number follows from the policy, and all of it counts. Methods are compared after equal
+tokens or seconds. What differs is the baseline, how it spends those responses on prompts, and the learning
+rate, which the same small search chooses for each on a seed that is not used again.
 
 A run is a folder like any other. Interrupted, the recipe goes on where it stopped.
 """
@@ -14,6 +15,7 @@ import dataclasses
 import multiprocessing
 import os
 import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -27,7 +29,7 @@ from tqdm.auto import tqdm
 from .baselines import make_baseline
 from .plots import lines, matrix
 from .policies import load_policy
-from .records import RunRecord, mean_interval, read_run
+from .records import RunRecord, by_label, mean_interval, provenance, read_json, read_run, write_json
 from .tasks import TINY_TASKS, load_task
 from .trainer import TrainConfig, Trainer
 
@@ -58,7 +60,7 @@ METHODS = (
     Method("grpo", 8, 24),
     Method("dr_grpo", 8, 24),
     Method("opo", 8, 24),
-    Method("dapo", 8, 16),  # about a third of the groups agree and are drawn again
+    Method("dapo", 8, 16),  # kept; groups that agree are drawn again
     Method("poise", 2, 96),
     Method("fused", 2, 96),
     Method("score_weighted", 2, 96),
@@ -68,6 +70,8 @@ LEARNING_RATES = (5e-5, 1e-4, 2e-4)
 SEARCH_SEED, SEEDS = 100, (0, 1, 2, 3, 4)
 TRAIN = dict(steps=40, eval_every=10, eval_responses=8)
 SEARCH = dict(TRAIN, eval_every=20)
+WARM_STEPS, PRICE_ROUNDS = 5, 8  # steps untimed (warm-up of the probe among them), then timed
+PARTS = ("sample", "internals", "baseline", "update")  # of a step; evaluations are left out
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,17 +84,20 @@ class Job:
     folder: Path
     train: tuple
 
-    def __call__(self) -> RunRecord:
+    def trainer(self, out: Path) -> Trainer:
+        """What makes the run in a folder, going on with what is there."""
         config = TrainConfig(
             prompts=self.method.prompts, seed=self.seed, learning_rate=self.learning_rate, **dict(self.train)
         )
         baseline = make_baseline(self.method.baseline, responses=self.method.responses)
-        partial = self.folder.with_name(self.folder.name + ".partial")
-        resume = (partial / "config.json").is_file()
-        trainer = Trainer(
-            load_policy("tiny"), load_task(TINY_TASKS), baseline, config, out=partial, resume=resume, progress=False
+        resume = (out / "config.json").is_file()
+        return Trainer(
+            load_policy("tiny"), load_task(TINY_TASKS), baseline, config, out=out, resume=resume, progress=False
         )
-        trainer.run()
+
+    def __call__(self) -> RunRecord:
+        partial = self.folder.with_name(self.folder.name + ".partial")
+        self.trainer(partial).run()
         shutil.rmtree(partial / "checkpoints")
         os.replace(partial, self.folder)
         return read_run(self.folder)
@@ -124,17 +131,41 @@ def main_jobs(folder: Path) -> list[Job]:
     ]
 
 
-def record(folder: str | Path, processes: int | None = None) -> list[RunRecord]:
+def record(folder: str | Path) -> list[RunRecord]:
     """Make the runs that are missing, one thread each and one per core, and return the compared ones."""
     folder = Path(folder)
     for jobs in (search_jobs, main_jobs):
-        _run_all([job for job in jobs(folder) if not job.folder.exists()], processes or os.cpu_count() or 1)
+        _run_all([job for job in jobs(folder) if not job.folder.exists()])
+    if not (folder / "prices.json").exists():
+        write_json(folder / "prices.json", {**provenance(), "seconds_per_token": prices(folder)})
     return recorded(folder)
 
 
+def prices(folder: Path) -> dict[str, list[float]]:
+    """Seconds of training per sampled token, of each method (by label), one number per round.
+
+    The runs are made at many times on machines that do other work, so their own clocks are not compared. Here
+    the methods take a step each in turn, in one process: what slows one down slows its neighbours down.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        trainers = {
+            job.method.label: job.trainer(Path(scratch) / job.folder.name) for job in main_jobs(folder)[: len(METHODS)]
+        }
+        found: dict[str, list[float]] = {label: [] for label in trainers}
+        for step in tqdm(range(1, WARM_STEPS + PRICE_ROUNDS + 1), desc="seconds per token"):
+            for label, trainer in trainers.items():
+                metrics = trainer.train_step(step)
+                if step > WARM_STEPS:
+                    found[label].append(sum(metrics[f"seconds_{part}"] for part in PARTS) / trainer.sampler.tokens)
+    return found
+
+
 def recorded(folder: str | Path) -> list[RunRecord]:
-    """The compared runs of a recorded showdown."""
-    return [read_run(job.folder) for job in main_jobs(Path(folder))]
+    """The compared runs of a recorded showdown; their config holds the prices of their method."""
+    runs, price = [read_run(job.folder) for job in main_jobs(Path(folder))], read_json(Path(folder) / "prices.json")
+    for run in runs:
+        run.config["seconds_per_token"] = price["seconds_per_token"][run.label]
+    return runs
 
 
 def _start_child(parent: int) -> None:
@@ -149,7 +180,7 @@ def _start_child(parent: int) -> None:
     torch.set_num_threads(1)
 
 
-def _run_all(jobs: Sequence[Job], processes: int) -> None:
+def _run_all(jobs: Sequence[Job]) -> None:
     if not jobs:
         return
     threads = os.environ.get("OMP_NUM_THREADS")
@@ -157,7 +188,7 @@ def _run_all(jobs: Sequence[Job], processes: int) -> None:
     try:
         context = multiprocessing.get_context("spawn")
         workers = dict(initializer=_start_child, initargs=(os.getpid(),), max_tasks_per_child=1)  # own peak memory
-        with ProcessPoolExecutor(min(processes, len(jobs)), context, **workers) as pool:
+        with ProcessPoolExecutor(min(os.cpu_count() or 1, len(jobs)), context, **workers) as pool:
             futures = [pool.submit(job) for job in jobs]
             try:
                 for future in tqdm(as_completed(futures), total=len(futures), desc="runs"):
@@ -178,17 +209,12 @@ def _run_all(jobs: Sequence[Job], processes: int) -> None:
 def spent(run: RunRecord, budget: str) -> tuple[np.ndarray, np.ndarray]:
     """What a run had spent on training at each evaluation, and its held-out accuracy there.
 
-    budget: "tokens" (sampled), "responses" (sampled), or "seconds" (evaluations left out).
+    budget: "tokens" (sampled), or "seconds": those tokens at the median price of the method (`prices`).
     """
-    total, at = 0.0, {}
-    for m in run.metrics:
-        if budget == "seconds":
-            total += sum(m.get(f"seconds_{part}", 0.0) for part in ("sample", "internals", "baseline", "update"))
-        else:
-            total = m[budget]
-        at[m["step"]] = total
     steps, accuracy = run.series("accuracy")
-    return np.array([at[step] for step in steps]), np.array(accuracy)
+    tokens = dict(zip(*run.series("tokens"), strict=True))
+    rate = {"tokens": 1.0, "seconds": float(np.median(run.config["seconds_per_token"]))}[budget]
+    return rate * np.array([tokens[step] for step in steps]), np.array(accuracy)
 
 
 def accuracy_at(run: RunRecord, budget: str, amount: float) -> float:
@@ -211,29 +237,25 @@ def spent_to(run: RunRecord, budget: str, target: float) -> float:
     return float("nan")
 
 
-def by_label(runs: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
-    """Runs by method, in order of their seeds."""
-    groups: dict[str, list[RunRecord]] = {}
-    for run in sorted(runs, key=lambda run: run.seed):
-        groups.setdefault(run.label, []).append(run)
-    return groups
+def equal_budget(runs: Sequence[RunRecord], budget: str) -> float:
+    """The most that every run has spent: where methods are compared."""
+    return min(float(spent(run, budget)[0][-1]) for run in runs)
 
 
 def summary(runs: Sequence[RunRecord], target: float = 0.7) -> list[dict]:
     """One row per method, numbers as (mean, low, high) over seeds, best accuracy at equal tokens first.
 
-    The equal tokens (seconds) are the most that every run has spent.
+    Equal tokens (seconds) are those of `equal_budget`.
     """
-    equal = {budget: min(spent(run, budget)[0][-1] for run in runs) for budget in ("tokens", "seconds")}
+    tokens, seconds = (equal_budget(runs, budget) for budget in ("tokens", "seconds"))
     columns: dict[str, Callable[[RunRecord], float]] = {
-        "accuracy at equal tokens": lambda run: accuracy_at(run, "tokens", equal["tokens"]),
-        "at equal seconds": lambda run: accuracy_at(run, "seconds", equal["seconds"]),
+        "accuracy at equal tokens": lambda run: accuracy_at(run, "tokens", tokens),
+        "at equal seconds": lambda run: accuracy_at(run, "seconds", seconds),
         f"tokens to {target:g}": lambda run: spent_to(run, "tokens", target),
         f"seconds to {target:g}": lambda run: spent_to(run, "seconds", target),
         "entropy at end": lambda run: run.series("entropy")[1][-1],
         "gradient norm": lambda run: run.mean("gradient_norm"),
         "1 - Var(A)/Var(R)": lambda run: run.mean("variance_reduction"),
-        "seconds per step": lambda run: spent(run, "seconds")[0][-1] / run.metrics[-1]["step"],
         "peak memory, MB": lambda run: run.metrics[-1]["peak_memory_mb"],
     }
     rows = [
@@ -242,6 +264,7 @@ def summary(runs: Sequence[RunRecord], target: float = 0.7) -> list[dict]:
             "seeds": len(group),
             "learning rate": f"{group[0].config['train']['learning_rate']:g}",
             **{name: mean_interval([column(run) for run in group]) for name, column in columns.items()},
+            "milliseconds per token": mean_interval(1000 * np.array(group[0].config["seconds_per_token"])),
         }
         for label, group in by_label(runs).items()
     ]
@@ -257,7 +280,7 @@ def verdict(a: Sequence[float], b: Sequence[float]) -> tuple[str, tuple[float, f
 
 def verdicts(runs: Sequence[RunRecord], budget: str = "tokens") -> dict[tuple[str, str], tuple]:
     """The verdict of each ordered pair of methods on accuracy at equal budget, from paired seeds."""
-    equal = min(spent(run, budget)[0][-1] for run in runs)
+    equal = equal_budget(runs, budget)
     accuracy = {label: [accuracy_at(run, budget, equal) for run in group] for label, group in by_label(runs).items()}
     return {(a, b): verdict(accuracy[a], accuracy[b]) for a in accuracy for b in accuracy if a != b}
 
@@ -266,7 +289,7 @@ def figures(runs: Sequence[RunRecord]) -> list[tuple]:
     """Learning curves against tokens and seconds, and the matrix of verdicts: (figure, caption) each."""
     found, groups = [], by_label(runs)
     for budget in ("tokens", "seconds"):
-        amounts = np.linspace(0, min(spent(run, budget)[0][-1] for run in runs), 9).round(1).tolist()
+        amounts = np.linspace(0, equal_budget(runs, budget), 9).round(1).tolist()
         curves = {label: curve(group, budget, amounts) for label, group in groups.items()}
         title, axis = f"Held-out accuracy at equal {budget}", f"{budget} spent on training"
         found.append((lines(amounts, curves, title, axis, "accuracy (share of responses)", height=600),

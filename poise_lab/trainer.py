@@ -196,7 +196,7 @@ class Trainer:
                     f"baseline {self.baseline.name!r} must give finite advantages of shape "
                     f"{tuple(shapes[0])} or {tuple(shapes[1])}, got shape {tuple(advantages.shape)}"
                 )
-            values = self.baseline.values(rollouts, internals)
+            values = self.baseline.values(rollouts, internals) if rollouts.responses > 1 else None
             self.baseline.update(rollouts, internals)
         with timed(seconds, "update"):
             update = self._update_policy(step, rollouts, internals, advantages)

@@ -22,10 +22,13 @@ from transformers.pytorch_utils import Conv1D
 
 from .baselines import Baseline
 from .errors import PoiseLabError
-from .internals import BATCH_TOKENS, Internals, _score, row_lengths, scoring_states
+from .internals import Internals, row_lengths, score_tokens, scoring_states
 from .policies import Policy
 from .records import mean_interval
 from .rollouts import Rollouts
+
+
+BATCH_TOKENS = 3072  # padded tokens of one pass
 
 
 @dataclasses.dataclass
@@ -113,13 +116,15 @@ def _prompt_batches(rollouts: Rollouts, weights: torch.Tensor):
     ).numpy()
     by_number: dict[int, list] = {}
     for i in lengths.argsort(stable=True).tolist():
-        _, first, which = np.unique(keys[i], axis=0, return_index=True, return_inverse=True)
-        by_number.setdefault(len(first), []).append((i, first, which.reshape(-1)))
+        first: dict[bytes, int] = {}  # of each distinct response, where it stands first
+        of = [first.setdefault(key.tobytes(), j) for j, key in enumerate(keys[i])]
+        order = {j: n for n, j in enumerate(first.values())}
+        by_number.setdefault(len(first), []).append((i, list(order), [order[j] for j in of]))
     for u, found in by_number.items():
         start = 0
         for end in range(1, len(found) + 1):
             if end == len(found) or int(lengths[found[end][0]]) * u * (end + 1 - start) > BATCH_TOKENS:
-                yield tuple(torch.from_numpy(np.array(column)) for column in zip(*found[start:end], strict=True))
+                yield tuple(torch.tensor(column) for column in zip(*found[start:end], strict=True))
                 start = end
 
 
@@ -143,7 +148,7 @@ def _uses(policy: Policy, rollouts: Rollouts, rows: torch.Tensor, weights: torch
             at = mask.to(states.device)
             laid_out = states.new_zeros(*mask.shape, states.shape[1]).masked_scatter(at[..., None], states)
             tokens = rollouts.response_ids.flatten(0, 1)[rows].flatten().to(states.device)
-            logprobs, _ = _score(policy, laid_out.flatten(0, 1), tokens, rollouts.temperature, False)
+            logprobs, _ = score_tokens(policy, laid_out.flatten(0, 1), tokens, rollouts.temperature, False)
             total = (logprobs.view(mask.shape) * (weights * mask).to(logprobs)).sum()
             gradients = torch.autograd.grad(total, [output for _, _, output in captured])
     finally:
@@ -176,7 +181,7 @@ def _row_gradient(parameter, module, x, output, d) -> torch.Tensor:
     if parameter.dim() == 1 and parameter is getattr(module, "weight", None):  # a norm: what its weight multiplies
         with torch.no_grad():
             more = torch.func.functional_call(module, {"weight": parameter + 1}, (x,))
-        return (d * (more - output)).sum(1)
+            return more.sub_(output).mul_(d).sum(1)
     raise PoiseLabError(f"a weight of a {type(module).__name__} cannot be followed response by response")
 
 
@@ -288,14 +293,7 @@ def group_advantages(
     parts = []
     for start in range(0, m, group or m):
         columns = slice(start, start + (group or m))
-        some = internals and dataclasses.replace(
-            internals,
-            **{
-                f.name: getattr(internals, f.name)[:, columns]
-                for f in dataclasses.fields(internals)
-                if f.name not in ("layer", "pool")
-            },
-        )
+        some = internals and internals.select((slice(None), columns))
         parts.append(baseline.advantages(rollouts.select(responses=columns), some))
     return torch.cat(parts, 1)
 

@@ -7,7 +7,14 @@ import dataclasses
 import pytest
 import torch
 from support import ToyTask, random_internals, tiny_policy, toy_rollouts
-from test_baselines import batch, internals_with, own_response_enters, reads_first_feature, sees_this_steps_rewards
+from test_baselines import (
+    batch,
+    internals_with,
+    own_response_enters,
+    reads_first_feature,
+    sees_this_steps_rewards,
+    trained,
+)
 
 import poise_lab as pl
 from poise_lab.poise import Fused, Poise, ScoreWeighted, fusion_weight
@@ -239,7 +246,7 @@ def test_score_weighted_state_round_trip():
 
 @pytest.mark.parametrize("m", [2, 3])
 def test_nothing_of_a_response_enters_its_own_score_weighted_baseline(m):
-    assert not own_response_enters(learned(ScoreWeighted, responses=m), m)
+    assert not own_response_enters(trained(ScoreWeighted, steps=6, responses=m), m)
 
 
 # --- fused ---------------------------------------------------------------------------------------
@@ -288,18 +295,9 @@ def test_fusion_weight_is_the_least_squares_one():
     assert fusion_weight(own.flip(0), siblings, siblings) == 1.0
 
 
-def learned(cls=Fused, **settings):
-    baseline = cls(**{"warmup": 1, **settings})
-    for step in range(6):
-        rollouts, internals = batch(step, m=baseline.responses)
-        baseline.advantages(rollouts, internals)
-        baseline.update(rollouts, internals)
-    return baseline
-
-
 @pytest.mark.parametrize("m", [2, 3])
 def test_nothing_of_a_response_enters_its_own_fused_baseline(m):
-    baseline = learned(responses=m)
+    baseline = trained(Fused, steps=6, responses=m)
     assert 0 < baseline.weight < 1
     assert not own_response_enters(baseline, m)
 
@@ -320,7 +318,7 @@ def test_weight_of_a_step_was_fitted_before_its_rewards_were_seen():
 
 
 def test_fused_history_is_of_predictions_made_before_the_fit():
-    baseline, poise = learned(), Poise(warmup=1)
+    baseline, poise = trained(Fused, steps=6), Poise(warmup=1)
     rows = []
     for step in range(6):
         rollouts, internals = batch(step)
@@ -333,7 +331,7 @@ def test_fused_history_is_of_predictions_made_before_the_fit():
 
 
 def test_fused_state_round_trip():
-    baseline = learned(buffer_rows=100)
+    baseline = trained(Fused, steps=6, buffer_rows=100)
     again = Fused(warmup=1, buffer_rows=100)
     again.load_state_dict({k: v.clone() for k, v in baseline.state_dict().items()})
     assert len(baseline.history) == 100

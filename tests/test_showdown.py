@@ -9,7 +9,7 @@ import pytest
 
 import poise_lab as pl
 from poise_lab import showdown
-from poise_lab.records import RunRecord, read_metrics
+from poise_lab.records import RunRecord, read_json, read_metrics
 
 TRAIN = tuple(
     dict(
@@ -18,34 +18,34 @@ TRAIN = tuple(
 )
 
 
-def run(label="rloo", accuracy=(0.5, 0.6, 0.8), tokens=(0, 100, 200), seconds=1.0, seed=0) -> RunRecord:
-    """Evaluated at steps 0, 2 and 4; `seconds` of training per step and as many of evaluation."""
+def run(label="rloo", accuracy=(0.5, 0.6, 0.8), tokens=(0, 100, 200), price=0.02, seed=0) -> RunRecord:
+    """Evaluated at steps 0, 2 and 4; `price` is the median of its seconds per token."""
     metrics = []
     for step in range(5):
         m = {"step": step, "tokens": tokens[0] + (tokens[2] - tokens[0]) * step / 4, "responses": 10 * step,
              "gradient_norm": 1.0, "entropy": 0.2, "peak_memory_mb": 500.0}  # fmt: skip
-        if step:
-            m |= {"seconds_sample": seconds / 2, "seconds_update": seconds / 2, "seconds_evaluate": 5.0}
         if step % 2 == 0:
             m["accuracy"] = accuracy[step // 2]
         metrics.append(m)
-    config = {"baseline": {"name": label, "responses": 2}, "train": {"seed": seed, "steps": 4, "learning_rate": 1e-4}}
+    train = {"seed": seed, "steps": 4, "learning_rate": 1e-4}
+    prices = [price / 2, price, 9 * price]
+    config = {"baseline": {"name": label, "responses": 2}, "train": train, "seconds_per_token": prices}
     return RunRecord(None, config, metrics)
 
 
 def test_every_baseline_is_in_it_and_samples_the_same_number_of_responses():
-    assert {m.baseline for m in showdown.METHODS} == set(pl.BASELINES) - {"score_weighted"}  # not recorded yet
-    extra = {"remax": 2, "dapo": 1.5}  # a greedy one each; groups that agree (measured: test_recorded)
+    assert {m.baseline for m in showdown.METHODS} == set(pl.BASELINES)
     for m in showdown.METHODS:
-        assert m.prompts * m.responses * extra.get(m.baseline, 1) == showdown.BUDGET, m
+        greedy = m.prompts if m.baseline == "remax" else 0
+        assert m.baseline == "dapo" or m.prompts * m.responses + greedy == showdown.BUDGET, m
     assert showdown.SEARCH_SEED not in showdown.SEEDS and len(set(showdown.SEEDS)) >= 5
     assert len(showdown.LEARNING_RATES) == 3
 
 
-def test_spent_leaves_evaluations_out():
+def test_spent_in_tokens_and_at_the_price_of_a_token():
     assert showdown.spent(run(), "tokens")[0].tolist() == [0, 100, 200]
-    assert showdown.spent(run(), "responses")[0].tolist() == [0, 20, 40]
-    assert showdown.spent(run(seconds=3.0), "seconds")[0].tolist() == [0, 6, 12]
+    assert showdown.spent(run(price=0.03), "seconds")[0].tolist() == pytest.approx([0, 3, 6])
+    assert showdown.spent(run(), "seconds")[1].tolist() == [0.5, 0.6, 0.8]
 
 
 def test_accuracy_at_and_spent_to_by_hand():
@@ -109,8 +109,13 @@ def test_search_chooses_and_record_makes_only_what_is_missing(tmp_path, monkeypa
     for name in ("SEARCH", "TRAIN"):
         monkeypatch.setattr(showdown, name, dict(TRAIN))
     made = []
-    monkeypatch.setattr(showdown, "_run_all", lambda jobs, processes: made.extend((job(), job) for job in jobs))
+    monkeypatch.setattr(showdown, "_run_all", lambda jobs: made.extend((job(), job) for job in jobs))
+    monkeypatch.setattr(showdown, "WARM_STEPS", 0)
+    monkeypatch.setattr(showdown, "PRICE_ROUNDS", 2)
     runs = showdown.record(tmp_path)
+    prices = read_json(tmp_path / "prices.json")
+    assert runs[1].config["seconds_per_token"] == prices["seconds_per_token"]["rloo x2"] and prices["threads"]
+    assert len(prices["seconds_per_token"]["rloo x2"]) == 2 and min(prices["seconds_per_token"]["rloo x2"]) > 0
     assert len(made) == 4 and [r.seed for r in runs] == [0, 1]
     best = max(made[:2], key=lambda pair: (pair[0].series("accuracy")[1][-1], pair[1].learning_rate))
     assert showdown.chosen_rates(tmp_path) == {"rloo x2": best[1].learning_rate}
@@ -121,7 +126,7 @@ def test_search_chooses_and_record_makes_only_what_is_missing(tmp_path, monkeypa
 
 def test_jobs_run_in_processes_of_one_thread(tmp_path):
     job = showdown.Job(showdown.Method("none", 1, 4), 1e-4, 0, tmp_path / "run", TRAIN)
-    showdown._run_all([job], processes=2)
+    showdown._run_all([job])
     record = pl.read_run(tmp_path / "run")
     assert record.finished and record.config["threads"] == 1
     assert np.isfinite(record.metrics[-1]["seconds"])
