@@ -213,7 +213,7 @@ def spent(run: RunRecord, budget: str) -> tuple[np.ndarray, np.ndarray]:
     """
     steps, accuracy = run.series("accuracy")
     tokens = dict(zip(*run.series("tokens"), strict=True))
-    rate = {"tokens": 1.0, "seconds": float(np.median(run.config["seconds_per_token"]))}[budget]
+    rate = 1.0 if budget == "tokens" else float(np.median(run.config["seconds_per_token"]))
     return rate * np.array([tokens[step] for step in steps]), np.array(accuracy)
 
 

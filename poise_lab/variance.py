@@ -27,7 +27,6 @@ from .policies import Policy
 from .records import mean_interval
 from .rollouts import Rollouts
 
-
 BATCH_TOKENS = 3072  # padded tokens of one pass
 
 

@@ -46,6 +46,9 @@ def test_spent_in_tokens_and_at_the_price_of_a_token():
     assert showdown.spent(run(), "tokens")[0].tolist() == [0, 100, 200]
     assert showdown.spent(run(price=0.03), "seconds")[0].tolist() == pytest.approx([0, 3, 6])
     assert showdown.spent(run(), "seconds")[1].tolist() == [0.5, 0.6, 0.8]
+    unpriced = run()
+    del unpriced.config["seconds_per_token"]
+    assert showdown.spent(unpriced, "tokens")[0].tolist() == [0, 100, 200]
 
 
 def test_accuracy_at_and_spent_to_by_hand():
