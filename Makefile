@@ -19,7 +19,7 @@ test: $(STAMP)
 
 # The notebooks in a real browser: every cell run, every slider moved. Takes the system's Chromium if there is one.
 test-lab: $(STAMP)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt playwright
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[browser]"
 	command -v chromium || command -v chromium-browser || command -v google-chrome || $(BIN)/playwright install --with-deps chromium
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/lab_check.py -q
 
@@ -68,7 +68,7 @@ grade-check: $(VENV)/.course
 	  OMP_NUM_THREADS=1 xargs -P 2 -I{} $(BIN)/python -m poise_lab.course check {}
 
 $(VENV)/.course: $(STAMP)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt nbgrader
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[course]"
 	touch $@
 
 lint: $(STAMP)

@@ -89,12 +89,8 @@ def _parser() -> argparse.ArgumentParser:
     pretrain.add_argument("--seed", type=int, default=0)
     pretrain.set_defaults(run=_pretrain)
 
-    bench = commands.add_parser(
-        "bench", help="speed of sampling, internals, probe and gradient variance, against references"
-    )
-    bench.add_argument(
-        "part", nargs="*", help="parts to run: rollouts, llama, internals, probe, variance (default: all)"
-    )
+    bench = commands.add_parser("bench", help="speed of the library's parts, against references")
+    bench.add_argument("part", nargs="*", help="rollouts, llama, internals, probe, variance (default: all)")
     bench.set_defaults(run=_bench)
     return parser
 
