@@ -181,7 +181,9 @@ def span_entropies(token_entropy: torch.Tensor, lengths: torch.Tensor, ends: tor
     lengths, ends: (R,) tokens of the response, and of its reasoning.
     """
     zero = torch.zeros_like(ends)
-    return torch.stack([span_mean(token_entropy, a, b) for a, b in ((zero, lengths), (zero, ends), (ends, lengths))], -1)
+    return torch.stack(
+        [span_mean(token_entropy, a, b) for a, b in ((zero, lengths), (zero, ends), (ends, lengths))], -1
+    )
 
 
 @torch.no_grad()

@@ -95,7 +95,9 @@ class PoiseConfig(GRPOConfig):
         default=None, metadata={"help": "Decoder layer, 0-based; by default 19 of 36, scaled to the policy's depth."}
     )
     poise_pool: int = dataclasses.field(default=10, metadata={"help": "Tokens averaged at the end of each span."})
-    poise_buffer_rows: int = dataclasses.field(default=4096, metadata={"help": "Responses that the probe is fitted on."})
+    poise_buffer_rows: int = dataclasses.field(
+        default=4096, metadata={"help": "Responses that the probe is fitted on."}
+    )
     poise_warmup: int = dataclasses.field(default=4, metadata={"help": "Batches that use RLOO before the first fit."})
     poise_per_task: bool = dataclasses.field(
         default=False, metadata={"help": "A probe for each value of the dataset's column 'task'."}
@@ -277,9 +279,7 @@ class PoiseTrainer(GRPOTrainer):
 
     def _pass_of_our_own(self, output) -> None:
         size = self.args.per_device_train_batch_size if self.model.training else self.args.per_device_eval_batch_size
-        ids, mask = (
-            torch.cat([output[f"prompt_{part}"], output[f"completion_{part}"]], 1) for part in ("ids", "mask")
-        )
+        ids, mask = (torch.cat([output[f"prompt_{part}"], output[f"completion_{part}"]], 1) for part in ("ids", "mask"))
         start = time.perf_counter()
         with torch.no_grad():
             self._get_per_token_logps_and_entropies(self.model, ids, mask, output["completion_ids"].shape[1], size)
@@ -290,7 +290,9 @@ class PoiseTrainer(GRPOTrainer):
         if not self.args.poise_per_task:
             return ["all"] * len(inputs)
         if "task" not in inputs[0]:
-            raise PoiseLabError("poise_per_task=True needs a column 'task' in the dataset (remove_unused_columns=False)")
+            raise PoiseLabError(
+                "poise_per_task=True needs a column 'task' in the dataset (remove_unused_columns=False)"
+            )
         return [row["task"] for row in inputs]
 
     def _gathered(self, responses: int, tasks: list[str]) -> tuple[GatheredRollouts, Internals]:
