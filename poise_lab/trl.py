@@ -26,7 +26,6 @@ import time
 from pathlib import Path
 
 import torch
-from packaging.version import Version
 from safetensors.torch import load_file, save_file
 
 from .baselines import variance_reduction
@@ -38,25 +37,10 @@ from .probe import PRESETS as PROBE_PRESETS
 from .probe import agreement
 from .records import read_json, write_json
 from .rollouts import leave_one_out_mean, reasoning_end
+from .scale import check_trl
 from .trainer import differences, timed
 
-OLDEST, TOO_NEW = "1.16", "2"
 STATE = "poise"  # name of the two files in a checkpoint
-
-
-def check_trl() -> None:
-    """Raises PoiseLabError if TRL or accelerate is missing, or is a version that this module was not made for."""
-    for package in ("trl", "accelerate"):
-        try:
-            found = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            raise PoiseLabError(
-                f'{package} is not installed; the engine trl needs the extra: pip install "poise-lab[scale]"'
-            ) from None
-        if package == "trl" and not Version(OLDEST) <= Version(found) < Version(TOO_NEW):
-            raise PoiseLabError(
-                f'TRL {found} is not supported; install one from {OLDEST} to below {TOO_NEW}: pip install "trl>={OLDEST},<{TOO_NEW}"'
-            )
 
 
 try:
