@@ -11,7 +11,7 @@ It wraps three methods of GRPOTrainer and copies none: the rewards are kept as t
 that takes the log-probabilities of the sampled tokens also reads one decoder layer; the advantages that TRL
 has worked out are replaced by those of `poise_lab.Poise`, the class that the laptop's Trainer uses. States and
 rewards are gathered first, so siblings may lie on different processes; each process then fits the same probe
-to the same rows. `tests/scale/` holds a test for each thing assumed of TRL.
+to the same rows, in a thread, while the policy is updated. `tests/scale/` holds a test for each thing assumed of TRL.
 
 Needs the extra: pip install "poise-lab[scale]". Left out: images, tools inside a response (their tokens would
 count as the policy's), iterable datasets were not tried.
@@ -23,6 +23,7 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -41,7 +42,6 @@ from .scale import check_trl
 from .trainer import differences, timed
 
 STATE = "poise"  # name of the two files in a checkpoint
-
 
 try:
     check_trl()
@@ -183,10 +183,20 @@ class PoiseTrainer(GRPOTrainer):
             raise PoiseLabError(
                 "a KL penalty (beta) with an adapter reads the log-probabilities of the policy without it; set beta=0"
             )
-        self.poise = args.baseline()
+        self._poise, self._digest = args.baseline(), ""
+        self._learning: Future | None = None  # the probe learns from a batch while the policy is updated on it
+        self._thread = ThreadPoolExecutor(1, "probe")
         self._reading = False  # whether the next log-prob pass of the policy is the one to read
         self._read: torch.Tensor | None = None  # (R, 2 D + 3) of this process
         self._rewards: torch.Tensor | None = None  # (R of all processes,)
+
+    @property
+    def poise(self) -> Poise:
+        """The baseline, as it is after the last batch."""
+        if self._learning:
+            learning, self._learning = self._learning, None
+            learning.result()
+        return self._poise
 
     # --- the three methods that are wrapped --------------------------------------------------------
 
@@ -297,17 +307,18 @@ class PoiseTrainer(GRPOTrainer):
         return GatheredRollouts(rewards, tasks[::responses]), internals
 
     def _advantages(self, rollouts: GatheredRollouts, internals: Internals) -> torch.Tensor:
-        """(P, M), from the probe of the batches before; then, in training, the probe learns from this one."""
+        """(P, M), from the probe of the batches before. In training it then learns from this one, in the background."""
         seconds = {}
+        with timed(seconds, "wait"):
+            poise = self.poise
         with timed(seconds, "probe"):
-            advantages = self.poise.advantages(rollouts, internals)
-            values = self.poise.values(rollouts, internals)
-            if self.model.training:
-                self.poise.update(rollouts, internals)
-                self._check_same_rows()
+            self._check_same_rows()
+            advantages = poise.advantages(rollouts, internals)
+            values = poise.values(rollouts, internals)
+        self._note("seconds_wait", seconds["wait"])
         self._note("seconds_probe", seconds["probe"])
         self._note("fitted", float(values is not None))
-        self._note("buffer_rows", float(sum(buffer.rows for buffer in self.poise.buffers.values())))
+        self._note("buffer_rows", float(sum(buffer.rows for buffer in poise.buffers.values())))
         self._note("variance_reduction", variance_reduction(advantages, rollouts.rewards))
         rloo = rollouts.rewards - leave_one_out_mean(rollouts.rewards)
         self._note("variance_reduction_rloo", variance_reduction(rloo, rollouts.rewards))
@@ -315,22 +326,24 @@ class PoiseTrainer(GRPOTrainer):
             score = agreement(values, rollouts.partner_rewards())
             self._note("probe_r_partner", score["r"])
             self._note("probe_mae_partner", score["mae"])
+        if self.model.training:
+            self._learning = self._thread.submit(self._learn, rollouts, internals)
         return advantages
+
+    def _learn(self, rollouts: GatheredRollouts, internals: Internals) -> None:
+        self._poise.update(rollouts, internals)
+        self._digest = digest(self._poise)
 
     def _note(self, name: str, value: float) -> None:
         self._metrics["train" if self.model.training else "eval"][f"poise/{name}"].append(value)
 
     def _check_same_rows(self) -> None:
-        """Each process fits its own probe: to the same rows, or it stops here."""
-        digest = hashlib.sha256()
-        for name in sorted(self.poise.buffers):
-            for part in self.poise.buffers[name].data():
-                digest.update(part.tobytes())
-        mine = torch.tensor([int.from_bytes(digest.digest()[:7], "big")], device=self.accelerator.device)
+        """Each process has fitted its own probe: to the same rows, or it stops here."""
+        mine = torch.tensor([int(self._digest[:14] or "0", 16)], device=self.accelerator.device)
         every = self.accelerator.gather(mine)
         if (every != every[0]).any():
             raise PoiseLabError(
-                "the processes would fit their probes to different rows; after a resume, give each of them the same "
+                "the processes have fitted their probes to different rows; after a resume, give each of them the same "
                 "checkpoint (a folder that all nodes see)"
             )
 
@@ -363,6 +376,16 @@ class PoiseTrainer(GRPOTrainer):
                 f"checkpoint {folder} was made with other settings: {path} is {old!r} there and {new!r} here"
             )
         self.poise.load_state_dict(state)
+        self._digest = digest(self.poise)
+
+
+def digest(poise: Poise) -> str:
+    """A hash of the rows that the probes are fitted on."""
+    result = hashlib.sha256()
+    for name in sorted(poise.buffers):
+        for part in poise.buffers[name].data():
+            result.update(part.tobytes())
+    return result.hexdigest()
 
 
 if __name__ == "__main__":

@@ -74,7 +74,9 @@ def spied(tmp_path_factory):
 def test_arguments_of_the_log_prob_pass():
     names = list(inspect.signature(GRPOTrainer._get_per_token_logps_and_entropies).parameters)
     expected = ["self", "model", "input_ids", "attention_mask", "logits_to_keep", "batch_size", "compute_entropy"]
-    assumed(names[:7] == expected, f"the log-prob pass takes {expected}", "GRPOTrainer._get_per_token_logps_and_entropies")
+    assumed(
+        names[:7] == expected, f"the log-prob pass takes {expected}", "GRPOTrainer._get_per_token_logps_and_entropies"
+    )
 
 
 def test_log_prob_pass_returns_three(spied):
@@ -90,14 +92,18 @@ def test_log_prob_pass_returns_three(spied):
     expected = -(logits.exp() * logits).sum(-1)
     valid = mask[:, -keep:].bool()
     assumed(
-        bool(torch.allclose(entropy[valid], expected[valid], atol=1e-4)), "entropies are in nats, at the token's place", where
+        bool(torch.allclose(entropy[valid], expected[valid], atol=1e-4)),
+        "entropies are in nats, at the token's place",
+        where,
     )
 
 
 def test_policy_is_scored_without_gradients_before_the_update(spied):
     first, grad, *_ = spied[0].passes[0]
     assumed(
-        first and not grad, "the first pass after sampling is of self.model, under no_grad", "_generate_and_score_completions"
+        first and not grad,
+        "the first pass after sampling is of self.model, under no_grad",
+        "_generate_and_score_completions",
     )
 
 
@@ -109,7 +115,11 @@ def test_layers_are_called_once_per_chunk(spied):
 
 def test_rewards_are_those_of_all_rows(spied):
     rewards = spied[0].rewards[0]
-    assumed(rewards.shape == (ROWS, 1), "_calculate_rewards gives (rows of all processes, functions)", "GRPOTrainer._calculate_rewards")
+    assumed(
+        rewards.shape == (ROWS, 1),
+        "_calculate_rewards gives (rows of all processes, functions)",
+        "GRPOTrainer._calculate_rewards",
+    )
     assumed(spied[0].reward_weights.shape == (1,), "reward_weights holds a weight per function", "GRPOTrainer.__init__")
 
 
@@ -142,7 +152,11 @@ def test_logs_and_metrics(spied):
             "_logs['advantages'] is a deque of the batch's advantages", "GRPOTrainer.__init__")  # fmt: skip
     trainer._metrics["train"]["poise/probe"].append(0.5)
     trainer.log({})
-    assumed(trainer.state.log_history[-1].get("poise/probe") == 0.5, "_metrics['train'] is averaged into the log", "GRPOTrainer.log")
+    assumed(
+        trainer.state.log_history[-1].get("poise/probe") == 0.5,
+        "_metrics['train'] is averaged into the log",
+        "GRPOTrainer.log",
+    )
 
 
 def test_names_of_the_trainer(spied):
@@ -152,9 +166,14 @@ def test_names_of_the_trainer(spied):
 
 def test_checkpoints(spied):
     trainer, out = spied
-    for name, arguments in (("_save_checkpoint", ["self", "model", "trial"]), ("_load_optimizer_and_scheduler", ["self", "checkpoint"])):
+    for name, arguments in (
+        ("_save_checkpoint", ["self", "model", "trial"]),
+        ("_load_optimizer_and_scheduler", ["self", "checkpoint"]),
+    ):
         found = list(inspect.signature(getattr(GRPOTrainer, name)).parameters)
-        assumed(found == arguments, f"{name} takes {arguments}", f"{name} in grpo_trainer.py and transformers/trainer.py")
+        assumed(
+            found == arguments, f"{name} takes {arguments}", f"{name} in grpo_trainer.py and transformers/trainer.py"
+        )
     folder = out / "checkpoint-2"
     assumed((folder / "trainer_state.json").is_file(), "a checkpoint is <output_dir>/checkpoint-<step> with a trainer_state.json",
             "_save_checkpoint in transformers/trainer.py")  # fmt: skip
@@ -170,12 +189,23 @@ def test_odd_batches_are_refused_by_name(tmp_path):
 def test_vllm_is_asked_for_by_name():
     from trl import import_utils
 
-    assumed(callable(getattr(import_utils, "is_vllm_available", None)), "trl.import_utils has is_vllm_available", "trl/import_utils.py")
+    assumed(
+        callable(getattr(import_utils, "is_vllm_available", None)),
+        "trl.import_utils has is_vllm_available",
+        "trl/import_utils.py",
+    )
 
 
 def test_fields_that_poise_sets_exist():
     fields = GRPOConfig.__dataclass_fields__
-    for name in ("scale_rewards", "loss_type", "epsilon_high", "delta", "multi_objective_aggregation", "mask_truncated_completions"):
+    for name in (
+        "scale_rewards",
+        "loss_type",
+        "epsilon_high",
+        "delta",
+        "multi_objective_aggregation",
+        "mask_truncated_completions",
+    ):
         assumed(name in fields, f"GRPOConfig has {name}", "GRPOConfig")
 
 

@@ -70,7 +70,7 @@ def test_reads_states_whether_or_not_trl_takes_the_pass(tmp_path, steps_per_gene
     )  # fmt: skip
     trainer.train()
     assert logged(trainer, "poise/fitted") == [0.0, 1.0, 1.0]
-    assert logged(trainer, "poise/buffer_rows") == [8.0, 16.0, 24.0]
+    assert logged(trainer, "poise/buffer_rows") == [0.0, 8.0, 16.0]
     assert len(logged(trainer, "poise/seconds_pass")) == passes
 
 
@@ -84,7 +84,12 @@ def test_families(tmp_path, family):
 def test_an_evaluation_measures_and_teaches_nothing(tmp_path):
     rows = [{"prompt": f"{i}-{i + 1}="} for i in range(8)]
     trainer = make(
-        tmp_path, eval_rows=rows, num_generations_eval=4, per_device_eval_batch_size=32, eval_strategy="steps", eval_steps=3
+        tmp_path,
+        eval_rows=rows,
+        num_generations_eval=4,
+        per_device_eval_batch_size=32,
+        eval_strategy="steps",
+        eval_steps=3,
     )
     trainer.train()
     (r,) = logged(trainer, "eval_poise/probe_r_partner")
@@ -94,7 +99,12 @@ def test_an_evaluation_measures_and_teaches_nothing(tmp_path):
 def test_an_evaluation_on_single_responses(tmp_path):
     rows = [{"prompt": f"{i}-{i + 1}="} for i in range(8)]
     trainer = make(
-        tmp_path, eval_rows=rows, num_generations_eval=1, per_device_eval_batch_size=8, eval_strategy="steps", eval_steps=3
+        tmp_path,
+        eval_rows=rows,
+        num_generations_eval=1,
+        per_device_eval_batch_size=8,
+        eval_strategy="steps",
+        eval_steps=3,
     )
     trainer.train()
     assert len(logged(trainer, "eval_reward")) == 1 and not logged(trainer, "eval_poise/fitted")
@@ -204,4 +214,4 @@ def test_processes_whose_rows_differ(tmp_path):
     trainer.train()
     trainer._check_same_rows()
     trainer.accelerator.gather = lambda digest: torch.cat([digest, digest + 1])
-    refused("would fit their probes to different rows", trainer._check_same_rows)
+    refused("have fitted their probes to different rows", trainer._check_same_rows)
