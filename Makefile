@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+SCALE := .venv-scale
 RUN := runs/poise-0
 
-.PHONY: run fetch test test-lab lab notebooks record showdown bench assignments grade grade-check lint clean
+.PHONY: run fetch test test-scale test-lab lab notebooks record showdown bench assignments grade grade-check lint clean
 
 run: $(STAMP)
 	$(BIN)/poise-lab train --baseline poise --seed 0 --out $(RUN) $(if $(wildcard $(RUN)/config.json),--resume)
@@ -15,7 +16,17 @@ run: $(STAMP)
 NBVAL := --nbval --nbval-current-env --nbval-sanitize-with tests/sanitize.cfg --nbval-cell-timeout=600
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -q -n 2 --dist loadfile
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(NBVAL) notebooks/*.ipynb -q -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(NBVAL) $(filter-out notebooks/11_%,$(wildcard notebooks/*.ipynb)) -q -n 2 --dist loadfile
+
+# POISE on TRL and accelerate: an environment of its own, processes on the CPU, and a GPU where there is one.
+test-scale: $(SCALE)/.installed
+	OMP_NUM_THREADS=1 $(SCALE)/bin/python -m pytest tests/scale tests/test_scale.py -q -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(SCALE)/bin/python -m pytest $(NBVAL) notebooks/11_*.ipynb -q
+
+$(SCALE)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(SCALE)
+	$(SCALE)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,scale]"
+	touch $@
 
 # The notebooks in a real browser: every cell run, every slider moved. Takes the system's Chromium if there is one.
 test-lab: $(STAMP)
@@ -27,7 +38,7 @@ lab: $(STAMP)
 	$(BIN)/jupyter lab notebooks
 
 notebooks: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m poise_lab.notebooks notebooks/*.ipynb
+	OMP_NUM_THREADS=1 $(BIN)/python -m poise_lab.notebooks $(filter-out notebooks/11_%,$(wildcard notebooks/*.ipynb))
 
 # Recorded runs under data/runs: one thread each, two at a time, resumed if interrupted. A recorded
 # run keeps no checkpoints; delete its folder to make it again.
@@ -76,7 +87,7 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check poise_lab tests
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) $(SCALE) runs
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -183,7 +183,7 @@ class PoiseTrainer(GRPOTrainer):
             raise PoiseLabError(
                 "a KL penalty (beta) with an adapter reads the log-probabilities of the policy without it; set beta=0"
             )
-        self._poise, self._digest = args.baseline(), ""
+        self._poise, self._digest = args.baseline(), 0
         self._learning: Future | None = None  # the probe learns from a batch while the policy is updated on it
         self._thread = ThreadPoolExecutor(1, "probe")
         self._reading = False  # whether the next log-prob pass of the policy is the one to read
@@ -339,7 +339,7 @@ class PoiseTrainer(GRPOTrainer):
 
     def _check_same_rows(self) -> None:
         """Each process has fitted its own probe: to the same rows, or it stops here."""
-        mine = torch.tensor([int(self._digest[:14] or "0", 16)], device=self.accelerator.device)
+        mine = torch.tensor([self._digest], device=self.accelerator.device)
         every = self.accelerator.gather(mine)
         if (every != every[0]).any():
             raise PoiseLabError(
@@ -379,13 +379,10 @@ class PoiseTrainer(GRPOTrainer):
         self._digest = digest(self.poise)
 
 
-def digest(poise: Poise) -> str:
-    """A hash of the rows that the probes are fitted on."""
-    result = hashlib.sha256()
-    for name in sorted(poise.buffers):
-        for part in poise.buffers[name].data():
-            result.update(part.tobytes())
-    return result.hexdigest()
+def digest(poise: Poise) -> int:
+    """A number for the rows that the probes are fitted on, small enough for a tensor."""
+    parts = "".join(buffer.digest() for _, buffer in sorted(poise.buffers.items()))
+    return int(hashlib.sha256(parts.encode()).hexdigest()[:14], 16)
 
 
 if __name__ == "__main__":
