@@ -17,6 +17,7 @@ import json
 import math
 import os
 import signal
+import socket
 import sys
 import time
 from pathlib import Path
@@ -106,6 +107,33 @@ class Recorder(TrainerCallback):
 
     def on_train_end(self, args, state, control, **_):
         self.flush()
+
+
+def accelerate_command(processes: int, *arguments) -> list[str]:
+    """`accelerate launch` on this machine, as a list for subprocess, with a port that is free now.
+
+    Without a GPU several processes run on the CPU and talk over gloo; accelerate wants --multi_gpu for that too.
+    """
+    with socket.socket() as s:
+        s.bind(("", 0))
+        port = s.getsockname()[1]
+    start = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--num_processes",
+        str(processes),
+        "--num_machines",
+        "1",
+    ]
+    start += ["--mixed_precision", "no", "--dynamo_backend", "no"]
+    start += ["--multi_gpu", "--main_process_port", str(port)] if processes > 1 else []
+    return start + [str(argument) for argument in arguments]
+
+
+def cpu_environment() -> dict[str, str]:
+    """The environment for processes that are to stay on the CPU, with one thread each."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
 def batches_of(args: PoiseConfig) -> tuple[int, float]:

@@ -12,13 +12,13 @@ import pytest
 import torch
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
-from launching import ROOT, command, environment, launch
+from launching import ROOT, environment, launch
 from trl import TrlParser
 
 import poise_lab as pl
 from poise_lab import trl as module
 from poise_lab.cli import main
-from poise_lab.launch import RunOptions, from_train_config, last_checkpoint
+from poise_lab.launch import RunOptions, accelerate_command, from_train_config, last_checkpoint
 from poise_lab.trl import PoiseConfig
 
 SMALL = [
@@ -73,7 +73,7 @@ def test_killed_process_stops_the_rest_and_the_run_resumes(two, tmp_path):
     out = tmp_path / "run"
     with open(tmp_path / "log", "w") as log:
         started = subprocess.Popen(
-            command(2, *TRAIN, out), env=environment(), stdout=log, stderr=log, start_new_session=True
+            accelerate_command(2, *TRAIN, out), env=environment(), stdout=log, stderr=log, start_new_session=True
         )
         try:
             end = time.time() + 300
