@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 SCALE := .venv-scale
 RUN := runs/poise-0
 
-.PHONY: run fetch test test-scale test-lab lab notebooks record showdown bench assignments grade grade-check lint clean
+.PHONY: run fetch test test-scale test-lab lab notebooks record showdown engines bench assignments grade grade-check lint clean
 
 run: $(STAMP)
 	$(BIN)/poise-lab train --baseline poise --seed 0 --out $(RUN) $(if $(wildcard $(RUN)/config.json),--resume)
@@ -60,6 +60,12 @@ showdown: $(STAMP)
 fetch: $(STAMP)
 	$(BIN)/poise-lab fetch smollm2-135m
 	$(BIN)/poise-lab fetch gemma3-270m
+
+# Three short runs on each engine, for notebook 11: one thread each, one after the other.
+engines: $(SCALE)/.installed
+	for seed in 0 1 2; do for engine in lab trl; do out=data/engines/$$engine-$$seed; test -f $$out/metrics.jsonl || \
+	  { OMP_NUM_THREADS=1 $(SCALE)/bin/poise-lab train --engine $$engine --steps 40 --eval-every 20 --seed $$seed --out $$out.partial && \
+	  mkdir $$out && mv $$out.partial/config.json $$out.partial/metrics.jsonl $$out && rm -r $$out.partial; } || exit 1; done; done
 
 bench: $(STAMP)
 	$(BIN)/poise-lab bench
