@@ -11,6 +11,7 @@ Accuracy is measured by TRL's own evaluation, so it works where the policy's wei
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import json
@@ -236,42 +237,34 @@ def last_checkpoint(folder: Path) -> Path | None:
     return whole[-1] if whole else None
 
 
-class one_sentence_if_a_process_is_lost:  # noqa: N801 (reads as the statement that it is)
+@contextlib.contextmanager
+def one_sentence_if_a_process_is_lost(folder: Path, processes: int):
     """Within the context, the end of another process ends this one with a sentence that says how to go on."""
 
-    def __init__(self, folder: Path, processes: int):
-        self.folder, self.processes = folder, processes
-
-    def message(self, reason: str) -> str:
-        checkpoint = last_checkpoint(self.folder)
+    def how_to_go_on(reason: str) -> str:
+        checkpoint = last_checkpoint(folder)
         saved = f"the last checkpoint is {checkpoint}" if checkpoint else "there is no checkpoint yet"
         return f"{reason}; {saved}; start the same command again with --resume"
 
-    def __enter__(self):
-        if self.processes > 1:
-            self.before = signal.signal(signal.SIGTERM, self._ended)
-
-    def _ended(self, *_):
-        print(
-            f"poise-lab: {self.message('stopped by the launcher: another process of the run was lost')}",
-            file=sys.stderr,
-        )
-        sys.stderr.flush()
+    def ended(*_):
+        reason = "stopped by the launcher: another process of the run was lost, or the job was ended"
+        print(f"poise-lab: {how_to_go_on(reason)}", file=sys.stderr, flush=True)
         os._exit(143)  # peers are gone: nothing that waits for them may run
 
-    def __exit__(self, kind, error, _):
-        if self.processes == 1:
-            return
-        signal.signal(signal.SIGTERM, self.before)
-        lost = isinstance(error, torch.distributed.DistError) or (
-            isinstance(error, RuntimeError)
-            and any(word in str(error).lower() for word in ("gloo", "nccl", "connection"))
-        )
-        if lost:
-            reason = str(error).strip().splitlines()[0]
-            raise PoiseLabError(
-                self.message(f"another process of the run was lost or stopped answering ({reason})")
-            ) from None
+    if processes == 1:
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, ended)
+    try:
+        yield
+    except RuntimeError as e:
+        words = ("gloo", "nccl", "connection")
+        if not (isinstance(e, torch.distributed.DistError) or any(word in str(e).lower() for word in words)):
+            raise
+        reason = f"another process of the run was lost or stopped answering ({str(e).strip().splitlines()[0]})"
+        raise PoiseLabError(how_to_go_on(reason)) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def from_train_config(config: TrainConfig, out: Path, baseline: str, settings: dict) -> PoiseConfig:

@@ -50,6 +50,7 @@ except PoiseLabError as e:
         raise SystemExit(f"poise-lab: {e}") from None
     raise
 
+from accelerate.utils import gather_object  # noqa: E402
 from trl import GRPOConfig, GRPOTrainer  # noqa: E402
 from trl.import_utils import is_vllm_available  # noqa: E402
 
@@ -202,8 +203,9 @@ class PoiseTrainer(GRPOTrainer):
 
     def _calculate_rewards(self, *args, **kwargs):
         per_function = super()._calculate_rewards(*args, **kwargs)
-        weights = self.reward_weights.to(per_function.device)
-        self._rewards = (per_function * weights).sum(1).float().cpu()  # NaN where a function gave none
+        rewards = (per_function * self.reward_weights.to(per_function.device)).nansum(1)
+        rewards[per_function.isnan().all(1)] = torch.nan  # no function gave one
+        self._rewards = rewards.float().cpu()
         return per_function
 
     def _get_per_token_logps_and_entropies(
@@ -280,25 +282,20 @@ class PoiseTrainer(GRPOTrainer):
         self._note("seconds_pass", time.perf_counter() - start)
 
     def _tasks(self, inputs) -> list[str]:
-        """The task of each row of this process; "all" where one probe serves every task."""
+        """The task of each row of all processes; "all" where one probe serves every task."""
         if not self.args.poise_per_task:
-            return ["all"] * len(inputs)
+            return ["all"] * (len(inputs) * self.accelerator.num_processes)
         if "task" not in inputs[0]:
             raise PoiseLabError(
                 "poise_per_task=True needs a column 'task' in the dataset (remove_unused_columns=False)"
             )
-        return [row["task"] for row in inputs]
+        return gather_object([row["task"] for row in inputs])
 
     def _gathered(self, responses: int, tasks: list[str]) -> tuple[GatheredRollouts, Internals]:
         """The rows of all processes, siblings side by side."""
-        from accelerate.utils import gather_object
-
         start = time.perf_counter()
         rewards = self._rewards.view(-1, responses)
         features = self.accelerator.gather(self._read).cpu().view(len(rewards), responses, -1)
-        if self.args.poise_per_task and self.accelerator.num_processes > 1:
-            tasks = gather_object(tasks)
-        tasks = tasks * (rewards.numel() // len(tasks)) if not self.args.poise_per_task else tasks
         width = (features.shape[-1] - 3) // 2
         prompt, reasoning, entropy = features.split([width, width, 3], -1)
         unused = features.new_zeros(len(rewards), responses, 0)

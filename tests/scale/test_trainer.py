@@ -133,6 +133,24 @@ def test_checkpoint_holds_safetensors_and_json(tmp_path):
     )
 
 
+def test_reward_functions_that_leave_rows_to_each_other(tmp_path):
+    def short(completions, **_):
+        return [float(len(c) > 3) if i % 4 < 2 else None for i, c in enumerate(completions)]
+
+    def other(completions, **_):
+        return [None if i % 4 < 2 else float(len(c) > 3) for i, c in enumerate(completions)]
+
+    trainer = make(tmp_path, rewards=[short, other], max_steps=2)
+    trainer.train()
+    alone = make(
+        tmp_path / "alone", rewards=lambda completions, **_: [float(len(c) > 3) for c in completions], max_steps=2
+    )
+    alone.train()
+    assert logged(trainer, "reward") == logged(alone, "reward")
+    targets = [t.poise.buffers["all"].data()[1].tolist() for t in (trainer, alone)]
+    assert targets[0] == targets[1] and len(set(targets[0])) == 2
+
+
 # --- what it refuses, in one sentence each -------------------------------------------------------
 
 
