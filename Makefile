@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+SCALE := .venv-scale
 RUN := runs/poise-0
 
-.PHONY: run fetch test test-lab lab notebooks record showdown bench assignments grade grade-check lint clean
+.PHONY: run fetch test test-scale test-lab lab notebooks record showdown engines bench assignments grade grade-check lint clean
 
 run: $(STAMP)
 	$(BIN)/poise-lab train --baseline poise --seed 0 --out $(RUN) $(if $(wildcard $(RUN)/config.json),--resume)
@@ -15,7 +16,17 @@ run: $(STAMP)
 NBVAL := --nbval --nbval-current-env --nbval-sanitize-with tests/sanitize.cfg --nbval-cell-timeout=600
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -q -n 2 --dist loadfile
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(NBVAL) notebooks/*.ipynb -q -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(NBVAL) $(filter-out notebooks/11_%,$(wildcard notebooks/*.ipynb)) -q -n 2 --dist loadfile
+
+# POISE on TRL and accelerate: an environment of its own, processes on the CPU, and a GPU where there is one.
+test-scale: $(SCALE)/.installed
+	OMP_NUM_THREADS=1 $(SCALE)/bin/python -m pytest tests/scale tests/test_scale.py -q -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(SCALE)/bin/python -m pytest $(NBVAL) notebooks/11_*.ipynb -q
+
+$(SCALE)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(SCALE)
+	$(SCALE)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,scale]"
+	touch $@
 
 # The notebooks in a real browser: every cell run, every slider moved. Takes the system's Chromium if there is one.
 test-lab: $(STAMP)
@@ -27,7 +38,7 @@ lab: $(STAMP)
 	$(BIN)/jupyter lab notebooks
 
 notebooks: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m poise_lab.notebooks notebooks/*.ipynb
+	OMP_NUM_THREADS=1 $(BIN)/python -m poise_lab.notebooks $(filter-out notebooks/11_%,$(wildcard notebooks/*.ipynb))
 
 # Recorded runs under data/runs: one thread each, two at a time, resumed if interrupted. A recorded
 # run keeps no checkpoints; delete its folder to make it again.
@@ -49,6 +60,12 @@ showdown: $(STAMP)
 fetch: $(STAMP)
 	$(BIN)/poise-lab fetch smollm2-135m
 	$(BIN)/poise-lab fetch gemma3-270m
+
+# Three short runs on each engine, for notebook 11: one thread each, one after the other.
+engines: $(SCALE)/.installed
+	for seed in 0 1 2; do for engine in lab trl; do out=data/engines/$$engine-$$seed; test -f $$out/metrics.jsonl || \
+	  { OMP_NUM_THREADS=1 $(SCALE)/bin/poise-lab train --engine $$engine --steps 40 --eval-every 20 --seed $$seed --out $$out.partial && \
+	  mkdir $$out && mv $$out.partial/config.json $$out.partial/metrics.jsonl $$out && rm -r $$out.partial; } || exit 1; done; done
 
 bench: $(STAMP)
 	$(BIN)/poise-lab bench
@@ -76,7 +93,7 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check poise_lab tests
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) $(SCALE) runs
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -9,6 +9,7 @@ import argparse
 import ast
 import dataclasses
 import inspect
+import os
 import sys
 import textwrap
 from pathlib import Path
@@ -56,6 +57,10 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", dest="settings",
         help="a setting of the baseline, such as responses=4 or per_task=True; repeatable",
+    )  # fmt: skip
+    train.add_argument(
+        "--engine", default="lab", choices=["lab", "trl"],
+        help="lab: this package's own Trainer. trl: TRL and accelerate, for many processes (extra: scale)",
     )  # fmt: skip
     train.add_argument("--out", required=True, type=Path, help="run folder")
     train.add_argument("--resume", action="store_true", help="go on with the run in --out")
@@ -137,7 +142,10 @@ def _train(args) -> int:
     from . import TINY_TASKS, TrainConfig, Trainer, load_policy, load_task, make_baseline
 
     config = TrainConfig(**{f.name: getattr(args, f.name) for f in dataclasses.fields(TrainConfig)})
-    baseline = make_baseline(args.baseline, **_baseline_settings(args.settings))
+    settings = _baseline_settings(args.settings)
+    if args.engine == "trl":
+        return _train_on_trl(args, config, settings)
+    baseline = make_baseline(args.baseline, **settings)
     task = load_task(args.task or TINY_TASKS)
     trainer = Trainer(load_policy(args.policy), task, baseline, config, out=args.out, resume=args.resume)
     run = trainer.run()
@@ -147,6 +155,23 @@ def _train(args) -> int:
     print(
         f"held-out accuracy {run.series('accuracy')[1][0]:.3f} -> {run.series('accuracy')[1][-1]:.3f}; run folder {run.folder}"
     )
+    return 0
+
+
+def _train_on_trl(args, config, settings: dict) -> int:
+    from . import TINY_TASKS
+    from .scale import check_trl
+
+    check_trl()
+    from .launch import train
+
+    run = train(
+        config, policy=args.policy, task=args.task or TINY_TASKS, out=args.out, resume=args.resume,
+        baseline=args.baseline, settings=settings,
+    )  # fmt: skip
+    if int(os.environ.get("RANK", 0)) == 0:
+        accuracy = run.series("accuracy")[1]
+        print(f"held-out accuracy {accuracy[0]:.3f} -> {accuracy[-1]:.3f}; run folder {run.folder}")
     return 0
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 from torch.utils.checkpoint import checkpoint
@@ -74,20 +75,27 @@ def row_lengths(rollouts: Rollouts) -> torch.Tensor:
 
 
 @contextlib.contextmanager
+def on_layer(layers: Sequence[torch.nn.Module], layer: int, call: Callable[[torch.Tensor], None]):
+    """Within the context, `call` is given the output (R, T, D) of one decoder layer at every forward pass."""
+
+    def hook(module, args, output):
+        call(output[0] if isinstance(output, tuple) else output)
+
+    handle = layers[layer].register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextlib.contextmanager
 def captured_layers(policy: Policy, layers: Sequence[int]):
     """Within the context, the given decoder layers leave their output in the dict that it yields."""
-    captured, handles = {}, []
-    for layer in layers:
-
-        def hook(module, args, output, layer=layer):
-            captured[layer] = output[0] if isinstance(output, tuple) else output
-
-        handles.append(policy.layers[layer].register_forward_hook(hook))
-    try:
+    captured = {}
+    with contextlib.ExitStack() as stack:
+        for layer in layers:
+            stack.enter_context(on_layer(policy.layers, layer, partial(captured.__setitem__, layer)))
         yield captured
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def score_tokens(policy, hidden, tokens, temperature, with_entropy):
@@ -151,7 +159,7 @@ def forward_rows(policy: Policy, rollouts: Rollouts, rows: torch.Tensor, *, entr
     return logprobs, padded(torch.cat([e for _, e in parts]), mask) if entropy else None
 
 
-def _pool(states: torch.Tensor, ends: torch.Tensor, lengths: torch.Tensor, pool: int) -> torch.Tensor:
+def pool_last(states: torch.Tensor, ends: torch.Tensor, lengths: torch.Tensor, pool: int) -> torch.Tensor:
     """Mean of the last `pool` of `lengths` positions before `ends`: (R, T, D) -> (R, D) float32."""
     back = torch.arange(pool, device=states.device)
     valid = back < lengths[:, None]  # (R, pool)
@@ -160,11 +168,22 @@ def _pool(states: torch.Tensor, ends: torch.Tensor, lengths: torch.Tensor, pool:
     return (gathered * valid[..., None]).sum(1) / valid.sum(1, keepdim=True).clamp(min=1)
 
 
-def _span_mean(values: torch.Tensor, starts: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+def span_mean(values: torch.Tensor, starts: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
     """Mean of values (R, T) over [starts, ends), 0.0 where that is empty."""
-    at = torch.arange(values.shape[1])
+    at = torch.arange(values.shape[1], device=values.device)
     span = (at >= starts[:, None]) & (at < ends[:, None])
     return (values * span).sum(1) / span.sum(1).clamp(min=1)
+
+
+def span_entropies(token_entropy: torch.Tensor, lengths: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+    """(R, 3) mean entropy over the output, the reasoning, the answer, from that of each token, (R, T).
+
+    lengths, ends: (R,) tokens of the response, and of its reasoning.
+    """
+    zero = torch.zeros_like(ends)
+    return torch.stack(
+        [span_mean(token_entropy, a, b) for a, b in ((zero, lengths), (zero, ends), (ends, lengths))], -1
+    )
 
 
 @torch.no_grad()
@@ -201,12 +220,9 @@ def read_internals(
         logprobs[rows], token_entropy[rows] = row_logprobs.cpu(), row_entropy.cpu()
         at, end = starts[rows].to(policy.device), ends[rows].to(policy.device)
         for k in layers:
-            prompt[k][rows] = _pool(captured[k], at, at, pool).cpu()
-            reasoning[k][rows] = _pool(captured[k], at + end, end, pool).cpu()
-    zero = torch.zeros_like(ends)
-    entropy = torch.stack(
-        [_span_mean(token_entropy, a, b) for a, b in ((zero, lengths), (zero, ends), (ends, lengths))], -1
-    )
+            prompt[k][rows] = pool_last(captured[k], at, at, pool).cpu()
+            reasoning[k][rows] = pool_last(captured[k], at + end, end, pool).cpu()
+    entropy = span_entropies(token_entropy, lengths, ends)
     result = {
         k: Internals(
             prompt[k].view(p, m, d),

@@ -10,6 +10,7 @@ own reward would learn to grade that response, and the baseline would no longer 
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import deque
 from pathlib import Path
@@ -230,6 +231,10 @@ class RecentBuffer:
     def data(self) -> tuple[np.ndarray, ...]:
         """All rows, oldest first, as `ValueProbe.fit` takes them: features (rows, F), targets (rows,), weights if any."""
         return tuple(np.concatenate(column) for column in zip(*self._groups, strict=True))
+
+    def digest(self) -> str:
+        """SHA-256 of the rows: equal where a probe would be fitted on equal rows in an equal order."""
+        return hashlib.sha256(b"".join(part.tobytes() for part in self.data())).hexdigest()
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         if not self._groups:

@@ -85,9 +85,9 @@ class RunRecord:
 
     @property
     def label(self) -> str:
-        """Baseline and responses per prompt, as shown in figures."""
-        baseline = self.config["baseline"]
-        return f"{baseline['name']} x{baseline['responses']}"
+        """Baseline and responses per prompt, as shown in figures, and the engine if it is another."""
+        baseline, engine = self.config["baseline"], self.config.get("engine")
+        return f"{baseline['name']} x{baseline['responses']}" + (f" on {engine}" if engine else "")
 
     @property
     def seed(self) -> int:

@@ -325,7 +325,7 @@ def _branch(row: torch.Tensor, drawn: torch.Tensor, vocabulary: int):
     return place[which], order, tokens
 
 
-def _reasoning_end(ids: list[int], tag: list[int]) -> int:
+def reasoning_end(ids: list[int], tag: list[int]) -> int:
     """Tokens up to and including the last occurrence of the tag; -1 if there is none."""
     for end in range(len(ids), len(tag) - 1, -1):
         if ids[end - len(tag) : end] == tag:
@@ -417,7 +417,7 @@ def build_rollouts(policy, problems, prompts, tokens, lengths, logprobs, tempera
     flat = policy.tokenizer.batch_decode([row for group in ids for row in group], skip_special_tokens=True)
     texts = [flat[i * m : (i + 1) * m] for i in range(p)]
     tag = policy.end_of_reasoning
-    ends = torch.tensor([[_reasoning_end(row, tag) for row in group] for group in ids])
+    ends = torch.tensor([[reasoning_end(row, tag) for row in group] for group in ids])
     rewards = torch.tensor([[problems[i].reward(t) for t in texts[i]] for i in range(p)], dtype=torch.float32)
     return Rollouts(
         problems=problems,

@@ -230,7 +230,7 @@ def test_flags_are_the_fields_of_train_config():
         assert parsed[field.name] == other and type(parsed[field.name]) is type(field.default)
         assert {k for k in args if args[k] != parsed[k]} == {field.name}
     flags = set(args) - {f.name for f in dataclasses.fields(pl.TrainConfig)}
-    assert flags == {"policy", "task", "baseline", "settings", "out", "resume", "run"}
+    assert flags == {"policy", "task", "baseline", "settings", "engine", "out", "resume", "run"}
 
 
 def test_every_field_is_documented(capsys):

@@ -28,7 +28,9 @@ def constraints() -> dict[str, Version]:
 
 def test_every_dependency_is_pinned_within_its_bounds():
     pins = constraints()
-    for text in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]:
+    for text in (
+        PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"] + PROJECT["optional-dependencies"]["scale"]
+    ):
         requirement = Requirement(text)
         name = canonicalize_name(requirement.name)
         assert name in pins, f"{name} is not pinned in constraints.txt"

@@ -178,3 +178,43 @@ def test_readme_quotes_the_showdown(showdown_runs):
     )
     rows = [{name: row[name] for name in columns} for row in showdown.summary(showdown_runs)]
     assert quoted.strip() == format_table(rows)
+
+
+# --- the engines ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def engines():
+    """(engine, seed) -> run."""
+    runs = {run.name: run for run in map(pl.read_run, (pl.data_dir() / "engines").iterdir())}
+    return {(name.split("-")[0], run.seed): run for name, run in runs.items()}
+
+
+def test_engines_were_given_the_same(engines):
+    assert set(engines) == {(engine, seed) for engine in ("lab", "trl") for seed in (0, 1, 2)}
+    for (engine, seed), run in engines.items():
+        expected = dataclasses.asdict(pl.TrainConfig(steps=40, eval_every=20, seed=seed))
+        assert run.finished and run.config["train"] == expected
+        assert run.label == ("poise x2" if engine == "lab" else "poise x2 on trl")
+        assert run.config["threads"] == 1 and run.config["date"]
+        assert ("trl" in run.config["versions"]) == (engine == "trl")
+        assert {f.name for f in run.folder.iterdir()} == {"config.json", "metrics.jsonl"}
+        assert not re.search(r"/(?:home|root|work|tmp)/", (run.folder / "config.json").read_text())
+
+
+def test_both_engines_reach_the_same_accuracy_within_its_interval(engines):
+    ends = {k: run.series("accuracy")[1][-1] for k, run in engines.items()}
+    mean, low, high = pl.mean_interval([ends["trl", seed] - ends["lab", seed] for seed in (0, 1, 2)])
+    assert low < 0 < high, f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]"
+    assert all(run.lift() > 0.1 for run in engines.values())
+
+
+def test_warm_up_and_probe_of_both_engines(engines):
+    for run in engines.values():
+        warmup = run.config["baseline"]["warmup"]
+        past = [m for m in run.metrics[1:] if m["step"] > warmup]
+        assert all("probe_r_partner" in m for m in past) and len(past) == 36
+        for m in run.metrics[1 : 1 + warmup]:
+            assert m["variance_reduction"] == m["variance_reduction_rloo"]
+        assert run.mean("variance_reduction") > run.mean("variance_reduction_rloo") + 0.15
+        assert run.series("probe_r_fresh")[1][-1] > 0.7

@@ -1,0 +1,198 @@
+"""What it takes to leave the laptop: the extra `scale`, and memory and time of a step on paper.
+
+The arithmetic of `step_cost` counts what POISE adds to a step of TRL, against the step itself. Its assumptions
+stand in `Assumptions`; the speeds of the CPU were measured (`python -m poise_lab.scale data/scale/cpu.json`), nothing
+was on a GPU.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import sys
+import time
+
+import numpy as np
+from packaging.version import Version
+
+from .errors import PoiseLabError
+from .probe import RecentBuffer, ValueProbe
+from .records import format_table, provenance, write_json
+from .rollouts import reasoning_end
+
+OLDEST, TOO_NEW = "1.16", "2"  # of TRL
+
+
+def check_trl() -> None:
+    """Raises PoiseLabError if TRL or accelerate is missing, or is a version that `poise_lab.trl` was not made for."""
+    for package in ("trl", "accelerate"):
+        try:
+            found = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            raise PoiseLabError(
+                f'{package} is not installed; the engine trl needs the extra: pip install "poise-lab[scale]"'
+            ) from None
+        if package == "trl" and not Version(OLDEST) <= Version(found) < Version(TOO_NEW):
+            raise PoiseLabError(
+                f"TRL {found} is not supported; install one from {OLDEST} to below {TOO_NEW}: "
+                f'pip install "trl>={OLDEST},<{TOO_NEW}"'
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """A policy, as far as the arithmetic needs it: parameters and hidden width."""
+
+    name: str
+    parameters: float
+    width: int
+
+
+# from the models' own config.json
+SIZES = [Size("Qwen3-0.6B", 0.6e9, 1024), Size("Qwen3-4B", 4.0e9, 2560), Size("Qwen3-8B", 8.2e9, 4096)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Assumptions:
+    """What the arithmetic takes for granted. Speeds of one GPU are an H100's data sheet times a usual share."""
+
+    rows: int = 1024
+    """Responses per step (method Sec. 3: 512 prompts x 2)."""
+    tokens: int = 4096
+    """Prompt and response together, on average."""
+    training_flops: float = 0.4 * 989e12
+    """Per second: 40 % of the dense bfloat16 peak."""
+    sampling_flops: float = 0.1 * 989e12
+    """Per second: 10 % of it, since sampling waits for memory."""
+    memory_bytes: float = 3.35e12
+    """Per second, between a GPU and its memory."""
+    host_bytes: float = 25e9
+    """Per second, between a GPU and the host."""
+    link_bytes: float = 25e9
+    """Per second, between nodes, for each GPU."""
+    cpu_flops: float = 14e9
+    """Per second, of the thread that fits the probe, counted as `fit_flops` does."""
+    cpu_bytes: float = 8e9
+    """Per second, of the features that a prediction turns into float64 and multiplies."""
+    hash_bytes: float = 0.5e9
+    """Per second, SHA-256."""
+    scan_tokens: float = 10e6
+    """Per second, of the search for the end of reasoning in a response that has none."""
+    pool: int = 10
+    """Tokens averaged."""
+    buffer_rows: int = 4096
+    """Rows that the probe is fitted on."""
+    components: int = 96
+    """Principal components (release: 32 and 64)."""
+
+
+def fit_flops(features: int, a: Assumptions) -> float:
+    """Operations of one fit with PCA: randomised, a few products of all rows with the components and their spares.
+
+    scikit-learn's randomised PCA passes over the rows about 2 (4 iterations + 1) times with k + 10 vectors each.
+    """
+    passes = 2 * (4 + 1)
+    return 2 * a.buffer_rows * (features / 2) * (a.components + 2 * 10) * passes
+
+
+def step_cost(size: Size, gpus: int, a: Assumptions | None = None) -> dict[str, float]:
+    """Seconds and bytes of one step on some GPUs, and what POISE adds. Keys end in their unit.
+
+    sampling: 2 N operations per token. pass: 2 N (log-probabilities). update: 8 N (forward, backward, and the forward
+    again under checkpointing).
+    capture: each process looks for the end of reasoning in its responses, and its GPU reads the pooled states of its
+    rows. gather: every process receives the
+    features of all rows, 2 D + 3 float32 each, and copies them to its host. fit: on each process's CPU, in a thread,
+    while the policy is updated; what counts is the part that is longer than the update (exposed), plus predicting.
+    """
+    a = a or Assumptions()
+    features = 2 * size.width + 3
+    work = size.parameters * a.rows * a.tokens / gpus
+    sampling, scoring, update = 2 * work / a.sampling_flops, 2 * work / a.training_flops, 8 * work / a.training_flops
+    capture = a.rows / gpus * (2 * a.pool * size.width * 2 / a.memory_bytes + a.tokens / a.scan_tokens)
+    gathered = a.rows * features * 4
+    gather = (gathered * (gpus - 1) / gpus) / a.link_bytes + gathered / a.host_bytes
+    fit = fit_flops(features, a) / a.cpu_flops + a.buffer_rows * features * 4 / a.hash_bytes
+    predict = a.rows * features * (4 + 8 + 8) / a.cpu_bytes
+    exposed = max(0.0, fit - update)
+    step = sampling + scoring + update
+    added = capture + gather + predict + exposed
+    return {
+        "step_seconds": step,
+        "capture_seconds": capture,
+        "gather_seconds": gather,
+        "fit_seconds": fit,
+        "predict_seconds": predict,
+        "exposed_seconds": exposed,
+        "added_seconds": added,
+        "added_share": added / step,
+        "gpu_bytes": a.rows * features * 4 * (1 + 1 / gpus),  # own rows, and all of them once gathered
+        "host_bytes": a.buffer_rows * features * (4 + 3 * 8),  # the buffer; float64 copies during a fit
+        "policy_bytes": 16 * size.parameters / gpus,  # weights, gradients and AdamW's moments, spread over the GPUs
+    }
+
+
+def cost_table(gpus=(1, 8, 64), sizes=tuple(SIZES), a: Assumptions | None = None) -> list[dict]:
+    """`step_cost` for each policy and number of GPUs, rounded, in seconds, milliseconds, MB and GB."""
+    rows = []
+    for size in sizes:
+        for n in gpus:
+            cost = step_cost(size, n, a)
+            rows.append(
+                {
+                    "policy": size.name,
+                    "GPUs": n,
+                    "step, s": f"{cost['step_seconds']:.0f}",
+                    "capture, ms": f"{1e3 * cost['capture_seconds']:.1f}",
+                    "gather, ms": f"{1e3 * cost['gather_seconds']:.1f}",
+                    "predict, ms": f"{1e3 * cost['predict_seconds']:.1f}",
+                    "fit in a thread, s": f"{cost['fit_seconds']:.2f}",
+                    "of it exposed, s": f"{cost['exposed_seconds']:.2f}",
+                    "added to the step": f"{100 * cost['added_share']:.2f} %",
+                    "added per GPU, MB": f"{cost['gpu_bytes'] / 1e6:.0f}",
+                    "added per process on the host, MB": f"{cost['host_bytes'] / 1e6:.0f}",
+                    "weights and AdamW per GPU, GB": f"{cost['policy_bytes'] / 1e9:.1f}",
+                }
+            )
+    return rows
+
+
+def measure(a: Assumptions | None = None) -> dict:
+    """The speeds of this machine's CPU that `Assumptions` needs, for each size of policy, on made-up features."""
+    a, result = a or Assumptions(), {}
+    for size in SIZES:
+        features = 2 * size.width + 3
+        X = np.random.default_rng(0).normal(size=(a.buffer_rows, features)).astype(np.float32)
+        y = (X[:, 0] > 0).astype(np.float32)
+        buffer = RecentBuffer(a.buffer_rows)
+        buffer.add(X.reshape(-1, 2, features), y.reshape(-1, 2))
+        start = time.process_time()
+        probe = ValueProbe.preset("release").fit(X, y)
+        fit = time.process_time() - start
+        start = time.process_time()
+        probe.predict(X[: a.rows])
+        predict = time.process_time() - start
+        start = time.process_time()
+        buffer.digest()
+        digest = time.process_time() - start
+        result[size.name] = {
+            "fit_seconds": fit,
+            "cpu_flops": fit_flops(features, a) / fit,
+            "predict_seconds": predict,
+            "cpu_bytes": a.rows * features * 20 / predict,
+            "hash_bytes": X.nbytes / digest,
+        }
+    ids = list(range(a.tokens))
+    start = time.process_time()
+    for _ in range(50):
+        reasoning_end(ids, [-1, -2, -3])
+    result["scan_tokens"] = 50 * a.tokens / (time.process_time() - start)
+    return result
+
+
+if __name__ == "__main__":
+    measured = measure()
+    if len(sys.argv) > 1:
+        write_json(sys.argv[1], {**measured, **provenance()})
+    print(measured)
+    print(format_table(cost_table()))
