@@ -14,7 +14,7 @@ import sys
 import textwrap
 from pathlib import Path
 
-from .errors import PoiseLabError, known
+from .errors import PoiseLabError
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -93,11 +93,6 @@ def _parser() -> argparse.ArgumentParser:
     pretrain.add_argument("--steps", type=int, default=5000)
     pretrain.add_argument("--seed", type=int, default=0)
     pretrain.set_defaults(run=_pretrain)
-
-    probes = commands.add_parser("probes", help="the paper's probe tables on a fetched model")
-    probes.add_argument("model", help="a name that `poise-lab fetch` knows")
-    probes.add_argument("--out", required=True, type=Path, help="folder for the tables; what is there is kept")
-    probes.set_defaults(run=_probes)
 
     bench = commands.add_parser("bench", help="speed of the library's parts, against references")
     bench.add_argument("part", nargs="*", help="rollouts, llama, internals, probe, variance (default: all)")
@@ -229,18 +224,6 @@ def _pretrain(args) -> int:
     card = make_bundled_policy(args.out, steps=args.steps, seed=args.seed)
     for task, row in card["performance"].items():
         print(task, {k: v for k, v in row.items() if k != "accuracy_by_difficulty"})
-    return 0
-
-
-def _probes(args) -> int:
-    from .fetch import SOURCES, cache_dir
-    from .real import record
-
-    if args.model not in SOURCES:
-        raise known("model", args.model, SOURCES)
-    for task, tables in record(args.model, args.out, cache_dir() / "recordings").items():
-        for row, score in tables["presets"].items():
-            print(f"{task:14} {row:32} r {score['r'][0]:.2f}  MAE {score['mae'][0]:.2f}")
     return 0
 
 

@@ -188,15 +188,14 @@ def span_entropies(token_entropy: torch.Tensor, lengths: torch.Tensor, ends: tor
 
 @torch.no_grad()
 def read_internals(
-    policy: Policy, rollouts: Rollouts, layer: int | Sequence[int] = 2, pool: int | Sequence[int] = 4
-) -> Internals | dict:
+    policy: Policy, rollouts: Rollouts, layer: int | Sequence[int] = 2, pool: int = 4
+) -> Internals | dict[int, Internals]:
     """Run the policy once over the rollouts and keep what the value probe needs.
 
     layer: decoder layer index (0-based; its output, as `hidden_states[layer + 1]` of transformers,
         which differs for the last layer, where transformers gives the state after the final norm), or several: then the result
         is a dict from layer to Internals. Other layers are not kept.
-    pool: number of tokens to average, at most as many as there are; or several: then the result is a dict
-        from (layer, pool) to Internals, all read in the same pass.
+    pool: number of tokens to average, at most as many as there are.
 
     Raises PoiseLabError for a layer that the policy does not have or pool < 1.
     """
@@ -206,13 +205,12 @@ def read_internals(
             raise PoiseLabError(
                 f"layer {one} asked for, but policy {policy.name!r} has layers 0 to {len(policy.layers) - 1}"
             )
-    pools = [pool] if isinstance(pool, int) else list(pool)
-    if min(pools) < 1:
-        raise PoiseLabError(f"pool={min(pools)}; average at least 1 token")
+    if pool < 1:
+        raise PoiseLabError(f"pool={pool}; average at least 1 token")
     p, m, width = rollouts.response_ids.shape
     d = policy.model.config.get_text_config().hidden_size
-    prompt = {(k, n): torch.zeros(p * m, d) for k in layers for n in pools}
-    reasoning = {key: torch.zeros(p * m, d) for key in prompt}
+    prompt = {k: torch.zeros(p * m, d) for k in layers}
+    reasoning = {k: torch.zeros(p * m, d) for k in layers}
     logprobs, token_entropy = torch.zeros(p * m, width), torch.zeros(p * m, width)
     lengths, ends = rollouts.lengths.flatten(), rollouts.reasoning_lengths.flatten()
     starts = rollouts.prompt_lengths.repeat_interleave(m)
@@ -221,22 +219,20 @@ def read_internals(
             row_logprobs, row_entropy = forward_rows(policy, rollouts, rows, entropy=True)
         logprobs[rows], token_entropy[rows] = row_logprobs.cpu(), row_entropy.cpu()
         at, end = starts[rows].to(policy.device), ends[rows].to(policy.device)
-        for k, n in prompt:
-            prompt[k, n][rows] = pool_last(captured[k], at, at, n).cpu()
-            reasoning[k, n][rows] = pool_last(captured[k], at + end, end, n).cpu()
+        for k in layers:
+            prompt[k][rows] = pool_last(captured[k], at, at, pool).cpu()
+            reasoning[k][rows] = pool_last(captured[k], at + end, end, pool).cpu()
     entropy = span_entropies(token_entropy, lengths, ends)
     result = {
-        (k, n): Internals(
-            prompt[k, n].view(p, m, d),
-            reasoning[k, n].view(p, m, d),
+        k: Internals(
+            prompt[k].view(p, m, d),
+            reasoning[k].view(p, m, d),
             entropy.view(p, m, 3),
             logprobs.view(p, m, width),
             token_entropy.view(p, m, width),
             layer=k,
-            pool=n,
+            pool=pool,
         )
-        for k, n in prompt
+        for k in layers
     }
-    if not isinstance(pool, int):
-        return result
-    return result[layer, pool] if isinstance(layer, int) else {k: result[k, pool] for k in layers}
+    return result[layer] if isinstance(layer, int) else result

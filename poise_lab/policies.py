@@ -12,7 +12,7 @@ from transformers.utils import logging as transformers_logging
 
 from .errors import PoiseLabError
 from .fetch import SOURCES, fetched
-from .tasks import END_OF_REASONING, Problem, Task
+from .tasks import END_OF_REASONING, Problem
 
 WORDINGS = ("compact", "question")
 
@@ -33,15 +33,12 @@ class Policy:
 
     wording: "compact" (short prompts of the bundled tasks) or "question" (reasoning-gym's own text,
         through the tokenizer's chat template where it has one).
-    examples: solved problems that stand before each prompt, in reasoning-gym's wording and without the chat
-        template; a response then ends with its line. See `with_examples`.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     name: str
     wording: str = "question"
-    examples: tuple[Problem, ...] = ()
 
     def __post_init__(self):
         self.end_of_reasoning = self.tokenizer.encode(END_OF_REASONING, add_special_tokens=False)
@@ -54,10 +51,6 @@ class Policy:
                 "set tokenizer.eos_token_id"
             )
         self.eos_token_ids = [eos] if isinstance(eos, int) else sorted(eos)
-        if self.examples:  # some tokenizers have a token for several newlines, or a newline and more
-            texts = self.tokenizer.batch_decode([[i] for i in range(len(self.tokenizer))])
-            newlines = {i for i, text in enumerate(texts) if "\n" in text}
-            self.eos_token_ids = sorted(newlines.union(self.eos_token_ids))
 
     @property
     def device(self) -> torch.device:
@@ -91,33 +84,12 @@ class Policy:
 
     def prompt_ids(self, problem: Problem) -> list[int]:
         """Token ids of the prompt of a problem."""
-        if self.examples:
-            solved = "".join(f"{one.question}\nAnswer: {one.answer}\n\n" for one in self.examples)
-            return self.tokenizer.encode(f"{solved}{problem.question}\nAnswer:")
         if self.wording == "compact":
             return self.tokenizer.encode(problem.compact, add_special_tokens=False)
         if self.tokenizer.chat_template:
             message = [{"role": "user", "content": problem.question}]
             return self.tokenizer.apply_chat_template(message, add_generation_prompt=True, return_dict=False)
         return self.tokenizer.encode(problem.question)
-
-    def with_examples(self, task: Task, shots: int = 4, seed: int = 0) -> Policy:
-        """The same model, prompted with solved problems of a task: for models that need to be shown the format.
-
-        The examples are the same for every prompt. Draw problems with `exclude=policy.examples`.
-
-        Raises PoiseLabError for shots < 1, or a task whose answers take several lines.
-        """
-        if shots < 1:
-            raise PoiseLabError(f"shots={shots}; show at least 1 solved problem")
-        examples = tuple(task.sample(shots, seed))
-        for example in examples:
-            if "\n" in example.answer:
-                raise PoiseLabError(
-                    f"task {task.name!r} has answers of several lines, and with examples a response is one line; "
-                    "use another task, or the policy without examples"
-                )
-        return dataclasses.replace(self, examples=examples)
 
     def save(self, folder: str | Path) -> None:
         """Write config, safetensors weights, tokenizer and wording to a folder that `load_policy` reads."""

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support import EOS, PAD, ToyProblem, ToyTask, plain_logits, response, tiny_policy
+from support import EOS, PAD, ToyProblem, plain_logits, response, tiny_policy
 
 import poise_lab as pl
 from poise_lab import internals as module
@@ -260,14 +260,3 @@ def test_end_token_counts_as_response(qwen):
     found = pl.read_internals(qwen, rollouts, LAYER, POOL)
     assert found.logprobs[0, 0, 2] < 0
     assert found.entropy[0, 0, 2].item() == pytest.approx(found.token_entropy[0, 0, 1:].mean().item(), rel=1e-5)
-
-
-def test_several_pools_are_those_of_single_passes():
-    policy = tiny_policy()
-    rollouts = pl.sample_rollouts(policy, ToyTask().sample(5, seed=0), 2, seed=0, max_new_tokens=12)
-    several = pl.read_internals(policy, rollouts, [0, 2], [1, 3])
-    assert set(several) == {(0, 1), (0, 3), (2, 1), (2, 3)}
-    for (layer, pool), internals in several.items():
-        one = pl.read_internals(policy, rollouts, layer, pool)
-        assert (internals.layer, internals.pool) == (layer, pool) == (one.layer, one.pool)
-        assert torch.equal(internals.features(), one.features())
