@@ -273,8 +273,8 @@ def gradient_variance(
     z = a[:, :, None] * scores.within.double().numpy() * a[:, None, :]  # (P, M, M) inner products of Z
     own, every = np.trace(z, axis1=1, axis2=2), z.sum((1, 2))
     blocks = np.einsum("igjgk->i", z.reshape(p, m // group, group, m // group, group)) / (m * group)
-    means = torch.bmm(advantages.to(scores.kept)[:, None] / m, scores.kept)[:, 0].double()
-    across = (means @ means.T).numpy()
+    means = torch.bmm(advantages.to(scores.kept)[:, None] / m, scores.kept)[:, 0]
+    across = (means @ means.T).double().numpy()
     counts = np.ones((1, p)) if counts is None else counts
 
     share = counts / counts.sum(1, keepdims=True)
