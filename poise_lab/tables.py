@@ -1,0 +1,211 @@
+"""The paper's analysis tables from readings of real models, beside the paper's numbers.
+
+Every probe is fitted on four fifths of the prompts and scored on the last fifth, five times, so that each prompt is
+held out once. Fitted and scored against the mean reward of the *other* responses to the prompt, never the own.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from sklearn.base import BaseEstimator, RegressorMixin, clone
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import Ridge
+from sklearn.neural_network import MLPRegressor
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from .baselines import variance_reduction
+from .policies import data_dir
+from .probe import ENTROPIES, ValueProbe, agreement
+from .real import Readings
+from .records import mean_interval, read_json
+
+SPLITS = 5
+RIDGES = (0.01, 1.0, 10.0, 100.0, 1000.0, 10000.0)
+MLPS = {"MLP 1x512": (512,), "MLP 3x512": (512,) * 3, "MLP 5x512": (512,) * 5, "MLP 3x1024": (1024,) * 3}
+TRAIN_PROMPTS = (20, 40, 80, 160, 320)
+
+# Our tables and the paper's: (key in paper_results.json, title). Names of rows are the same in both.
+PAPER = {
+    "inputs": ("table3_inputs_qwen3_4b", "Table 3: one input at a time"),
+    "layers": ("table8_layers_qwen3_4b", "Table 8: layers"),
+    "pools": ("table10_pooling_qwen3_4b", "Table 10: pooling windows"),
+    "architectures": ("table12_probe_architectures", "Table 12: ridge against MLPs"),
+    "critic": ("figure1", "Figure 1: probe against a fine-tuned critic"),
+}
+
+
+class Plain(RegressorMixin, BaseEstimator):
+    """Standardised columns and a ridge of strength 1, for inputs that are few: clipped to [0, 1] as the probe is."""
+
+    def __init__(self, regressor=None):
+        self.regressor = regressor
+
+    def fit(self, X, y):
+        self.model_ = make_pipeline(StandardScaler(), clone(self.regressor or Ridge(1.0))).fit(X, y)
+        return self
+
+    def predict(self, X):
+        return self.model_.predict(X).clip(0, 1)
+
+
+class Reduced(RegressorMixin, BaseEstimator):
+    """Another regressor on what the release's probe regresses on: principal components, 32 of the prompt state and 64
+    of the reasoning state, and the entropies."""
+
+    def __init__(self, regressor, pca_prompt=32, pca_reasoning=64):
+        self.regressor, self.pca_prompt, self.pca_reasoning = regressor, pca_prompt, pca_reasoning
+
+    def fit(self, X, y):
+        from sklearn.compose import ColumnTransformer
+        from sklearn.decomposition import PCA
+
+        width = (X.shape[1] - ENTROPIES) // 2
+        columns = ColumnTransformer([
+            ("prompt", PCA(self.pca_prompt, random_state=42), slice(0, width)),
+            ("reasoning", PCA(self.pca_reasoning, random_state=42), slice(width, 2 * width)),
+            ("entropy", "passthrough", slice(2 * width, None)),
+        ])  # fmt: skip
+        self.model_ = make_pipeline(columns, StandardScaler(), clone(self.regressor))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # a set number of epochs, as in the paper
+            self.model_.fit(np.asarray(X, dtype=np.float32), np.asarray(y, dtype=np.float32))
+        return self
+
+    def predict(self, X):
+        return self.model_.predict(np.asarray(X, dtype=np.float32)).clip(0, 1)
+
+
+def splits(prompts: int, n: int = SPLITS, seed: int = 0) -> list[tuple[np.ndarray, np.ndarray]]:
+    """n pairs of prompts to fit on and prompts to hold out; each prompt is held out once."""
+    parts = np.array_split(np.random.default_rng(seed).permutation(prompts), n)
+    return [(np.sort(np.concatenate(parts[:i] + parts[i + 1 :])), np.sort(parts[i])) for i in range(n)]
+
+
+def evaluate(estimator, X: np.ndarray, readings: Readings, *, train: int | None = None, rows: int | None = None,
+             shuffle: bool = False) -> dict[str, list[float]]:  # fmt: skip
+    """MAE, r and variance reduction of an estimator on each split's held-out prompts.
+
+    X: (P, R, F). train: prompts to fit on, by default all that are not held out. rows: responses of each to fit on.
+    shuffle: fit on the targets of other prompts, which should leave nothing to find.
+    """
+    y, found = readings.targets(), {"mae": [], "r": [], "variance_reduction": []}
+    for i, (fit, held_out) in enumerate(splits(len(y))):
+        some = np.random.default_rng(i).permutation(fit)[:train]
+        targets = y[np.random.default_rng(i).permutation(some)] if shuffle else y[some]
+        columns = slice(0, rows)
+        model = clone(estimator)
+        model.fit(X[some][:, columns].reshape(-1, X.shape[2]), targets[:, columns].reshape(-1))
+        predicted = model.predict(X[held_out].reshape(-1, X.shape[2])).reshape(len(held_out), -1)
+        for name, value in agreement(predicted, y[held_out]).items():
+            if name in found:
+                found[name].append(value)
+        found["variance_reduction"].append(pair_reduction(predicted, readings.rewards[held_out]))
+    return {name: [round(float(v), 5) for v in values] for name, values in found.items()}
+
+
+def pair_reduction(predicted: np.ndarray, rewards: np.ndarray) -> float:
+    """1 - Var(A)/Var(R) where each response's baseline is the prediction from its partner's states: pairs (0, 1), (2, 3)..."""
+    columns = np.arange(predicted.shape[1] // 2 * 2)
+    own = rewards[:, columns]
+    return float(variance_reduction(own, own - predicted[:, columns ^ 1]))
+
+
+def tables_of(readings: Readings) -> dict[str, dict[str, dict[str, list[float]]]]:
+    """Every table of one model on one task: table to row to the measures of each split."""
+    release, X = ValueProbe.preset("release"), readings.features()
+    length = readings.lengths[..., None].astype(float)
+
+    def row(estimator, features=X, **options):
+        return evaluate(estimator, features, readings, **options)
+
+    parts = {
+        "only prompt hidden states": ("prompt",), "only reasoning hidden states": ("reasoning",),
+        "only mean entropy": ("entropy",),
+    }  # fmt: skip
+    mlp = dict(early_stopping=True, max_iter=60, n_iter_no_change=8, random_state=42)
+    return {
+        "presets": {
+            "paper": row(ValueProbe.preset("paper")), "release": row(release),
+            "no PCA, ridge 1000": row(ValueProbe(ridge=1000.0)),
+        },
+        "inputs": {
+            **{name: row(clone(release).set_params(inputs=inputs)) for name, inputs in parts.items()},
+            "only response length": row(Plain(), length), "full estimator": row(release),
+        },
+        "controls": {
+            "task settings and prompt length": row(Plain(), readings.settings[..., :-1]),
+            "the same and response length": row(Plain(), readings.settings),
+            "shuffled targets": row(release, shuffle=True),
+        },
+        "layers": {str(layer): row(release, readings.features(layer)) for layer in readings.layers},
+        "pools": {str(pool): row(release, readings.features(pool=pool)) for pool in readings.config["pools"]},
+        "architectures": {
+            "Linear ridge": row(release),
+            **{name: row(Reduced(MLPRegressor(hidden, **mlp))) for name, hidden in MLPS.items()},
+        },
+        "rows": {
+            f"{prompts} x {rows}": row(release, train=prompts, rows=rows)
+            for prompts in TRAIN_PROMPTS for rows in (1, 2, 4)
+        },
+        "ridge": {
+            **{f"{ridge:g}": row(ValueProbe(ridge=ridge)) for ridge in RIDGES},
+            **{f"{ridge:g}, PCA 32 and 64": row(clone(release).set_params(ridge=ridge)) for ridge in RIDGES},
+        },
+    }  # fmt: skip
+
+
+def recorded(folder: str | Path | None = None) -> dict[str, dict[str, dict]]:
+    """What is recorded: policy to task to its file, read."""
+    folder = Path(folder or data_dir() / "real")
+    found: dict[str, dict[str, dict]] = {}
+    for path in sorted(folder.glob("*/*.json")):
+        found.setdefault(path.parent.name, {})[path.stem] = read_json(path)
+    return found
+
+
+def over_tasks(tasks: Sequence[dict], table: str, row: str, measure: str = "r") -> list[float]:
+    """A measure of each split, mean over the tasks that have the row."""
+    return np.mean([task["tables"][table][row][measure] for task in tasks], 0).tolist()
+
+
+def order_verdicts(ours: dict[str, Sequence[float]], paper: dict[str, float]) -> dict[str, tuple[int, int, int]]:
+    """For each row that both have: on how many other rows (same side as in the paper, other side, open).
+
+    ours: row to its values over splits; a pair is open where the 95 % interval of the paired difference holds 0.
+    paper: row to one value; equal values are open too.
+    """
+    names = [name for name in ours if name in paper]
+    verdicts = {}
+    for a in names:
+        counts = [0, 0, 0]
+        for b in names:
+            if a == b:
+                continue
+            _, low, high = mean_interval(np.subtract(ours[a], ours[b]))
+            theirs = paper[a] - paper[b]
+            counts[2 if low <= 0 <= high or theirs == 0 else 0 if (low > 0) == (theirs > 0) else 1] += 1
+        verdicts[a] = tuple(counts)
+    return verdicts
+
+
+def beside_paper(tasks: Sequence[dict], table: str) -> list[dict]:
+    """Rows of a table, mean over tasks, with the paper's and what the ordering (by r) says."""
+    paper = read_json(data_dir() / "paper_results.json")[PAPER[table][0]]
+    paper = {name: value for name, value in paper.items() if isinstance(value, dict)}
+    names = list(tasks[0]["tables"][table])
+    ours = {name: over_tasks(tasks, table, name) for name in names}
+    verdicts = order_verdicts(ours, {name: value["r"] for name, value in paper.items()})
+    rows = []
+    for name in names:
+        same, other, open_ = verdicts.get(name, (0, 0, 0))
+        rows.append({
+            "row": name, "r": mean_interval(ours[name]), "MAE": mean_interval(over_tasks(tasks, table, name, "mae")),
+            "paper r": paper.get(name, {}).get("r", float("nan")), "paper MAE": paper.get(name, {}).get("mae", float("nan")),
+            "order": f"{same} agree, {other} against, {open_} open" if name in verdicts else "-",
+        })  # fmt: skip
+    return rows
