@@ -1,4 +1,4 @@
-"""The command line: `poise-lab train, compare, report, fetch, pretrain, bench`.
+"""The command line: `poise-lab train, compare, report, fetch, probes, pretrain, bench`.
 
 Bad input ends with one sentence on stderr and exit status 2.
 """
@@ -87,6 +87,13 @@ def _parser() -> argparse.ArgumentParser:
     fetch = commands.add_parser("fetch", help="fetch a real language model into the cache, once")
     fetch.add_argument("name", help=", ".join(SOURCES))
     fetch.set_defaults(run=_fetch)
+
+    probes = commands.add_parser(
+        "probes", help="the paper's tables for a real model: readings in the cache, tables in --out"
+    )
+    probes.add_argument("--policy", required=True, help=f"{', '.join(SOURCES)}, a folder, or a hub id")
+    probes.add_argument("--out", type=Path, default=Path("runs/real"), help="folder of the tables (default: runs/real)")
+    probes.set_defaults(run=_probes)
 
     pretrain = commands.add_parser("pretrain", help="make the bundled policy from scratch")
     pretrain.add_argument("--out", required=True, type=Path, help="folder to write, not in use yet")
@@ -211,6 +218,14 @@ def _fetch(args) -> int:
     from .fetch import fetch
 
     fetch(args.name)
+    return 0
+
+
+def _probes(args) -> int:
+    from .tables import record
+
+    record(args.policy, args.out)
+    print(f"tables in {args.out}; interrupted, the same command goes on")
     return 0
 
 

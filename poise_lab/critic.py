@@ -55,7 +55,7 @@ class Critic(Baseline):
         if self.backbone is None:
             raise PoiseLabError(f"baseline {self.name!r} has no critic yet: call start(policy) first, as Trainer does")
         states, mask = scoring_states(self.backbone, rollouts, rows)
-        return self.head(states.float())[:, 0], mask
+        return self.head(states.float())[:, 0].float(), mask
 
     @torch.no_grad()
     def token_values(self, rollouts: Rollouts) -> torch.Tensor:

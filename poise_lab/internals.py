@@ -14,9 +14,11 @@ from functools import partial
 
 import torch
 from torch.utils.checkpoint import checkpoint
+from transformers import DynamicCache
 
 from .errors import PoiseLabError
 from .policies import Policy
+from .prefix import common_prefix, run_prefix
 from .rollouts import Rollouts
 
 BATCH_TOKENS = 2048  # padded tokens of one forward pass; more do not fit the caches of a CPU
@@ -90,12 +92,24 @@ def on_layer(layers: Sequence[torch.nn.Module], layer: int, call: Callable[[torc
 
 @contextlib.contextmanager
 def captured_layers(policy: Policy, layers: Sequence[int]):
-    """Within the context, the given decoder layers leave their output in the dict that it yields."""
-    captured = {}
+    """Within the context, the given decoder layers leave their output in the dict that it yields.
+
+    A second pass is taken to go on where the first ended (`prefix`): its tokens stand behind those of the first.
+    """
+    captured: dict[int, torch.Tensor] = {}
+
+    def keep(layer: int, states: torch.Tensor) -> None:
+        captured[layer] = _behind(captured[layer], states) if layer in captured else states
+
     with contextlib.ExitStack() as stack:
         for layer in layers:
-            stack.enter_context(on_layer(policy.layers, layer, partial(captured.__setitem__, layer)))
+            stack.enter_context(on_layer(policy.layers, layer, partial(keep, layer)))
         yield captured
+
+
+def _behind(first: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+    """States of a common beginning, (1, L, D), and of what follows it in each row, as (R, L + T, D)."""
+    return torch.cat([first.expand(len(states), -1, -1), states], 1)
 
 
 def score_tokens(policy, hidden, tokens, temperature, with_entropy):
@@ -110,12 +124,14 @@ def score_tokens(policy, hidden, tokens, temperature, with_entropy):
     return logprobs, log_norm - ((logits - log_norm[:, None]).exp() * logits).sum(-1)
 
 
-def scoring_states(policy: Policy, rollouts: Rollouts, rows: torch.Tensor):
+def scoring_states(policy: Policy, rollouts: Rollouts, rows: torch.Tensor, *, share: bool = True):
     """The trunk's output at the positions that score the sampled tokens of some rows.
 
     rows: (R,) indices into the flattened P * M. Returns states (N, D) on the policy's device, one for
     each sampled token, row by row, and the mask (R, T) that says which ones those are. The state that
     scores a token is that of the position before it, so the first of a row has read the prompt alone.
+
+    share: run a long beginning that all prompts have in common once and not once per row.
     """
     m, width = rollouts.responses, rollouts.response_ids.shape[2]
     lengths = rollouts.lengths.flatten()[rows]
@@ -127,7 +143,16 @@ def scoring_states(policy: Policy, rollouts: Rollouts, rows: torch.Tensor):
         prompt, n = rollouts.prompt_ids[row // m], int(lengths[i])
         ids[i, : len(prompt)] = torch.tensor(prompt)
         ids[i, len(prompt) : len(prompt) + n] = responses[i, :n]
-    hidden = policy.model.base_model(input_ids=ids.to(policy.device), use_cache=False).last_hidden_state
+    shared = common_prefix([rollouts.prompt_ids[row // m] for row in rows.tolist()]) if share else 0
+    if shared:
+        cache = DynamicCache(config=policy.model.config)
+        first = run_prefix(policy, ids[0, :shared].tolist(), cache)
+        cache.batch_repeat_interleave(len(rows))
+        rest = ids[:, shared:].to(policy.device)
+        out = policy.model.base_model(input_ids=rest, past_key_values=cache, use_cache=True)
+        hidden = _behind(first, out.last_hidden_state)
+    else:
+        hidden = policy.model.base_model(input_ids=ids.to(policy.device), use_cache=False).last_hidden_state
     mask = torch.arange(width) < lengths[:, None]  # (R, T)
     row_index, token_index = mask.nonzero(as_tuple=True)
     states = hidden[row_index.to(policy.device), (starts[row_index] - 1 + token_index).to(policy.device)]
@@ -188,14 +213,15 @@ def span_entropies(token_entropy: torch.Tensor, lengths: torch.Tensor, ends: tor
 
 @torch.no_grad()
 def read_internals(
-    policy: Policy, rollouts: Rollouts, layer: int | Sequence[int] = 2, pool: int = 4
-) -> Internals | dict[int, Internals]:
+    policy: Policy, rollouts: Rollouts, layer: int | Sequence[int] = 2, pool: int | Sequence[int] = 4
+) -> Internals | dict:
     """Run the policy once over the rollouts and keep what the value probe needs.
 
     layer: decoder layer index (0-based; its output, as `hidden_states[layer + 1]` of transformers,
         which differs for the last layer, where transformers gives the state after the final norm), or several: then the result
         is a dict from layer to Internals. Other layers are not kept.
-    pool: number of tokens to average, at most as many as there are.
+    pool: number of tokens to average, at most as many as there are; or several: then the result is a
+        dict from (layer, pool) to Internals.
 
     Raises PoiseLabError for a layer that the policy does not have or pool < 1.
     """
@@ -205,12 +231,14 @@ def read_internals(
             raise PoiseLabError(
                 f"layer {one} asked for, but policy {policy.name!r} has layers 0 to {len(policy.layers) - 1}"
             )
-    if pool < 1:
-        raise PoiseLabError(f"pool={pool}; average at least 1 token")
+    pools = [pool] if isinstance(pool, int) else list(pool)
+    if min(pools) < 1:
+        raise PoiseLabError(f"pool={min(pools)}; average at least 1 token")
     p, m, width = rollouts.response_ids.shape
     d = policy.model.config.get_text_config().hidden_size
-    prompt = {k: torch.zeros(p * m, d) for k in layers}
-    reasoning = {k: torch.zeros(p * m, d) for k in layers}
+    keys = [(k, n) for k in layers for n in pools]
+    prompt = {key: torch.zeros(p * m, d) for key in keys}
+    reasoning = {key: torch.zeros(p * m, d) for key in keys}
     logprobs, token_entropy = torch.zeros(p * m, width), torch.zeros(p * m, width)
     lengths, ends = rollouts.lengths.flatten(), rollouts.reasoning_lengths.flatten()
     starts = rollouts.prompt_lengths.repeat_interleave(m)
@@ -219,20 +247,22 @@ def read_internals(
             row_logprobs, row_entropy = forward_rows(policy, rollouts, rows, entropy=True)
         logprobs[rows], token_entropy[rows] = row_logprobs.cpu(), row_entropy.cpu()
         at, end = starts[rows].to(policy.device), ends[rows].to(policy.device)
-        for k in layers:
-            prompt[k][rows] = pool_last(captured[k], at, at, pool).cpu()
-            reasoning[k][rows] = pool_last(captured[k], at + end, end, pool).cpu()
+        for k, n in keys:
+            prompt[k, n][rows] = pool_last(captured[k], at, at, n).cpu()
+            reasoning[k, n][rows] = pool_last(captured[k], at + end, end, n).cpu()
     entropy = span_entropies(token_entropy, lengths, ends)
     result = {
-        k: Internals(
-            prompt[k].view(p, m, d),
-            reasoning[k].view(p, m, d),
+        (k, n): Internals(
+            prompt[k, n].view(p, m, d),
+            reasoning[k, n].view(p, m, d),
             entropy.view(p, m, 3),
             logprobs.view(p, m, width),
             token_entropy.view(p, m, width),
             layer=k,
-            pool=pool,
+            pool=n,
         )
-        for k in layers
+        for k, n in keys
     }
-    return result[layer] if isinstance(layer, int) else result
+    if not isinstance(pool, int):
+        return result
+    return result[layer, pool] if isinstance(layer, int) else {k: result[k, pool] for k in layers}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import warnings
 from pathlib import Path
 
 import torch
@@ -33,12 +34,15 @@ class Policy:
 
     wording: "compact" (short prompts of the bundled tasks) or "question" (reasoning-gym's own text,
         through the tokenizer's chat template where it has one).
+    shots: solved problems of the same task that stand in front of each problem. Then the prompt is plain text,
+        one question and answer after another, and a response ends with the first token that has a newline in it.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     name: str
     wording: str = "question"
+    shots: int = 0
 
     def __post_init__(self):
         self.end_of_reasoning = self.tokenizer.encode(END_OF_REASONING, add_special_tokens=False)
@@ -51,6 +55,16 @@ class Policy:
                 "set tokenizer.eos_token_id"
             )
         self.eos_token_ids = [eos] if isinstance(eos, int) else sorted(eos)
+        if self.shots < 0:
+            raise PoiseLabError(f"shots={self.shots}; show 0 or more solved problems")
+        if self.shots:  # some vocabularies have tokens such as "\\n\\n": every one of them ends the line
+            pieces = self.tokenizer.batch_decode([[i] for i in range(len(self.tokenizer))])
+            newlines = [i for i, piece in enumerate(pieces) if "\n" in piece and i not in self.eos_token_ids]
+            if not newlines:
+                raise PoiseLabError(
+                    f"policy {self.name!r} has no token with a newline, at which an answer after examples ends; use shots=0"
+                )
+            self.eos_token_ids += newlines
 
     @property
     def device(self) -> torch.device:
@@ -84,6 +98,8 @@ class Policy:
 
     def prompt_ids(self, problem: Problem) -> list[int]:
         """Token ids of the prompt of a problem."""
+        if self.shots:
+            return self.tokenizer.encode(self.few_shot_text(problem))
         if self.wording == "compact":
             return self.tokenizer.encode(problem.compact, add_special_tokens=False)
         if self.tokenizer.chat_template:
@@ -91,17 +107,36 @@ class Policy:
             return self.tokenizer.apply_chat_template(message, add_generation_prompt=True, return_dict=False)
         return self.tokenizer.encode(problem.question)
 
+    def few_shot_text(self, problem: Problem) -> str:
+        """The prompt after examples: each a problem, "Answer: " with its answer, and a blank line; the problem last."""
+        solved = [f"{self._text(p)}\nAnswer: {p.answer}\n\n" for p in problem.examples(self.shots)]
+        return "".join(solved) + f"{self._text(problem)}\nAnswer:"
+
+    def _text(self, problem: Problem) -> str:
+        return problem.compact if self.wording == "compact" else problem.question
+
+    def text_of(self, response: str) -> str:
+        """What counts of a response's text: all of it, or its first line after examples."""
+        return response.partition("\n")[0] if self.shots else response
+
     def save(self, folder: str | Path) -> None:
-        """Write config, safetensors weights, tokenizer and wording to a folder that `load_policy` reads."""
+        """Write config, safetensors weights, tokenizer, wording and shots to a folder that `load_policy` reads."""
         folder = Path(folder)
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
-        (folder / "poise_lab.json").write_text(json.dumps({"wording": self.wording}) + "\n")
+        (folder / "poise_lab.json").write_text(json.dumps({"wording": self.wording, "shots": self.shots}) + "\n")
 
 
-def load_policy(name: str | Path, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu") -> Policy:
+def load_policy(
+    name: str | Path,
+    *,
+    shots: int | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+) -> Policy:
     """Load a policy: "tiny" (bundled), a fetched model, a folder, or a hub id. Only safetensors weights are read.
 
+    shots: solved problems in front of each problem (see `Policy`); by default what the folder was saved with, else 0.
     dtype: bfloat16 is faster on a CPU with bfloat16 products and precise enough for probes; training
         wants float32: small updates vanish in bfloat16.
 
@@ -137,8 +172,15 @@ def load_policy(name: str | Path, *, dtype: torch.dtype = torch.float32, device:
             transformers_logging.enable_progress_bar()
     wording = "question"
     if (source / "poise_lab.json").is_file():
-        wording = json.loads((source / "poise_lab.json").read_text()).get("wording")
+        saved = json.loads((source / "poise_lab.json").read_text())
+        wording, shots = saved.get("wording"), saved.get("shots", 0) if shots is None else shots
         if wording not in WORDINGS:
             raise PoiseLabError(f"{source / 'poise_lab.json'} asks for wording {wording!r}; known: {WORDINGS}")
     model.to(device).eval()
-    return Policy(model, tokenizer, str(name), wording)
+    if wording == "question" and not shots and not tokenizer.chat_template:
+        warnings.warn(
+            f"policy {str(name)!r} has no chat template, so problems are put to it as plain text; "
+            "shots=4 shows it what an answer looks like",
+            stacklevel=2,
+        )
+    return Policy(model, tokenizer, str(name), wording, shots or 0)

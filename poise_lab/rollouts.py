@@ -19,6 +19,7 @@ from transformers.cache_utils import DynamicLayer
 
 from .errors import NotFiniteError, PoiseLabError
 from .policies import Policy
+from .prefix import common_prefix, run_prefix
 from .tasks import Problem
 
 CHUNK_LOGITS = 2**20  # logits drawn from at a time
@@ -254,6 +255,15 @@ def _sample_batch(policy: Policy, prompts, uniforms, *, temperature, top_p, top_
     """Responses to a few prompts: uniforms (P, M, T) -> token ids and logprobs (P * M, T), lengths."""
     model, device = policy.model, policy.device
     n, m, limit = uniforms.shape
+    cache = _new_cache(model)
+    shared = common_prefix(prompts)
+    window = getattr(model.config.get_text_config(), "sliding_window", None)
+    if window and max(map(len, prompts)) + limit > window:
+        shared = 0  # padding would stand behind the beginning, and a sliding window counts it
+    if shared:
+        run_prefix(policy, prompts[0][:shared], cache)
+        _take(cache, torch.zeros(n, dtype=torch.long, device=device))
+    prompts = [p[shared:] for p in prompts]
     longest = max(len(p) for p in prompts)
     ids = torch.full((n, longest), policy.eos_token_ids[0], dtype=torch.long)
     mask = torch.zeros(n, longest, dtype=torch.long)
@@ -262,8 +272,8 @@ def _sample_batch(policy: Policy, prompts, uniforms, *, temperature, top_p, top_
         mask[i, longest - len(prompt) :] = 1
     padded = bool((mask == 0).any())
     mask, ids = mask.to(device), ids.to(device)
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
-    cache = _new_cache(model)
+    positions = (mask.cumsum(1) - 1).clamp(min=0) + shared
+    mask = torch.cat([mask.new_ones(n, shared), mask], 1)
     out = model(
         input_ids=ids,
         attention_mask=mask if padded else None,
@@ -294,7 +304,7 @@ def _sample_batch(policy: Policy, prompts, uniforms, *, temperature, top_p, top_
         mask, positions = mask[order], positions[order] + 1
         out = model(
             input_ids=drawn[:, None],
-            attention_mask=mask[:, : longest + t + 1] if padded else None,
+            attention_mask=mask[:, : shared + longest + t + 1] if padded else None,
             position_ids=positions,
             past_key_values=cache,
             use_cache=True,
@@ -415,7 +425,7 @@ def build_rollouts(policy, problems, prompts, tokens, lengths, logprobs, tempera
     ids = [[tokens[i, j, : lengths[i, j]].tolist() for j in range(m)] for i in range(p)]
     eos = set(policy.eos_token_ids)
     flat = policy.tokenizer.batch_decode([row for group in ids for row in group], skip_special_tokens=True)
-    texts = [flat[i * m : (i + 1) * m] for i in range(p)]
+    texts = [[policy.text_of(text) for text in flat[i * m : (i + 1) * m]] for i in range(p)]
     tag = policy.end_of_reasoning
     ends = torch.tensor([[reasoning_end(row, tag) for row in group] for group in ids])
     rewards = torch.tensor([[problems[i].reward(t) for t in texts[i]] for i in range(p)], dtype=torch.float32)

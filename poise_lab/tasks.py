@@ -50,6 +50,7 @@ class Problem:
     compact: short wording of the three bundled tasks; equal to `question` for any other task.
     difficulty: the settings that this problem was drawn with, by name (numbers only).
     entry: reasoning-gym's record, which its verifier needs.
+    source: the task that it was drawn from.
     """
 
     task: str
@@ -58,6 +59,11 @@ class Problem:
     difficulty: dict[str, float]
     entry: dict = dataclasses.field(repr=False, compare=False)
     dataset: object = dataclasses.field(repr=False, compare=False)
+    source: Task = dataclasses.field(repr=False, compare=False)
+
+    def examples(self, n: int) -> list[Problem]:
+        """n other problems of the same task, to show in front of this one: the same for all, but never itself."""
+        return [p for p in self.source.examples(n + 1) if p.question != self.question][:n]
 
     @property
     def answer(self) -> str:
@@ -77,6 +83,7 @@ class Task:
 
     def __init__(self, name: str, settings: dict):
         self.name, self.settings = name, settings
+        self._examples: list[Problem] = []
 
     def _dataset(self, seed: int, size: int):
         config_class = DATASETS[self.name][1]
@@ -97,7 +104,7 @@ class Task:
         except (AssertionError, TypeError, ValueError) as e:
             raise PoiseLabError(f"reasoning-gym refuses the settings of task {self.name!r}: {e}") from None
 
-    def sample(self, n: int, seed: int, exclude: Iterable[Problem] = ()) -> list[Problem]:
+    def sample(self, n: int, seed: int | str, exclude: Iterable[Problem] = ()) -> list[Problem]:
         """n problems with pairwise different questions, none of them in `exclude`.
 
         The same (task, settings, n, seed, exclude) gives the same problems. Different seeds give
@@ -126,6 +133,21 @@ class Task:
             "ask for fewer or widen its settings"
         )
 
+    def examples(self, n: int) -> list[Problem]:
+        """The first n problems of a draw of their own, which no seed of `sample` gives; see `Problem.examples`.
+
+        Raises PoiseLabError if one of the answers has several lines: in a row of examples an answer is one line.
+        """
+        if len(self._examples) < n:
+            self._examples = self.sample(n, "examples")
+            for problem in self._examples:
+                if "\n" in problem.answer:
+                    raise PoiseLabError(
+                        f"task {self.name!r} has answers of several lines, which cannot be shown as examples of one "
+                        "line each; use shots=0 or another task"
+                    )
+        return self._examples[:n]
+
     def _problem(self, entry: dict, dataset) -> Problem:
         metadata = entry["metadata"]
         compact = COMPACT_WORDING.get(self.name)
@@ -142,6 +164,7 @@ class Task:
             difficulty=difficulty,
             entry=entry,
             dataset=dataset,
+            source=self,
         )
 
 

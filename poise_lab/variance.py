@@ -143,7 +143,7 @@ def _uses(policy: Policy, rollouts: Rollouts, rows: torch.Tensor, weights: torch
             handles.append(module.register_forward_hook(hook))
     try:
         with torch.enable_grad():
-            states, mask = scoring_states(policy, rollouts, rows)
+            states, mask = scoring_states(policy, rollouts, rows, share=False)  # each row needs its own gradient
             at = mask.to(states.device)
             laid_out = states.new_zeros(*mask.shape, states.shape[1]).masked_scatter(at[..., None], states)
             tokens = rollouts.response_ids.flatten(0, 1)[rows].flatten().to(states.device)

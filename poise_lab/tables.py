@@ -1,0 +1,309 @@
+"""The paper's analysis tables from readings of real models, beside the paper's numbers.
+
+Every probe is fitted on four fifths of the prompts and scored on the last fifth, five times, so that each prompt is
+held out once. Fitted and scored against the mean reward of the *other* responses to the prompt, never the own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.numpy import save_file
+from sklearn.base import BaseEstimator, RegressorMixin, clone
+from sklearn.compose import ColumnTransformer
+from sklearn.decomposition import PCA
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import Ridge
+from sklearn.neural_network import MLPRegressor
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from .baselines import variance_reduction
+from .critic import Critic
+from .policies import Policy, data_dir, load_policy
+from .probe import ENTROPIES, ValueProbe, agreement
+from .real import POOL, SEED, SHOTS, TASKS, Readings, Setting, folder_of, piece, read_task, search, value_spread
+from .records import mean_interval, provenance, read_json, write_json
+from .rollouts import build_rollouts
+from .tasks import Problem, load_task
+
+SPLITS = 5
+RIDGES = (0.01, 1.0, 10.0, 100.0, 1000.0, 10000.0)
+MLPS = {"MLP 1x512": (512,), "MLP 3x512": (512,) * 3, "MLP 5x512": (512,) * 5, "MLP 3x1024": (1024,) * 3}
+TRAIN_PROMPTS = (20, 40, 80, 160, 320)
+CRITIC_TASKS = ("chain_sum", "word_sorting")  # fine-tuning is the dearest part by far
+
+# Our tables and the paper's: (key in paper_results.json, title). Names of rows are the same in both.
+PAPER = {
+    "inputs": ("table3_inputs_qwen3_4b", "Table 3: one input at a time"),
+    "layers": ("table8_layers_qwen3_4b", "Table 8: layers"),
+    "pools": ("table10_pooling_qwen3_4b", "Table 10: pooling windows"),
+    "architectures": ("table12_probe_architectures", "Table 12: ridge against MLPs"),
+    "critic": ("figure1", "Figure 1: probe against a fine-tuned critic"),
+}
+
+
+class Plain(RegressorMixin, BaseEstimator):
+    """Standardised columns and a ridge of strength 1, for inputs that are few: clipped to [0, 1] as the probe is."""
+
+    def __init__(self, regressor=None):
+        self.regressor = regressor
+
+    def fit(self, X, y):
+        self.model_ = make_pipeline(StandardScaler(), clone(self.regressor or Ridge(1.0))).fit(X, y)
+        return self
+
+    def predict(self, X):
+        return self.model_.predict(X).clip(0, 1)
+
+
+class Reduced(RegressorMixin, BaseEstimator):
+    """Another regressor on what the release's probe regresses on: principal components, 32 of the prompt state and 64
+    of the reasoning state, and the entropies."""
+
+    def __init__(self, regressor, pca_prompt=32, pca_reasoning=64):
+        self.regressor, self.pca_prompt, self.pca_reasoning = regressor, pca_prompt, pca_reasoning
+
+    def fit(self, X, y):
+        width = (X.shape[1] - ENTROPIES) // 2
+        columns = ColumnTransformer([
+            ("prompt", PCA(self.pca_prompt, random_state=42), slice(0, width)),
+            ("reasoning", PCA(self.pca_reasoning, random_state=42), slice(width, 2 * width)),
+            ("entropy", "passthrough", slice(2 * width, None)),
+        ])  # fmt: skip
+        self.model_ = make_pipeline(columns, StandardScaler(), clone(self.regressor))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # a set number of epochs, as in the paper
+            self.model_.fit(np.asarray(X, dtype=np.float32), np.asarray(y, dtype=np.float32))
+        return self
+
+    def predict(self, X):
+        return self.model_.predict(np.asarray(X, dtype=np.float32)).clip(0, 1)
+
+
+def splits(prompts: int, n: int = SPLITS, seed: int = 0) -> list[tuple[np.ndarray, np.ndarray]]:
+    """n pairs of prompts to fit on and prompts to hold out; each prompt is held out once."""
+    parts = np.array_split(np.random.default_rng(seed).permutation(prompts), n)
+    return [(np.sort(np.concatenate(parts[:i] + parts[i + 1 :])), np.sort(parts[i])) for i in range(n)]
+
+
+def evaluate(estimator, X: np.ndarray, readings: Readings, *, train: int | None = None, rows: int | None = None,
+             shuffle: bool = False) -> dict[str, list[float]]:  # fmt: skip
+    """MAE, r and variance reduction of an estimator on each split's held-out prompts.
+
+    X: (P, R, F). train: prompts to fit on, by default all that are not held out. rows: responses of each to fit on.
+    shuffle: fit on the targets of other prompts, which should leave nothing to find.
+    """
+    y, found = readings.targets(), {"mae": [], "r": [], "variance_reduction": []}
+    for i, (fit, held_out) in enumerate(splits(len(y))):
+        some = np.random.default_rng(i).permutation(fit)[:train]
+        targets = y[np.random.default_rng(i).permutation(some)] if shuffle else y[some]
+        columns = slice(0, rows)
+        model = clone(estimator)
+        model.fit(X[some][:, columns].reshape(-1, X.shape[2]), targets[:, columns].reshape(-1))
+        predicted = model.predict(X[held_out].reshape(-1, X.shape[2])).reshape(len(held_out), -1)
+        for name, value in agreement(predicted, y[held_out]).items():
+            if name in found:
+                found[name].append(value)
+        found["variance_reduction"].append(pair_reduction(predicted, readings.rewards[held_out]))
+    return {name: [round(float(v), 5) for v in values] for name, values in found.items()}
+
+
+def pair_reduction(predicted: np.ndarray, rewards: np.ndarray) -> float:
+    """1 - Var(A)/Var(R) where each response's baseline is the prediction from its partner's states: pairs (0, 1), (2, 3)..."""
+    columns = np.arange(predicted.shape[1] // 2 * 2)
+    own = rewards[:, columns]
+    return float(variance_reduction(own - predicted[:, columns ^ 1], own))
+
+
+def tables_of(readings: Readings) -> dict[str, Callable[[], dict[str, dict[str, list[float]]]]]:
+    """Every table of one model on one task, to be made by a call: row to the measures of each split."""
+    release, X = ValueProbe.preset("release"), readings.features()
+    length = readings.lengths[..., None].astype(float)
+
+    def row(estimator, features=X, **options):
+        return evaluate(estimator, features, readings, **options)
+
+    parts = {
+        "only prompt hidden states": ("prompt",), "only reasoning hidden states": ("reasoning",),
+        "only mean entropy": ("entropy",),
+    }  # fmt: skip
+    mlp = dict(early_stopping=True, max_iter=15, n_iter_no_change=5, random_state=42)
+    return {
+        "presets": lambda: {
+            "paper": row(ValueProbe.preset("paper")), "release": row(release),
+            "no PCA, ridge 1000": row(ValueProbe(ridge=1000.0)),
+        },
+        "inputs": lambda: {
+            **{name: row(clone(release).set_params(inputs=inputs)) for name, inputs in parts.items()},
+            "only response length": row(Plain(), length), "full estimator": row(release),
+        },
+        "controls": lambda: {
+            "task settings and prompt length": row(Plain(), readings.settings[..., :-1]),
+            "the same and response length": row(Plain(), readings.settings),
+            "shuffled targets": row(release, shuffle=True),
+        },
+        "layers": lambda: {str(layer): row(release, readings.features(layer)) for layer in readings.layers},
+        "pools": lambda: {str(pool): row(release, readings.features(pool=pool)) for pool in readings.config["pools"]},
+        "architectures": lambda: {
+            "Linear ridge": row(release),
+            **{name: row(Reduced(MLPRegressor(hidden_layer_sizes=hidden, **mlp))) for name, hidden in MLPS.items()},
+        },
+        "rows": lambda: {
+            f"{prompts} x {rows}": row(release, train=prompts, rows=rows)
+            for prompts in TRAIN_PROMPTS for rows in (1, 2, 4)
+        },
+        "ridge": lambda: {
+            **{f"{ridge:g}": row(ValueProbe(ridge=ridge)) for ridge in RIDGES},
+            **{f"{ridge:g}, PCA 32 and 64": row(clone(release).set_params(ridge=ridge)) for ridge in RIDGES},
+        },
+    }  # fmt: skip
+
+
+def critic_values(policy: Policy, problems: Sequence[Problem], rewards: np.ndarray, fit: np.ndarray, held_out: np.ndarray,
+                  learning_rate: float = 3e-5, epochs: int = 2, minibatch: int = 32) -> np.ndarray:  # fmt: skip
+    """(H,) values of held-out prompts by a critic fine-tuned from the policy on the mean rewards of the others.
+
+    policy: in float32, and left as it is. rewards: (P, M). The critic reads the same prompts as the policy.
+    """
+    prompts = [policy.prompt_ids(problem) for problem in problems]
+    one = torch.ones(len(problems), 1, dtype=torch.long)
+    rollouts = build_rollouts(
+        policy, problems, prompts, policy.eos_token_ids[0] * one[..., None], one, torch.zeros(len(one), 1, 1)
+    )
+    rollouts = dataclasses.replace(rollouts, rewards=torch.from_numpy(rewards.mean(1, keepdims=True)))
+    critic = Critic(learning_rate=learning_rate, epochs=epochs, minibatches=-(-len(fit) // minibatch))
+    critic.start(policy)
+    with torch.autocast(policy.device.type, dtype=torch.bfloat16):  # products in bfloat16, weights in float32
+        critic.update(rollouts.select(fit), None)
+        return critic.values(rollouts.select(held_out), None)[:, 0].float().numpy()
+
+
+def critic_split(policy: Policy, one: Setting, readings: Readings, split: int) -> dict[str, float]:
+    """The measures of a critic on one split, as those of `evaluate`; its value is the same for all responses."""
+    fit, held_out = splits(len(readings.rewards))[split]
+    problems = load_task(one.task, **one.settings).sample(len(readings.rewards), seed=SEED)
+    values = critic_values(policy, problems, readings.rewards, fit, held_out)
+    y = readings.targets()[held_out]
+    predicted = np.repeat(values[:, None], y.shape[1], 1)
+    found = agreement(predicted, y)
+    reduction = pair_reduction(predicted, readings.rewards[held_out])
+    return {"mae": round(found["mae"], 5), "r": round(found["r"], 5), "variance_reduction": round(reduction, 5)}
+
+
+def critic_row(name: str, one: Setting, readings: Readings, folder: Path, log: Callable[[str], None]) -> dict:
+    """The measures of a critic on every split; splits that stand in the folder are taken as they are."""
+    parts: list[dict] = []
+    for split in range(SPLITS):
+        path = folder / f"critic-{split}.json"
+        if not path.is_file():  # in float32: in bfloat16 small updates vanish
+            write_json(path, critic_split(load_policy(name, shots=SHOTS), one, readings, split))
+        parts.append(read_json(path))
+        log(f"{name}: {one.task}, critic, split {split}")
+    return {measure: [part[measure] for part in parts] for measure in parts[0]}
+
+
+def record(name: str, out: str | Path, log: Callable[[str], None] = print) -> None:
+    """Make all that is missing of a model's tables, and write them under `out`; interrupted, the same call goes on."""
+    out = Path(out)
+    policy = load_policy(name, shots=SHOTS, dtype=torch.bfloat16)
+    about = {"command": f"poise-lab probes --policy {name} --out {out}", "provenance": provenance()}
+    found = search(policy, log=log)
+    if not (out / f"search-{policy.name}.json").is_file():
+        write_json(
+            out / f"search-{policy.name}.json",
+            {**about, "policy": policy.name, "shots": SHOTS, "seed": 1000, "rows": found},
+        )
+    for one in TASKS:
+        path, folder = out / policy.name / f"{one.task}.json", folder_of(policy) / one.task
+        if path.is_file():
+            continue
+        readings = read_task(policy, one, log=log)
+        tables = {}
+        for table, make in tables_of(readings).items():
+            tables[table] = piece(folder / f"table-{table}.json", make)
+            log(f"{policy.name}: {one.task}, table {table}")
+        if one.task in CRITIC_TASKS:
+            critic = critic_row(name, one, readings, folder, log)
+            tables["critic"] = {"probe": tables["presets"]["release"], "critic": critic}
+        write_rows(readings, out / "rows" / policy.name / f"{one.task}.safetensors")
+        spread = value_spread(torch.from_numpy(readings.rewards))
+        values = dict(
+            mean=float(readings.rewards.mean()), spread=spread, ceiling=readings.ceiling(), layer=readings.layer
+        )
+        write_json(path, {**about, "config": readings.config, **values, "tables": tables})
+
+
+def write_rows(readings: Readings, path: Path, responses: int = 2) -> None:
+    """Small copies of rows, in float16: prompt states (P, D) and the reasoning states of two responses (P, 2, D), each
+    standardised by its columns' mean and scale, which stand beside them; entropies, lengths and all rewards."""
+    states = readings.states[readings.layer, POOL]
+    arrays = {
+        "entropy": readings.entropy[:, :responses],
+        "lengths": readings.lengths[:, :responses],
+        "rewards": readings.rewards.astype(np.uint8),
+    }
+    for part, x in (("prompt", states[:, 0, 0]), ("reasoning", states[:, :responses, 1])):
+        flat = x.reshape(-1, x.shape[-1]).astype(np.float64)
+        mean, scale = flat.mean(0), flat.std(0).clip(1e-12)
+        arrays[part] = ((x - mean) / scale).astype(np.float16)
+        arrays[part + "_mean"], arrays[part + "_scale"] = mean.astype(np.float32), scale.astype(np.float32)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({name: np.ascontiguousarray(x) for name, x in arrays.items()}, path)
+
+
+def recorded(folder: str | Path | None = None) -> dict[str, dict[str, dict]]:
+    """What is recorded: policy to task to its file, read."""
+    folder = Path(folder or data_dir() / "real")
+    found: dict[str, dict[str, dict]] = {}
+    for path in sorted(folder.glob("*/*.json")):
+        found.setdefault(path.parent.name, {})[path.stem] = read_json(path)
+    return found
+
+
+def over_tasks(tasks: Sequence[dict], table: str, row: str, measure: str = "r") -> list[float]:
+    """A measure of each split, mean over the tasks that have the row."""
+    return np.mean([task["tables"][table][row][measure] for task in tasks], 0).tolist()
+
+
+def order_verdicts(ours: dict[str, Sequence[float]], paper: dict[str, float]) -> dict[str, tuple[int, int, int]]:
+    """For each row that both have: on how many other rows (same side as in the paper, other side, open).
+
+    ours: row to its values over splits; a pair is open where the 95 % interval of the paired difference holds 0.
+    paper: row to one value; equal values are open too.
+    """
+    names = [name for name in ours if name in paper]
+    verdicts = {}
+    for a in names:
+        counts = [0, 0, 0]
+        for b in names:
+            if a == b:
+                continue
+            _, low, high = mean_interval(np.subtract(ours[a], ours[b]))
+            theirs = paper[a] - paper[b]
+            counts[2 if low <= 0 <= high or theirs == 0 else 0 if (low > 0) == (theirs > 0) else 1] += 1
+        verdicts[a] = tuple(counts)
+    return verdicts
+
+
+def beside_paper(tasks: Sequence[dict], table: str) -> list[dict]:
+    """Rows of a table, mean over tasks, with the paper's and what the ordering (by r) says."""
+    paper = read_json(data_dir() / "paper_results.json")[PAPER[table][0]]
+    paper = {name: value for name, value in paper.items() if isinstance(value, dict)}
+    names = list(tasks[0]["tables"][table])
+    ours = {name: over_tasks(tasks, table, name) for name in names}
+    verdicts = order_verdicts(ours, {name: value["r"] for name, value in paper.items()})
+    rows = []
+    for name in names:
+        same, other, open_ = verdicts.get(name, (0, 0, 0))
+        rows.append({
+            "row": name, "r": mean_interval(ours[name]), "MAE": mean_interval(over_tasks(tasks, table, name, "mae")),
+            "paper r": paper.get(name, {}).get("r", float("nan")), "paper MAE": paper.get(name, {}).get("mae", float("nan")),
+            "order": f"{same} agree, {other} against, {open_} open" if name in verdicts else "-",
+        })  # fmt: skip
+    return rows

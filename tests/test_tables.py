@@ -1,0 +1,216 @@
+"""The tables of real models: on made-up readings with a planted signal, by hand, and as they are recorded."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+from sklearn.linear_model import Ridge
+from support import EOS, tiny_policy
+
+import poise_lab as pl
+from poise_lab import cli, real, tables
+
+FOLDER = pl.data_dir() / "real"
+
+
+def planted(signal: float = 2.0, prompts: int = 120, width: int = 40, seed: int = 0) -> real.Readings:
+    """Readings whose states hold V(x) along one direction, at a strength; lengths and settings hold nothing."""
+    rng = np.random.default_rng(seed)
+    value = rng.uniform(0, 1, prompts)
+    rewards = (rng.random((prompts, 8)) < value[:, None]).astype(np.float32)
+    states = rng.normal(size=(prompts, 4, 2, width)).astype(np.float32)
+    states[..., 0] += signal * np.sqrt(12) * (value - 0.5)[:, None, None]
+    return real.Readings(
+        rewards, rng.integers(1, 9, (prompts, 4)), rng.random((prompts, 4, 3)).astype(np.float32),
+        {(0, 10): rng.normal(size=states.shape).astype(np.float32), (3, 10): states, (3, 1): states},
+        rng.random((prompts, 4, 5)), {"depth": 6, "pools": [1, 10]}, [""] * prompts,
+    )  # fmt: skip
+
+
+# --- targets, splits, measures -------------------------------------------------------------------
+
+
+def test_targets_never_hold_the_own_reward():
+    readings = planted()
+    before = readings.targets()
+    for j in range(4):
+        changed = dataclasses.replace(readings, rewards=readings.rewards.copy())
+        changed.rewards[:, j] = 1 - changed.rewards[:, j]
+        after = changed.targets()
+        assert (after[:, j] == before[:, j]).all()
+        assert (np.delete(after, j, 1) != np.delete(before, j, 1)).all()
+    assert np.allclose(before[:, 0], readings.rewards[:, 1:].mean(1))
+
+
+def test_each_prompt_is_held_out_once():
+    parts = tables.splits(23)
+    assert sorted(np.concatenate([held_out for _, held_out in parts])) == list(range(23))
+    for fit, held_out in parts:
+        assert sorted(np.concatenate([fit, held_out])) == list(range(23))
+
+
+def test_pair_reduction_by_hand():
+    rewards = np.array([[1.0, 0, 1, 0, 9, 9, 9, 9], [0.0, 0, 1, 1, 9, 9, 9, 9]])
+    partner = np.array([[0, 1.0, 0, 1], [0, 0.0, 1, 1]])  # each prediction is what its partner will get
+    assert tables.pair_reduction(partner, rewards) == 1
+    assert tables.pair_reduction(np.full((2, 4), 0.3), rewards) == 0
+    assert tables.pair_reduction(partner[:, ::-1].copy(), rewards) < 1
+
+
+def test_value_spread_takes_the_noise_out():
+    rng = np.random.default_rng(0)
+    value = np.where(np.arange(20_000) % 2, 0.2, 0.8)
+    rewards = torch.from_numpy((rng.random((20_000, 8)) < value[:, None]).astype(np.float32))
+    assert abs(real.value_spread(rewards) - 0.3) < 0.01
+    assert rewards.mean(1).std() > 0.32  # which is what stands there if the noise is left in
+    assert real.value_spread((torch.rand(2000, 8) < 0.5).float()) < 0.06
+
+
+def test_ceiling_is_what_the_true_value_scores():
+    rng = np.random.default_rng(1)
+    value = rng.uniform(0, 1, 20_000)
+    rewards = (rng.random((20_000, 8)) < value[:, None]).astype(np.float32)
+    readings = dataclasses.replace(planted(), rewards=rewards, lengths=np.ones((20_000, 4)))
+    found = pl.agreement(np.repeat(value[:, None], 4, 1), readings.targets())["r"]
+    assert abs(readings.ceiling() - found) < 0.01
+
+
+# --- tables --------------------------------------------------------------------------------------
+
+
+def test_a_planted_signal_is_found_and_shuffled_targets_are_not():
+    readings = planted()
+    made = tables.tables_of(readings)
+    controls, inputs = made["controls"](), made["inputs"]()
+    full, length = np.mean(inputs["full estimator"]["r"]), np.mean(inputs["only response length"]["r"])
+    assert full > 0.7 and full > np.mean(inputs["only prompt hidden states"]["r"]) - 0.02
+    assert abs(length) < 0.2 and abs(np.mean(controls["shuffled targets"]["r"])) < 0.2
+    assert abs(np.mean(controls["task settings and prompt length"]["r"])) < 0.2
+    assert np.mean(inputs["full estimator"]["variance_reduction"]) > 0.15
+    layers = made["layers"]()
+    assert np.mean(layers["3"]["r"]) > np.mean(layers["0"]["r"]) + 0.5
+    assert set(made["pools"]()) == {"1", "10"}
+    for row in (*inputs.values(), *controls.values(), *layers.values()):
+        assert {len(values) for values in row.values()} == {tables.SPLITS}
+
+
+def test_more_rows_fit_better():
+    found = tables.tables_of(planted(signal=1.0, prompts=200))["rows"]()
+    assert np.mean(found["160 x 4"]["r"]) > np.mean(found["20 x 1"]["r"]) + 0.1
+
+
+def test_ridge_beats_an_interpolating_fit_on_few_rows():
+    found = tables.tables_of(planted(prompts=100, width=150))["ridge"]()
+    assert np.mean(found["1000"]["r"]) > np.mean(found["0.01"]["r"]) + 0.05
+
+
+def test_reduced_ridge_is_the_releases_probe():
+    """The regressors of Table 12 read what the release's probe reads: with a ridge they are the same."""
+    readings = planted()
+    X = readings.features()
+    a = tables.evaluate(tables.Reduced(Ridge(100.0), 8, 8), X, readings)
+    b = tables.evaluate(pl.ValueProbe(ridge=100.0, pca_prompt=8, pca_reasoning=8), X, readings)
+    assert np.allclose(a["r"], b["r"], atol=2e-3) and np.allclose(a["mae"], b["mae"], atol=2e-3)
+
+
+def test_order_verdicts_by_hand():
+    ours = {"a": [0.9, 0.91, 0.92], "b": [0.5, 0.51, 0.52], "c": [0.1, 0.9, 0.5], "not theirs": [0, 0, 0]}
+    assert tables.order_verdicts(ours, {"a": 0.8, "b": 0.7, "c": 0.6, "d": 1}) == {
+        "a": (1, 0, 1), "b": (1, 0, 1), "c": (0, 0, 2),
+    }  # fmt: skip
+    assert tables.order_verdicts(ours, {"a": 0.7, "b": 0.8}) == {"a": (0, 1, 0), "b": (0, 1, 0)}
+    assert tables.order_verdicts(ours, {"a": 0.7, "b": 0.7}) == {"a": (0, 0, 1), "b": (0, 0, 1)}
+
+
+def test_over_tasks_is_the_mean_of_each_split():
+    tasks = [{"tables": {"t": {"x": {"r": r}}}} for r in ([0.0, 1.0], [1.0, 0.0])]
+    assert tables.over_tasks(tasks, "t", "x") == [0.5, 0.5]
+
+
+# --- readings of a model -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def reader(monkeypatch):
+    monkeypatch.setattr(real, "PIECE", 5)
+    policy = tiny_policy("llama", ends=[EOS], max_position_embeddings=512)
+    return pl.Policy(policy.model, policy.tokenizer, "tiny-reader", "compact", shots=2)
+
+
+@pytest.fixture
+def setting(monkeypatch):
+    """Sums whose rewards come from the response's first character: a random policy never adds up."""
+    monkeypatch.setattr(pl.Problem, "reward", lambda self, text: float(bool(text) and ord(text[0]) % 2 == 0))
+    return real.Setting("chain_sum", "arithmetic", dict(min_terms=2, max_terms=2), 6)
+
+
+def test_readings_go_on_after_an_interruption(reader, setting, tmp_path):
+    whole = real.read_task(reader, setting, tmp_path / "a", prompts=15)
+    assert whole.rewards.shape == (15, 8) and whole.features().shape == (15, 4, 2 * 16 + 3)
+    assert whole.layers == [0, 2] and whole.layer == 2 and set(whole.states) == {(0, 10), *((2, n) for n in real.POOLS)}
+    (tmp_path / "a" / "piece-0005.safetensors").unlink()
+    untouched = (tmp_path / "a" / "piece-0010.safetensors").stat().st_mtime_ns
+    again = real.read_task(reader, setting, tmp_path / "a", prompts=15)
+    assert (again.features() == whole.features()).all() and (again.rewards == whole.rewards).all()
+    assert (tmp_path / "a" / "piece-0010.safetensors").stat().st_mtime_ns == untouched
+
+
+def test_readings_are_what_the_package_reads(reader, setting, tmp_path):
+    found = real.read_task(reader, setting, tmp_path, prompts=5)
+    problems = pl.load_task("chain_sum", **setting.settings).sample(5, seed=real.SEED)
+    rollouts = pl.sample_rollouts(reader, problems, 8, seed=real.SEED, max_new_tokens=6)
+    internals = pl.read_internals(reader, rollouts.select(responses=slice(0, 4)), layer=2, pool=10)
+    assert np.allclose(found.features(), internals.features().numpy(), atol=1e-5)
+    assert np.allclose(found.targets(), rollouts.partner_rewards()[:, :4])
+    assert found.questions == [p.question for p in problems]
+
+
+def test_readings_made_with_other_settings(reader, setting, tmp_path):
+    real.read_task(reader, setting, tmp_path, prompts=5)
+    with pytest.raises(pl.PoiseLabError, match="made with other settings; delete it"):
+        real.read_task(reader, setting, tmp_path, prompts=10)
+
+
+@pytest.mark.parametrize("reward", [0.0, 1.0])
+def test_all_rewards_equal(reader, setting, tmp_path, monkeypatch, reward):
+    monkeypatch.setattr(pl.Problem, "reward", lambda self, text: reward)
+    with pytest.raises(pl.PoiseLabError, match=f"the reward {reward:g} for every response to task 'chain_sum'") as e:
+        real.read_task(reader, setting, tmp_path, prompts=5)
+    assert "\n" not in str(e.value)
+
+
+def test_rows_can_be_read_back(tmp_path):
+    readings = planted()
+    tables.write_rows(readings, tmp_path / "rows.safetensors")
+    rows = load_file(tmp_path / "rows.safetensors")
+    states = readings.states[3, 10]
+    for part, expected in (("prompt", states[:, 0, 0]), ("reasoning", states[:, :2, 1])):
+        assert rows[part].dtype == np.float16
+        assert np.allclose(rows[part] * rows[part + "_scale"] + rows[part + "_mean"], expected, atol=5e-3)
+    assert (rows["rewards"] == readings.rewards).all() and np.allclose(rows["entropy"], readings.entropy[:, :2])
+
+
+def test_a_critic_learns_what_the_prompt_says(reader):
+    """Problems with a 7 in them are always solved, others never; the critic reads the prompt and finds out."""
+    problems = pl.load_task("chain_sum", min_terms=2, max_terms=2).sample(160, seed=0)
+    rewards = np.repeat([[float("7" in p.compact)] for p in problems], 8, 1).astype(np.float32)
+    fit, held_out = tables.splits(160)[0]
+    values = tables.critic_values(reader, problems, rewards, fit, held_out, learning_rate=3e-3, epochs=25)
+    assert pl.agreement(values, rewards[held_out, 0])["r"] > 0.6
+    nothing = tables.critic_values(reader, problems, rewards, fit, held_out, learning_rate=1e-12, epochs=1)
+    assert np.allclose(nothing, 0.5, atol=1e-3)
+
+
+# --- the command ---------------------------------------------------------------------------------
+
+
+def test_a_model_that_has_not_been_fetched(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("POISE_LAB_CACHE", str(tmp_path))
+    assert cli.main(["probes", "--policy", "smollm2-135m", "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert "has not been fetched; run `poise-lab fetch smollm2-135m` once" in error and error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
