@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import re
 from random import Random
 
@@ -46,7 +47,7 @@ def test_chain_sum_slip_by_hand():
     (problem,) = pl.load_task("chain_sum").sample(1, seed=0)
 
     def steps(expression):
-        fake = type(problem)("chain_sum", "", expression, {}, {"answer": "", "question": ""}, dataset=problem.dataset)
+        fake = dataclasses.replace(problem, question="", compact=expression, entry={"answer": "", "question": ""})
         return demonstrate(fake, Random(0), slip=1)
 
     assert steps("17+5=") == "<think>17+5=12</think>12"
