@@ -141,3 +141,26 @@ def test_comparison_catches_a_changed_constant(tmp_path):
     nbformat.write(notebook, changed)
     assert nbval(same) == 0
     assert nbval(changed) == 1
+
+
+def test_no_slider_reads_a_name_that_a_later_cell_binds_anew(notebook):
+    """After all cells have run, a moved slider calls its function with what the names mean *then*."""
+    cells = [cell.source for cell in code_cells(notebook)]
+    trees = [ast.parse(source) for source in cells]
+
+    def names(tree, context):
+        return {n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, context)}
+
+    for i, tree in enumerate(trees):
+        if "Sliders(" not in cells[i]:
+            continue
+        used = set()
+        for f in ast.walk(tree):
+            if isinstance(f, ast.Lambda | ast.FunctionDef):
+                used |= names(f, ast.Load) - {a.arg for a in f.args.args} - names(f, ast.Store)
+        for later in trees[i + 1 :]:
+            changed = names(later, ast.Store) | {f.name for f in ast.walk(later) if isinstance(f, ast.FunctionDef)}
+            for n in ast.walk(later):  # x[...] = ...
+                if isinstance(n, ast.Subscript) and isinstance(n.ctx, ast.Store) and isinstance(n.value, ast.Name):
+                    changed.add(n.value.id)
+            assert not used & changed, f"cell {i}: {sorted(used & changed)}"
