@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUN := runs/poise-0
 
-.PHONY: run fetch test test-lab lab notebooks record showdown bench assignments grade grade-check lint clean
+.PHONY: run fetch probes test test-lab lab notebooks record showdown bench assignments grade grade-check lint clean
 
 run: $(STAMP)
 	$(BIN)/poise-lab train --baseline poise --seed 0 --out $(RUN) $(if $(wildcard $(RUN)/config.json),--resume)
@@ -49,6 +49,11 @@ showdown: $(STAMP)
 fetch: $(STAMP)
 	$(BIN)/poise-lab fetch smollm2-135m
 	$(BIN)/poise-lab fetch gemma3-270m
+
+# The paper's tables on both models (notebook 09), into data/real: makes what is missing there.
+probes: fetch
+	OMP_NUM_THREADS=1 $(BIN)/poise-lab probes --policy smollm2-135m --out data/real
+	OMP_NUM_THREADS=1 $(BIN)/poise-lab probes --policy gemma3-270m --out data/real
 
 bench: $(STAMP)
 	$(BIN)/poise-lab bench
