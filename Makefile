@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 SCALE := .venv-scale
 RUN := runs/poise-0
 
-.PHONY: run fetch test test-scale test-lab lab notebooks record showdown engines bench assignments grade grade-check lint clean
+.PHONY: run fetch probes test test-scale test-lab lab notebooks record showdown engines bench assignments grade grade-check lint clean
 
 run: $(STAMP)
 	$(BIN)/poise-lab train --baseline poise --seed 0 --out $(RUN) $(if $(wildcard $(RUN)/config.json),--resume)
@@ -66,6 +66,11 @@ engines: $(SCALE)/.installed
 	for seed in 0 1 2; do for engine in lab trl; do out=data/engines/$$engine-$$seed; test -f $$out/metrics.jsonl || \
 	  { OMP_NUM_THREADS=1 $(SCALE)/bin/poise-lab train --engine $$engine --steps 40 --eval-every 20 --seed $$seed --out $$out.partial && \
 	  mkdir $$out && mv $$out.partial/config.json $$out.partial/metrics.jsonl $$out && rm -r $$out.partial; } || exit 1; done; done
+
+# The paper's tables on both models (notebook 09), into data/real: makes what is missing there.
+probes: fetch
+	OMP_NUM_THREADS=1 $(BIN)/poise-lab probes --policy smollm2-135m --out data/real
+	OMP_NUM_THREADS=1 $(BIN)/poise-lab probes --policy gemma3-270m --out data/real
 
 bench: $(STAMP)
 	$(BIN)/poise-lab bench

@@ -208,6 +208,30 @@ def lines(x: Sequence, values: dict[str, Sequence[tuple]], title: str, x_title: 
     return fig
 
 
+def side_by_side(
+    values: dict[str, dict[str, tuple]], marked: dict[str, float], title: str, x: str, y: str, **layout
+) -> go.Figure:
+    """Groups of points with their intervals over named rows, and one mark per row for somebody else's numbers.
+
+    values: group to row to (value, low, high). marked: row to value; rows that it lacks get no mark.
+    """
+    fig = figure(title, x, y, hovermode="closest", scattermode="group", **layout)
+    for (name, rows), style in zip(values.items(), line_styles(len(values)), strict=True):
+        mean, low, high = np.array(list(rows.values())).T
+        fig.add_trace(
+            go.Scatter(x=list(rows), y=rounded(mean), name=name, mode="markers", offsetgroup=name,
+                       marker=dict(size=9, color=style["color"]),
+                       error_y=dict(array=rounded(high - mean), arrayminus=rounded(mean - low)))
+        )  # fmt: skip
+    if marked:
+        fig.add_trace(
+            go.Scatter(x=list(marked), y=rounded(list(marked.values())),
+                       name="the paper's models", mode="markers", offsetgroup="paper",
+                       marker=dict(size=11, symbol="diamond-open", color="#999999", line_width=2))
+        )  # fmt: skip
+    return fig
+
+
 def bias_and_variance(points: dict[str, tuple[float, float]], title: str, **layout) -> go.Figure:
     """One point per estimate, (relative bias, variance), both exact: unbiased ones stand on the left edge."""
     x = "relative bias, |E[estimate] - gradient| / |gradient|"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 from sklearn.base import BaseEstimator, RegressorMixin, clone
 from sklearn.compose import ColumnTransformer
 from sklearn.decomposition import PCA
@@ -23,6 +23,7 @@ from sklearn.neural_network import MLPRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from . import plots
 from .baselines import variance_reduction
 from .critic import Critic
 from .policies import Policy, data_dir, load_policy
@@ -46,6 +47,9 @@ PAPER = {
     "architectures": ("table12_probe_architectures", "Table 12: ridge against MLPs"),
     "critic": ("figure1", "Figure 1: probe against a fine-tuned critic"),
 }
+
+
+PAPER_DEPTH = 36  # layers of Qwen3-4B
 
 
 class Plain(RegressorMixin, BaseEstimator):
@@ -121,6 +125,13 @@ def pair_reduction(predicted: np.ndarray, rewards: np.ndarray) -> float:
     return float(variance_reduction(own - predicted[:, columns ^ 1], own))
 
 
+def regressors() -> dict[str, BaseEstimator]:
+    """Table 12: the release's probe, and networks on the same columns."""
+    mlp = dict(early_stopping=True, max_iter=15, n_iter_no_change=5, random_state=42)
+    networks = {name: Reduced(MLPRegressor(hidden_layer_sizes=hidden, **mlp)) for name, hidden in MLPS.items()}
+    return {"Linear ridge": ValueProbe.preset("release"), **networks}
+
+
 def tables_of(readings: Readings) -> dict[str, Callable[[], dict[str, dict[str, list[float]]]]]:
     """Every table of one model on one task, to be made by a call: row to the measures of each split."""
     release, X = ValueProbe.preset("release"), readings.features()
@@ -133,7 +144,6 @@ def tables_of(readings: Readings) -> dict[str, Callable[[], dict[str, dict[str, 
         "only prompt hidden states": ("prompt",), "only reasoning hidden states": ("reasoning",),
         "only mean entropy": ("entropy",),
     }  # fmt: skip
-    mlp = dict(early_stopping=True, max_iter=15, n_iter_no_change=5, random_state=42)
     return {
         "presets": lambda: {
             "paper": row(ValueProbe.preset("paper")), "release": row(release),
@@ -150,10 +160,7 @@ def tables_of(readings: Readings) -> dict[str, Callable[[], dict[str, dict[str, 
         },
         "layers": lambda: {str(layer): row(release, readings.features(layer)) for layer in readings.layers},
         "pools": lambda: {str(pool): row(release, readings.features(pool=pool)) for pool in readings.config["pools"]},
-        "architectures": lambda: {
-            "Linear ridge": row(release),
-            **{name: row(Reduced(MLPRegressor(hidden_layer_sizes=hidden, **mlp))) for name, hidden in MLPS.items()},
-        },
+        "architectures": lambda: {name: row(estimator) for name, estimator in regressors().items()},
         "rows": lambda: {
             f"{prompts} x {rows}": row(release, train=prompts, rows=rows)
             for prompts in TRAIN_PROMPTS for rows in (1, 2, 4)
@@ -271,6 +278,11 @@ def recorded(folder: str | Path | None = None) -> dict[str, dict[str, dict]]:
     return found
 
 
+def recorded_rows(folder: str | Path, policy: str, task: str) -> dict[str, np.ndarray]:
+    """The arrays that `write_rows` wrote."""
+    return load_file(Path(folder) / "rows" / policy / f"{task}.safetensors")
+
+
 def over_tasks(tasks: Sequence[dict], table: str, row: str, measure: str = "r") -> list[float]:
     """A measure of each split, mean over the tasks that have the row."""
     return np.mean([task["tables"][table][row][measure] for task in tasks], 0).tolist()
@@ -296,19 +308,71 @@ def order_verdicts(ours: dict[str, Sequence[float]], paper: dict[str, float]) ->
     return verdicts
 
 
+def papers(table: str, names: Sequence[str], depth: int = 0) -> dict[str, dict[str, float]]:
+    """The paper's numbers, {"mae", "r"}, for those of our rows that it has too; a layer's at the same relative depth."""
+    if table not in PAPER:
+        return {}
+    theirs = read_json(data_dir() / "paper_results.json")[PAPER[table][0]]
+    theirs = {name: value for name, value in theirs.items() if isinstance(value, dict)}
+    if table != "layers":
+        return {name: theirs[name] for name in names if name in theirs}
+    return {
+        name: theirs[min(theirs, key=lambda k: abs((int(k) + 0.5) / PAPER_DEPTH - (int(name) + 0.5) / depth))]
+        for name in names
+    }
+
+
 def beside_paper(tasks: Sequence[dict], table: str) -> list[dict]:
     """Rows of a table, mean over tasks, with the paper's and what the ordering (by r) says."""
-    paper = read_json(data_dir() / "paper_results.json")[PAPER[table][0]]
-    paper = {name: value for name, value in paper.items() if isinstance(value, dict)}
+    tasks = [task for task in tasks if table in task["tables"]]
     names = list(tasks[0]["tables"][table])
+    theirs = papers(table, names, tasks[0]["config"]["depth"])
     ours = {name: over_tasks(tasks, table, name) for name in names}
-    verdicts = order_verdicts(ours, {name: value["r"] for name, value in paper.items()})
+    verdicts = order_verdicts(ours, {name: value["r"] for name, value in theirs.items()})
+    nan = float("nan")
     rows = []
     for name in names:
-        same, other, open_ = verdicts.get(name, (0, 0, 0))
-        rows.append({
-            "row": name, "r": mean_interval(ours[name]), "MAE": mean_interval(over_tasks(tasks, table, name, "mae")),
-            "paper r": paper.get(name, {}).get("r", float("nan")), "paper MAE": paper.get(name, {}).get("mae", float("nan")),
-            "order": f"{same} agree, {other} against, {open_} open" if name in verdicts else "-",
-        })  # fmt: skip
+        measured = {
+            label: mean_interval(over_tasks(tasks, table, name, measure))
+            for label, measure in (("r", "r"), ("MAE", "mae"), ("1 - Var(A)/Var(R)", "variance_reduction"))
+        }
+        of_paper = {
+            f"paper's {label}": (theirs.get(name, {}).get(m, nan), nan, nan)
+            for label, m in (("r", "r"), ("MAE", "mae"))
+        }
+        order = "{} agree, {} against, {} open".format(*verdicts[name]) if name in verdicts else "-"
+        rows.append({"row": name, **measured, **of_paper, "order": order})
     return rows
+
+
+def table_figure(models: dict[str, Sequence[dict]], table: str, title: str, x: str, measure: str = "r", **layout):
+    """A table of several models as points with 95 % intervals over splits, the paper's numbers as open diamonds.
+
+    models: name to the files of its tasks, over which the mean is taken.
+    """
+    values, marked = {}, {}
+    for model, tasks in models.items():
+        tasks = [task for task in tasks if table in task["tables"]]
+        if tasks:
+            names = list(tasks[0]["tables"][table])
+            values[model] = {name: mean_interval(over_tasks(tasks, table, name, measure)) for name in names}
+            if table != "layers":  # theirs are of another model's depth
+                marked |= {name: value[measure] for name, value in papers(table, names).items() if measure in value}
+    y = {"r": "Pearson r with the mean of other rewards", "mae": "mean absolute error (reward)"}.get(
+        measure, "1 - Var(A) / Var(R)"
+    )
+    return plots.side_by_side(values, marked, title, x, y, **layout)
+
+
+def depth_figure(models: dict[str, Sequence[dict]], title: str):
+    """r over the relative depth of the layer, mean over tasks with 95 % bands, the paper's model beside ours."""
+    fig = plots.figure(title, "depth of the layer (0 first, 1 last)", "Pearson r with the mean of other rewards")
+    for (model, tasks), style in zip(models.items(), plots.line_styles(len(models)), strict=True):
+        names = list(tasks[0]["tables"]["layers"])
+        mean, low, high = np.array([mean_interval(over_tasks(tasks, "layers", name)) for name in names]).T
+        depth = [round(int(name) / (tasks[0]["config"]["depth"] - 1), 3) for name in names]
+        plots.add_line(fig, depth, mean, model, low=low, high=high, **style)
+    theirs = read_json(data_dir() / "paper_results.json")[PAPER["layers"][0]]
+    depth = [round(int(name) / (PAPER_DEPTH - 1), 3) for name in theirs]
+    plots.add_line(fig, depth, [value["r"] for value in theirs.values()], "Qwen3-4B (paper)", "#999999", dash="dot")
+    return fig
