@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import re
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from support import EOS, tiny_policy
 
 import poise_lab as pl
 from poise_lab import cli, real, tables
+from poise_lab.records import read_json
 
 FOLDER = pl.data_dir() / "real"
 
@@ -214,3 +217,85 @@ def test_a_model_that_has_not_been_fetched(tmp_path, monkeypatch, capsys):
     error = capsys.readouterr().err
     assert "has not been fetched; run `poise-lab fetch smollm2-135m` once" in error and error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+# --- what is recorded ----------------------------------------------------------------------------
+
+RECORDS = [(model, task, record) for model, tasks in tables.recorded(FOLDER).items() for task, record in tasks.items()]
+recorded = pytest.mark.parametrize(("model", "task", "record"), RECORDS, ids=[f"{m}-{t}" for m, t, _ in RECORDS])
+
+
+def test_both_models_are_recorded_on_the_same_problems():
+    configs = {
+        model: {task: record["config"] for task, record in tasks.items()}
+        for model, tasks in tables.recorded(FOLDER).items()
+    }
+    assert set(configs) == {"smollm2-135m", "gemma3-270m"}
+    same = ("task", "settings", "prompts", "responses", "read", "seed", "shots", "tokens", "pools")
+    for task in set(configs["smollm2-135m"]) & set(configs["gemma3-270m"]):
+        a, b = (configs[model][task] for model in configs)
+        assert [a[key] for key in same] == [b[key] for key in same]
+
+
+@recorded
+def test_recorded_with_the_settings_of_today(model, task, record):
+    (one,) = (one for one in real.CANDIDATES if one.task == task and one.settings == record["config"]["settings"])
+    assert record["config"]["tokens"] == one.tokens and record["config"]["policy"] == model
+    assert (record["config"]["prompts"], record["config"]["responses"]) == (real.PROMPTS, real.RESPONSES)
+    assert record["command"].startswith(f"poise-lab probes --policy {model} ")
+    assert {"torch", "transformers", "scikit-learn"} <= set(record["provenance"]["versions"])
+    assert not re.search(r"/(?:home|root|work|tmp)/", json.dumps(record))
+
+
+@recorded
+def test_recorded_figures_follow_from_the_recorded_rows(model, task, record):
+    rows = tables.recorded_rows(FOLDER, model, task)
+    assert rows["rewards"].shape == (real.PROMPTS, real.RESPONSES)
+    rewards = torch.from_numpy(rows["rewards"]).float()
+    assert abs(float(rewards.mean()) - record["mean"]) < 1e-6
+    assert abs(real.value_spread(rewards) - record["spread"]) < 1e-6
+    states = [np.repeat(rows["prompt"][:, None], 2, 1), rows["reasoning"], rows["entropy"]]
+    X = np.concatenate([x.astype(np.float64) for x in states], -1)
+    readings = real.Readings(rewards.numpy(), rows["lengths"], rows["entropy"], {}, X, record["config"], [])
+    assert abs(readings.ceiling() - record["ceiling"]) < 1e-6
+    again = tables.evaluate(pl.ValueProbe.preset("release"), X, readings)  # two responses of four, other components
+    assert abs(np.mean(again["r"]) - np.mean(record["tables"]["rows"]["320 x 2"]["r"])) < 0.1
+    length = tables.evaluate(tables.Plain(), rows["lengths"][..., None].astype(float), readings)
+    assert abs(np.mean(length["r"]) - np.mean(record["tables"]["inputs"]["only response length"]["r"])) < 0.12
+
+
+@recorded
+def test_recorded_tables_are_whole(model, task, record):
+    made = record["tables"]
+    assert set(made) - {"critic"} == {
+        "presets",
+        "inputs",
+        "controls",
+        "layers",
+        "pools",
+        "architectures",
+        "rows",
+        "ridge",
+    }
+    for table in made.values():
+        for row in table.values():
+            assert set(row) == {"mae", "r", "variance_reduction"}
+            assert all(len(values) == tables.SPLITS for values in row.values())
+    assert made["presets"]["release"] == made["inputs"]["full estimator"] == made["architectures"]["Linear ridge"]
+    assert (
+        made["presets"]["release"]
+        == made["pools"]["10"]
+        == made["layers"][str(record["layer"])]
+        == made["rows"]["320 x 4"]
+    )
+    assert made["presets"]["paper"] == made["ridge"]["0.01"]
+    assert list(map(int, made["layers"])) == record["config"]["layers"]
+    assert all(np.mean(row["r"]) <= record["ceiling"] + 0.1 for table in made.values() for row in table.values())
+    assert abs(np.mean(made["controls"]["shuffled targets"]["r"])) < 0.2
+
+
+@pytest.mark.parametrize("model", ["smollm2-135m", "gemma3-270m"])
+def test_the_search_holds_its_failures(model):
+    found = read_json(FOLDER / f"search-{model}.json")
+    assert [(row["task"], row["settings"]) for row in found["rows"]] == [(c.task, c.settings) for c in real.CANDIDATES]
+    assert min(row["spread"] for row in found["rows"]) < 0.05 < 0.2 < max(row["spread"] for row in found["rows"])
