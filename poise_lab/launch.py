@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib.metadata
-import json
 import math
 import os
 import signal
@@ -31,10 +30,10 @@ from trl import TrlParser
 from .errors import PoiseLabError
 from .fetch import SOURCES
 from .policies import BUNDLED, load_policy
-from .records import RunRecord, json_line, provenance, read_json, read_metrics, write_json, write_text
+from .records import RunRecord, json_line, provenance, read_json, read_metrics, write_text
 from .sampler import step_seed
 from .tasks import TINY_TASKS, Problem, load_task
-from .trainer import TrainConfig, differences
+from .trainer import TrainConfig, claim_folder
 from .trl import PoiseConfig, PoiseTrainer
 
 EVALUATED_TOGETHER = 64  # held-out prompts in one batch of an evaluation
@@ -118,16 +117,8 @@ def accelerate_command(processes: int, *arguments) -> list[str]:
     with socket.socket() as s:
         s.bind(("", 0))
         port = s.getsockname()[1]
-    start = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--num_processes",
-        str(processes),
-        "--num_machines",
-        "1",
-    ]
-    start += ["--mixed_precision", "no", "--dynamo_backend", "no"]
+    launch = f"-m accelerate.commands.launch --num_processes {processes} --num_machines 1"
+    start = [sys.executable, *f"{launch} --mixed_precision no --dynamo_backend no".split()]
     start += ["--multi_gpu", "--main_process_port", str(port)] if processes > 1 else []
     return start + [str(argument) for argument in arguments]
 
@@ -162,7 +153,9 @@ def run(options: RunOptions, args: PoiseConfig, train: dict | None = None) -> Ru
         "baseline": {**args.baseline().settings(), "layer": args.poise_layer, "pool": args.poise_pool},
     }  # fmt: skip
     if args.process_index == 0:
-        claim(folder, settings, options.resume, args.world_size)
+        made = {"processes": args.world_size, **provenance()}
+        made["versions"] |= {name: importlib.metadata.version(name) for name in ("trl", "accelerate")}
+        claim_folder(folder, settings, options.resume, made)
     checkpoint = last_checkpoint(folder) if options.resume else None
 
     policy = load_policy(options.policy) if options.policy in (*BUNDLED, *SOURCES) else None
@@ -206,28 +199,6 @@ def prompt_of(problem: Problem, policy, tokenizer):
     if policy and policy.wording == "compact":
         return problem.compact
     return [{"role": "user", "content": problem.question}] if tokenizer.chat_template else problem.question
-
-
-def claim(folder: Path, settings: dict, resume: bool, processes: int) -> None:
-    """Make the run folder, or see that it is this run's. On the main process only."""
-    settings = json.loads(json.dumps(settings))
-    if resume:
-        if not (folder / "config.json").is_file():
-            raise PoiseLabError(f"nothing to resume: {folder} holds no run (no config.json)")
-        config = read_json(folder / "config.json")
-        for path, old, new in differences({k: config.get(k) for k in settings}, settings):
-            if path != "train.steps":
-                raise PoiseLabError(
-                    f"run folder {folder} belongs to another run: {path} is {old!r} there and {new!r} here; "
-                    "resume with the same settings or use a new folder"
-                )
-        write_json(folder / "config.json", {**config, **settings})
-        return
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise PoiseLabError(f"run folder {folder} is in use already; resume it or choose another")
-    made = provenance()
-    made["versions"] |= {name: importlib.metadata.version(name) for name in ("trl", "accelerate")}
-    write_json(folder / "config.json", {**settings, "processes": processes, **made})
 
 
 def last_checkpoint(folder: Path) -> Path | None:

@@ -216,6 +216,7 @@ def side_by_side(
     values: group to row to (value, low, high). marked: row to value; rows that it lacks get no mark.
     """
     fig = figure(title, x, y, hovermode="closest", scattermode="group", **layout)
+    fig.update_layout(xaxis_type="category", legend_y=-0.6, height=430)  # below long names of rows
     for (name, rows), style in zip(values.items(), line_styles(len(values)), strict=True):
         mean, low, high = np.array(list(rows.values())).T
         fig.add_trace(

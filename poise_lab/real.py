@@ -10,20 +10,19 @@ computed from them is in `tables.py`.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from .errors import PoiseLabError
 from .fetch import cache_dir
 from .internals import read_internals
 from .policies import Policy
 from .probe import settings_features
-from .records import provenance, read_json, write_json
+from .records import provenance, read_json, write_arrays, write_json
 from .rollouts import leave_one_out_mean, sample_rollouts
 from .tasks import load_task
 
@@ -129,7 +128,7 @@ class Readings:
     rewards: (P, M). lengths: (P, R) tokens. entropy: (P, R, 3) nats.
     states: (layer, pool) to (P, R, 2, D), prompt state and reasoning state.
     settings: (P, R, K) what is known without the model: see `settings_features`.
-    config: what made it. questions: P texts.
+    config: what made it.
     """
 
     rewards: np.ndarray
@@ -138,7 +137,6 @@ class Readings:
     states: dict[tuple[int, int], np.ndarray]
     settings: np.ndarray
     config: dict
-    questions: list[str]
 
     @property
     def layers(self) -> list[int]:
@@ -192,10 +190,9 @@ def read_task(policy: Policy, one: Setting, folder: Path | None = None, prompts:
         if path.is_file():
             continue
         arrays = _read_piece(policy, problems[start : start + PIECE], one.tokens)
-        save_file(arrays, path.with_suffix(".partial"))
-        path.with_suffix(".partial").replace(path)
+        write_arrays(path, arrays)
         log(f"{policy.name}: {one.task}, {min(start + PIECE, prompts)} of {prompts} problems")
-    return read_folder(folder, [problem.question for problem in problems])
+    return read_folder(folder)
 
 
 def _read_piece(policy: Policy, problems, tokens: int) -> dict[str, np.ndarray]:
@@ -203,23 +200,20 @@ def _read_piece(policy: Policy, problems, tokens: int) -> dict[str, np.ndarray]:
     rollouts = sample_rollouts(policy, problems, RESPONSES, seed=SEED, max_new_tokens=tokens)
     read = rollouts.select(responses=slice(0, READ))
     here = main_layer(layers_of(policy), len(policy.layers))
-    found = read_internals(policy, read, layers_of(policy), POOL)
-    extra = read_internals(policy, read, [here], [n for n in POOLS if n != POOL])
-    found = {(k, POOL): internals for k, internals in found.items()} | extra
+    found = read_internals(policy, read, layers_of(policy), POOLS)
+    found = {(k, n): internals for (k, n), internals in found.items() if n == POOL or k == here}
     arrays = {
         "rewards": rollouts.rewards, "lengths": read.lengths, "entropy": found[here, POOL].entropy,
         "settings": torch.from_numpy(settings_features(read)).float(),
         **{f"states/{k}/{n}": torch.stack([x.prompt, x.reasoning], 2) for (k, n), x in found.items()},
     }  # fmt: skip
-    arrays = {name: np.ascontiguousarray(x.numpy()) for name, x in arrays.items()}
-    texts = json.dumps(rollouts.texts).encode()
-    return {**arrays, "texts": np.frombuffer(texts, dtype=np.uint8)}
+    return {name: x.numpy() for name, x in arrays.items()}
 
 
-def read_folder(folder: Path, questions: list[str]) -> Readings:
+def read_folder(folder: Path) -> Readings:
     """Readings from the pieces of a folder."""
     pieces = [load_file(path) for path in sorted(folder.glob("piece-*.safetensors"))]
-    arrays = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0] if name != "texts"}
+    arrays = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
     config = read_json(folder / "config.json")
     if arrays["rewards"].min() == arrays["rewards"].max():
         raise PoiseLabError(
@@ -227,6 +221,4 @@ def read_folder(folder: Path, questions: list[str]) -> Readings:
             f"{config['task']!r}, so there is no value to predict; choose easier or harder settings"
         )
     states = {tuple(map(int, name.split("/")[1:])): x for name, x in arrays.items() if name.startswith("states/")}
-    return Readings(
-        arrays["rewards"], arrays["lengths"], arrays["entropy"], states, arrays["settings"], config, questions
-    )
+    return Readings(arrays["rewards"], arrays["lengths"], arrays["entropy"], states, arrays["settings"], config)

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.numpy import save_file
 from scipy import stats
 
 from .errors import PoiseLabError
@@ -56,6 +57,15 @@ def write_text(path: str | Path, text: str) -> None:
 def write_json(path: str | Path, value) -> None:
     """Write JSON atomically, indented."""
     write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def write_arrays(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write arrays as safetensors, atomically."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, partial)
+    os.replace(partial, path)
 
 
 def read_json(path: str | Path):

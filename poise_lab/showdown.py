@@ -136,8 +136,9 @@ def record(folder: str | Path) -> list[RunRecord]:
     folder = Path(folder)
     for jobs in (search_jobs, main_jobs):
         _run_all([job for job in jobs(folder) if not job.folder.exists()])
-    if not (folder / "prices.json").exists():
-        write_json(folder / "prices.json", {**provenance(), "seconds_per_token": prices(folder)})
+    path = folder / "prices.json"
+    if not path.is_file() or set(read_json(path)["seconds_per_token"]) != {method.label for method in METHODS}:
+        write_json(path, {**provenance(), "seconds_per_token": prices(folder)})
     return recorded(folder)
 
 

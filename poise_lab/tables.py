@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 from sklearn.base import BaseEstimator, RegressorMixin, clone
 from sklearn.compose import ColumnTransformer
 from sklearn.decomposition import PCA
@@ -29,7 +29,7 @@ from .critic import Critic
 from .policies import Policy, data_dir, load_policy
 from .probe import ENTROPIES, ValueProbe, agreement
 from .real import POOL, SEED, SHOTS, TASKS, Readings, Setting, folder_of, piece, read_task, search, value_spread
-from .records import mean_interval, provenance, read_json, write_json
+from .records import mean_interval, provenance, read_json, write_arrays, write_json
 from .rollouts import build_rollouts
 from .tasks import Problem, load_task
 
@@ -55,11 +55,8 @@ PAPER_DEPTH = 36  # layers of Qwen3-4B
 class Plain(RegressorMixin, BaseEstimator):
     """Standardised columns and a ridge of strength 1, for inputs that are few: clipped to [0, 1] as the probe is."""
 
-    def __init__(self, regressor=None):
-        self.regressor = regressor
-
     def fit(self, X, y):
-        self.model_ = make_pipeline(StandardScaler(), clone(self.regressor or Ridge(1.0))).fit(X, y)
+        self.model_ = make_pipeline(StandardScaler(), Ridge(1.0)).fit(X, y)
         return self
 
     def predict(self, X):
@@ -90,10 +87,10 @@ class Reduced(RegressorMixin, BaseEstimator):
         return self.model_.predict(np.asarray(X, dtype=np.float32)).clip(0, 1)
 
 
-def splits(prompts: int, n: int = SPLITS, seed: int = 0) -> list[tuple[np.ndarray, np.ndarray]]:
-    """n pairs of prompts to fit on and prompts to hold out; each prompt is held out once."""
-    parts = np.array_split(np.random.default_rng(seed).permutation(prompts), n)
-    return [(np.sort(np.concatenate(parts[:i] + parts[i + 1 :])), np.sort(parts[i])) for i in range(n)]
+def splits(prompts: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """SPLITS pairs of prompts to fit on and prompts to hold out; each prompt is held out once."""
+    parts = np.array_split(np.random.default_rng(0).permutation(prompts), SPLITS)
+    return [(np.sort(np.concatenate(parts[:i] + parts[i + 1 :])), np.sort(parts[i])) for i in range(SPLITS)]
 
 
 def evaluate(estimator, X: np.ndarray, readings: Readings, *, train: int | None = None, rows: int | None = None,
@@ -208,10 +205,11 @@ def critic_row(name: str, one: Setting, readings: Readings, folder: Path, log: C
     """The measures of a critic on every split; splits that stand in the folder are taken as they are."""
     parts: list[dict] = []
     for split in range(SPLITS):
-        path = folder / f"critic-{split}.json"
-        if not path.is_file():  # in float32: in bfloat16 small updates vanish
-            write_json(path, critic_split(load_policy(name, shots=SHOTS), one, readings, split))
-        parts.append(read_json(path))
+
+        def make(split=split):  # in float32: in bfloat16 small updates vanish
+            return critic_split(load_policy(name, shots=SHOTS), one, readings, split)
+
+        parts.append(piece(folder / f"critic-{split}.json", make))
         log(f"{name}: {one.task}, critic, split {split}")
     return {measure: [part[measure] for part in parts] for measure in parts[0]}
 
@@ -265,8 +263,7 @@ def write_rows(readings: Readings, path: Path, responses: int = 2) -> None:
         mean, scale = flat.mean(0), flat.std(0).clip(1e-12)
         arrays[part] = ((x - mean) / scale).astype(np.float16)
         arrays[part + "_mean"], arrays[part + "_scale"] = mean.astype(np.float32), scale.astype(np.float32)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: np.ascontiguousarray(x) for name, x in arrays.items()}, path)
+    write_arrays(path, arrays)
 
 
 def recorded(folder: str | Path | None = None) -> dict[str, dict[str, dict]]:

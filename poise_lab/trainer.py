@@ -129,7 +129,9 @@ class Trainer:
         )  # fmt: skip
         self.metrics: list[dict] = []
         self.baseline.start(policy)
-        self._claim_folder(resume)
+        claim_folder(self.out, self._settings(), resume, provenance())
+        if resume:
+            self._load_checkpoint()
 
     # --- the loop --------------------------------------------------------------------------------
 
@@ -299,30 +301,6 @@ class Trainer:
             "train": dataclasses.asdict(self.config),
         }
 
-    def _claim_folder(self, resume: bool) -> None:
-        settings = self._settings()
-        if resume:
-            if not (self.out / "config.json").is_file():
-                raise PoiseLabError(f"nothing to resume: {self.out} holds no run (no config.json)")
-            config = read_json(self.out / "config.json")
-            found = differences({k: config.get(k) for k in settings}, settings)
-            for path, old, new in sorted(found, key=lambda d: not d[0].endswith("name")):
-                if path != "train.steps":  # a run may be made longer
-                    raise PoiseLabError(
-                        f"run folder {self.out} belongs to another run: {path} is {old!r} there and "
-                        f"{new!r} here; resume with the same settings or use a new folder"
-                    )
-            write_json(self.out / "config.json", {**config, **settings})
-            self._load_checkpoint()
-            return
-        partial = "config.json.partial"  # all that a run leaves if it is killed while it claims its folder
-        if self.out.exists() and (not self.out.is_dir() or any(f.name != partial for f in self.out.iterdir())):
-            raise PoiseLabError(f"run folder {self.out} is in use already; resume it or choose another")
-        try:
-            write_json(self.out / "config.json", {**settings, **provenance()})
-        except OSError as e:
-            raise PoiseLabError(f"run folder {self.out} cannot be written: {e.strerror}") from None
-
     def _record(self, metrics: dict) -> None:
         self.metrics.append(metrics)
         with open(self.out / "metrics.jsonl", "a", encoding="utf-8") as f:
@@ -389,6 +367,35 @@ class Trainer:
             ) from e
         self.metrics = [m for m in read_metrics(self.out) if m["step"] <= step]
         write_text(self.out / "metrics.jsonl", "".join(map(json_line, self.metrics)))
+
+
+def claim_folder(folder: Path, settings: dict, resume: bool, made: dict) -> None:
+    """Make a run folder with its config.json, or see that it is this run's.
+
+    settings: must be the same to resume, but for the number of steps. made: kept beside them, from the first start.
+
+    Raises PoiseLabError for a folder in use, nothing to resume, other settings, or a folder that cannot be written.
+    """
+    if resume:
+        if not (folder / "config.json").is_file():
+            raise PoiseLabError(f"nothing to resume: {folder} holds no run (no config.json)")
+        config = read_json(folder / "config.json")
+        found = differences({k: config.get(k) for k in settings}, settings)
+        for path, old, new in sorted(found, key=lambda d: not d[0].endswith("name")):
+            if path != "train.steps":  # a run may be made longer
+                raise PoiseLabError(
+                    f"run folder {folder} belongs to another run: {path} is {old!r} there and "
+                    f"{new!r} here; resume with the same settings or use a new folder"
+                )
+        write_json(folder / "config.json", {**config, **settings})
+        return
+    partial = "config.json.partial"  # all that a run leaves if it is killed while it claims its folder
+    if folder.exists() and (not folder.is_dir() or any(f.name != partial for f in folder.iterdir())):
+        raise PoiseLabError(f"run folder {folder} is in use already; resume it or choose another")
+    try:
+        write_json(folder / "config.json", {**settings, **made})
+    except OSError as e:
+        raise PoiseLabError(f"run folder {folder} cannot be written: {e.strerror}") from None
 
 
 def differences(old: dict, new: dict, prefix: str = "") -> list[tuple[str, object, object]]:

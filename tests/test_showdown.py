@@ -123,8 +123,13 @@ def test_search_chooses_and_record_makes_only_what_is_missing(tmp_path, monkeypa
     best = max(made[:2], key=lambda pair: (pair[0].series("accuracy")[1][-1], pair[1].learning_rate))
     assert showdown.chosen_rates(tmp_path) == {"rloo x2": best[1].learning_rate}
     assert {r.config["train"]["learning_rate"] for r in runs} == {best[1].learning_rate}
-    again = showdown.record(tmp_path)
-    assert len(made) == 4 and [r.metrics for r in again] == [r.metrics for r in runs]
+    monkeypatch.setattr(showdown, "METHODS", (*showdown.METHODS, showdown.Method("none", 1, 4)))
+    joined = showdown.record(tmp_path)  # one more method: its runs are made, and all prices, side by side again
+    assert len(made) == 8 and {run.label for run in joined} == {"rloo x2", "none x1"}
+    assert set(read_json(tmp_path / "prices.json")["seconds_per_token"]) == {"rloo x2", "none x1"}
+    monkeypatch.setattr(showdown, "METHODS", showdown.METHODS[:1])
+    again = [run for run in joined if run.label == "rloo x2"]
+    assert [r.metrics for r in again] == [r.metrics for r in runs]
 
 
 def test_jobs_run_in_processes_of_one_thread(tmp_path):

@@ -81,32 +81,24 @@ def test_families(tmp_path, family):
     assert logged(trainer, "poise/fitted") == [0.0, 1.0]
 
 
-def test_an_evaluation_measures_and_teaches_nothing(tmp_path):
-    rows = [{"prompt": f"{i}-{i + 1}="} for i in range(8)]
+def evaluated(tmp_path, responses):
+    """A trainer that has evaluated once, after its last step, on eight prompts."""
     trainer = make(
-        tmp_path,
-        eval_rows=rows,
-        num_generations_eval=4,
-        per_device_eval_batch_size=32,
-        eval_strategy="steps",
-        eval_steps=3,
-    )
+        tmp_path, eval_rows=[{"prompt": f"{i}-{i + 1}="} for i in range(8)], num_generations_eval=responses,
+        per_device_eval_batch_size=8 * responses, eval_strategy="steps", eval_steps=3,
+    )  # fmt: skip
     trainer.train()
+    return trainer
+
+
+def test_an_evaluation_measures_and_teaches_nothing(tmp_path):
+    trainer = evaluated(tmp_path, 4)
     (r,) = logged(trainer, "eval_poise/probe_r_partner")
     assert -1 <= r <= 1 and trainer.poise.steps == 3 and trainer.poise.buffers["all"].rows == 24
 
 
 def test_an_evaluation_on_single_responses(tmp_path):
-    rows = [{"prompt": f"{i}-{i + 1}="} for i in range(8)]
-    trainer = make(
-        tmp_path,
-        eval_rows=rows,
-        num_generations_eval=1,
-        per_device_eval_batch_size=8,
-        eval_strategy="steps",
-        eval_steps=3,
-    )
-    trainer.train()
+    trainer = evaluated(tmp_path, 1)
     assert len(logged(trainer, "eval_reward")) == 1 and not logged(trainer, "eval_poise/fitted")
 
 
