@@ -137,8 +137,8 @@ def load_policy(
     """Load a policy: "tiny" (bundled), a fetched model, a folder, or a hub id. Only safetensors weights are read.
 
     shots: solved problems in front of each problem (see `Policy`); by default what the folder was saved with, else 0.
-    dtype: bfloat16 is faster on a CPU with bfloat16 products and precise enough for probes; training
-        wants float32: small updates vanish in bfloat16.
+    dtype: bfloat16 is faster on a CPU with bfloat16 products (the readings of `poise-lab probes` use it);
+        training wants float32: small updates vanish in bfloat16.
 
     Raises PoiseLabError if the name is none of these, the model has not been fetched, or the folder
     holds no model.
