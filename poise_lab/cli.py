@@ -1,4 +1,4 @@
-"""The command line: `poise-lab train, compare, report, fetch, probes, pretrain, bench`.
+"""The command line: `poise-lab train, compare, report, fetch, probes, tracking, pretrain, bench`.
 
 Bad input ends with one sentence on stderr and exit status 2.
 """
@@ -95,10 +95,17 @@ def _parser() -> argparse.ArgumentParser:
     probes.add_argument("--out", type=Path, default=Path("runs/real"), help="folder of the tables (default: runs/real)")
     probes.set_defaults(run=_probes)
 
+    tracking = commands.add_parser("tracking", help="value models that watch a training run, over seeds")
+    tracking.add_argument("--out", type=Path, default=Path("runs/tracking"), help="folder (default: runs/tracking)")
+    tracking.add_argument("--seeds", type=int, default=5)
+    tracking.add_argument("--steps", type=int, default=200)
+    tracking.set_defaults(run=_tracking)
+
     pretrain = commands.add_parser("pretrain", help="make the bundled policy from scratch")
     pretrain.add_argument("--out", required=True, type=Path, help="folder to write, not in use yet")
     pretrain.add_argument("--steps", type=int, default=5000)
     pretrain.add_argument("--seed", type=int, default=0)
+    pretrain.add_argument("--width", type=int, default=128, help="of the hidden states; a multiple of 64")
     pretrain.set_defaults(run=_pretrain)
 
     bench = commands.add_parser("bench", help="speed of the library's parts, against references")
@@ -229,6 +236,14 @@ def _probes(args) -> int:
     return 0
 
 
+def _tracking(args) -> int:
+    from .tracking import record
+
+    record(args.out, args.seeds, args.steps)
+    print(f"one file per seed in {args.out}; interrupted, the same command goes on")
+    return 0
+
+
 def _pretrain(args) -> int:
     from .pretrain import make_bundled_policy
 
@@ -236,7 +251,9 @@ def _pretrain(args) -> int:
         raise PoiseLabError(f"folder {args.out} is in use already; choose another")
     if args.steps < 1:
         raise PoiseLabError(f"steps={args.steps}; it must be at least 1")
-    card = make_bundled_policy(args.out, steps=args.steps, seed=args.seed)
+    if args.width < 64 or args.width % 64:
+        raise PoiseLabError(f"width={args.width}; it must be a multiple of 64")
+    card = make_bundled_policy(args.out, steps=args.steps, seed=args.seed, width=args.width)
     for task, row in card["performance"].items():
         print(task, {k: v for k, v in row.items() if k != "accuracy_by_difficulty"})
     return 0

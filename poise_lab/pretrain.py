@@ -228,16 +228,16 @@ def describe(policy: Policy, problems: int = 400, responses: int = 16, seed: int
     return table
 
 
-def make_bundled_policy(folder: str | Path, *, steps: int = 5000, seed: int = 0) -> dict:
-    """Pretrain the bundled policy from scratch, write it to a folder with its card, return the card."""
+def make_bundled_policy(folder: str | Path, *, steps: int = 5000, seed: int = 0, width: int = 128) -> dict:
+    """Pretrain the bundled policy, or one of another width, from scratch; write it with its card, return the card."""
     start = time.perf_counter()
-    policy = new_policy(seed=seed)
+    policy = new_policy(width, seed=seed)
     losses = pretrain(policy, steps=steps, seed=seed)
     seconds = time.perf_counter() - start
     policy.save(folder)
     card = {
         "what": "Qwen3-shaped character policy, taught demonstrations with slips; see poise_lab/pretrain.py",
-        "command": f"poise-lab pretrain --out {folder} --steps {steps} --seed {seed}",
+        "command": f"poise-lab pretrain --out {folder} --steps {steps} --seed {seed} --width {width}",
         "licence": "as this repository",
         "parameters": sum(p.numel() for p in policy.model.parameters()),
         "data": {"tasks": LAPTOP_SETTINGS, "slip": SLIP, "close_letters": CLOSE_LETTERS},

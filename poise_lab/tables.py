@@ -250,20 +250,25 @@ def record(name: str, out: str | Path, log: Callable[[str], None] = print) -> No
 
 
 def write_rows(readings: Readings, path: Path, responses: int = 2) -> None:
-    """Small copies of rows, in float16: prompt states (P, D) and the reasoning states of two responses (P, 2, D), each
-    standardised by its columns' mean and scale, which stand beside them; entropies, lengths and all rewards."""
-    states = readings.states[readings.layer, POOL]
-    arrays = {
-        "entropy": readings.entropy[:, :responses],
-        "lengths": readings.lengths[:, :responses],
-        "rewards": readings.rewards.astype(np.uint8),
-    }
-    for part, x in (("prompt", states[:, 0, 0]), ("reasoning", states[:, :responses, 1])):
+    """Small copies of the rows of the first responses to each problem: see `row_arrays`."""
+    states = readings.states[readings.layer, POOL][:, :responses]
+    entropy, lengths = readings.entropy[:, :responses], readings.lengths[:, :responses]
+    write_arrays(path, row_arrays(states, entropy, lengths, readings.rewards))
+
+
+def row_arrays(states: np.ndarray, entropy: np.ndarray, lengths: np.ndarray, rewards: np.ndarray) -> dict:
+    """Rows in float16: prompt states (P, D) and reasoning states (P, R, D), each standardised by its columns' mean and
+    scale, which stand beside them; entropies and lengths as they are; all rewards.
+
+    states: (P, R, 2, D), prompt state and reasoning state. rewards: (P, M), 0 or 1.
+    """
+    arrays = {"entropy": entropy, "lengths": lengths, "rewards": rewards.astype(np.uint8)}
+    for part, x in (("prompt", states[:, 0, 0]), ("reasoning", states[:, :, 1])):
         flat = x.reshape(-1, x.shape[-1]).astype(np.float64)
         mean, scale = flat.mean(0), flat.std(0).clip(1e-12)
         arrays[part] = ((x - mean) / scale).astype(np.float16)
         arrays[part + "_mean"], arrays[part + "_scale"] = mean.astype(np.float32), scale.astype(np.float32)
-    write_arrays(path, arrays)
+    return arrays
 
 
 def recorded(folder: str | Path | None = None) -> dict[str, dict[str, dict]]:

@@ -100,7 +100,7 @@ def test_card_of_a_policy_that_answers_as_it_was_told(bundled):
 
 
 def test_bundled_policy_and_card_are_written(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "new_policy", lambda seed: new_policy(width=32, layers=1, seed=seed))
+    monkeypatch.setattr(module, "new_policy", lambda width, seed: new_policy(32, layers=1, seed=seed))
     monkeypatch.setattr(module, "describe", lambda policy: {"chain_sum": {"accuracy": 0.5}})
     card = module.make_bundled_policy(tmp_path / "p", steps=2, seed=4)
     assert pl.load_policy(tmp_path / "p").wording == "compact"
