@@ -1,4 +1,4 @@
-"""The command line: `poise-lab train, compare, report, fetch, probes, tracking, pretrain, bench`.
+"""The command line: `poise-lab train, compare, report, fetch, probes, tracking, transfer, pretrain, bench`.
 
 Bad input ends with one sentence on stderr and exit status 2.
 """
@@ -100,6 +100,10 @@ def _parser() -> argparse.ArgumentParser:
     tracking.add_argument("--seeds", type=int, default=5)
     tracking.add_argument("--steps", type=int, default=200)
     tracking.set_defaults(run=_tracking)
+
+    transfer = commands.add_parser("transfer", help="probes fitted on one setting, used on another, from recorded rows")
+    transfer.add_argument("--out", type=Path, default=Path("runs/transfer"), help="folder (default: runs/transfer)")
+    transfer.set_defaults(run=_transfer)
 
     pretrain = commands.add_parser("pretrain", help="make the bundled policy from scratch")
     pretrain.add_argument("--out", required=True, type=Path, help="folder to write, not in use yet")
@@ -241,6 +245,15 @@ def _tracking(args) -> int:
 
     record(args.out, args.seeds, args.steps)
     print(f"one file per seed in {args.out}; interrupted, the same command goes on")
+    return 0
+
+
+def _transfer(args) -> int:
+    from .policies import data_dir
+    from .transfer import record
+
+    record(args.out, data_dir())
+    print(f"one file per kind of pair in {args.out}")
     return 0
 
 
