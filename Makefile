@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 SCALE := .venv-scale
 RUN := runs/poise-0
 
-.PHONY: run fetch probes test test-scale test-lab lab notebooks record showdown engines bench assignments grade grade-check lint clean
+.PHONY: run fetch probes test test-scale test-lab lab notebooks record tracking transfer showdown engines bench assignments grade grade-check lint clean
 
 run: $(STAMP)
 	$(BIN)/poise-lab train --baseline poise --seed 0 --out $(RUN) $(if $(wildcard $(RUN)/config.json),--resume)
@@ -71,6 +71,17 @@ engines: $(SCALE)/.installed
 probes: fetch
 	OMP_NUM_THREADS=1 $(BIN)/poise-lab probes --policy smollm2-135m --out data/real
 	OMP_NUM_THREADS=1 $(BIN)/poise-lab probes --policy gemma3-270m --out data/real
+
+# Value models that watch five training runs, and probes carried from one setting to another (notebook 10): what is
+# missing under data. Two more tiny policies are pretrained into the cache.
+POLICIES := $(or $(POISE_LAB_CACHE),$(HOME)/.cache/poise-lab)/policies
+tracking: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/poise-lab tracking --out data/tracking
+
+transfer: $(STAMP)
+	test -d $(POLICIES)/tiny-seed1 || $(BIN)/poise-lab pretrain --out $(POLICIES)/tiny-seed1 --steps 2000 --seed 1
+	test -d $(POLICIES)/tiny-narrow || $(BIN)/poise-lab pretrain --out $(POLICIES)/tiny-narrow --steps 2000 --width 64
+	$(BIN)/poise-lab transfer --out data/transfer
 
 bench: $(STAMP)
 	$(BIN)/poise-lab bench

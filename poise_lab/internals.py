@@ -174,7 +174,7 @@ def forward_rows(policy: Policy, rollouts: Rollouts, rows: torch.Tensor, *, entr
     tokens = rollouts.response_ids.flatten(0, 1)[rows][mask].to(policy.device)
     chunk = max(1, CHUNK_LOGITS // policy.model.config.get_text_config().vocab_size)
     parts = []
-    for i in range(0, len(tokens), chunk):
+    for i in range(0, max(1, len(tokens)), chunk):  # once for no tokens at all
         args = (policy, states[i : i + chunk], tokens[i : i + chunk], rollouts.temperature, entropy)
         if torch.is_grad_enabled() and len(tokens) > chunk:  # recompute the logits in the backward pass
             parts.append(checkpoint(score_tokens, *args, use_reentrant=False))

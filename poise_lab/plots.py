@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 
 from .records import RunRecord, by_label, mean_interval
 
@@ -205,6 +206,40 @@ def lines(x: Sequence, values: dict[str, Sequence[tuple]], title: str, x_title: 
     for (name, points), style in zip(values.items(), line_styles(len(values)), strict=True):
         mean, low, high = np.array(points).T
         add_line(fig, x, mean, name, low=low, high=high, **style)
+    return fig
+
+
+def panels(values: dict[str, dict[str, tuple]], title: str, x_title: str, y_title: str, log: bool = False,
+           columns: int = 2) -> go.Figure:  # fmt: skip
+    """Panels on common axes: panel to line to (x, points (N, 3) of value, low, high). A line of one point is drawn through."""
+    names = list(dict.fromkeys(name for lines_ in values.values() for name in lines_))
+    styles = dict(zip(names, line_styles(len(names)), strict=True))
+    rows = -(-len(values) // columns)
+    fig = make_subplots(rows=rows, cols=columns, subplot_titles=list(values), shared_xaxes="all", shared_yaxes="all",
+                        vertical_spacing=0.35 / rows / rows, horizontal_spacing=0.05)  # fmt: skip
+    fig.update_layout(template=TEMPLATE, title=title, height=min(700, 160 + 180 * rows), legend_y=-0.2 / rows,
+                      hovermode="closest")  # fmt: skip
+    across = [x for lines_ in values.values() for xs, _ in lines_.values() if len(xs) > 1 for x in xs]
+    shown: set[str] = set()
+    for k, lines_ in enumerate(values.values()):
+        part = go.Figure()
+        for name, (x, points) in lines_.items():
+            mean, low, high = np.array(points).T
+            if len(x) == 1:
+                x, (mean, low, high) = [min(across), max(across)], np.repeat([mean, low, high], 2, 1)
+            add_line(part, x, mean, name, low=low, high=high, **styles[name])
+        for trace in part.data:
+            trace.showlegend = bool(trace.name) and trace.name not in shown
+            shown |= {trace.name} - {None}
+            fig.add_trace(trace, row=k // columns + 1, col=k % columns + 1)
+    ticks = sorted(set(across))
+    fig.update_xaxes(type="log" if log else "linear", tickvals=ticks, showticklabels=True)
+    for k in range(len(values)):
+        below = k + columns >= len(values)
+        fig.update_xaxes(title_text=x_title if below else None, row=k // columns + 1, col=k % columns + 1)
+    for row in range(rows):
+        fig.update_yaxes(title_text=y_title, row=row + 1, col=1)
+    fig.update_annotations(font_size=13)
     return fig
 
 

@@ -94,7 +94,8 @@ class ValueProbe(RegressorMixin, BaseEstimator):
         for name in self.inputs:
             k = {"prompt": self.pca_prompt, "reasoning": self.pca_reasoning}.get(name)
             columns = X[:, blocks[name]]
-            pca = PCA(min(k, *columns.shape), random_state=42).fit(columns) if k else None
+            varies = np.ptp(columns, 0).any()  # a block that never varies has no components
+            pca = PCA(min(k, *columns.shape), random_state=42).fit(columns) if k and varies else None
             parts.append((name, pca, _rank(pca) if pca else columns.shape[1]))
         Z = np.concatenate(
             [pca.transform(X[:, blocks[name]])[:, :size] if pca else X[:, blocks[name]] for name, pca, size in parts],

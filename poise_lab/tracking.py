@@ -103,6 +103,11 @@ def look(trainer: Trainer, step: int, frozen: ValueProbe) -> dict:
     }  # fmt: skip
 
 
+def rows_file(folder: Path, seed: int, step: int) -> Path:
+    """Where the rows of a checkpoint are; at step 0 all seeds have the same policy."""
+    return folder / "rows" / (f"seed-{seed}-step-{step}.safetensors" if step else "step-0.safetensors")
+
+
 def keep_rows(policy: Policy, path: Path, layer: int = 2, pool: int = 4) -> None:
     """Rows of the bundled tasks, of the same problems for every policy, for `transfer`."""
     rollouts = sample_rollouts(policy, load_task(TINY_TASKS).sample(PROMPTS, seed=0), RESPONSES, seed=0)
@@ -130,7 +135,7 @@ def track(seed: int, out: Path, config: TrainConfig, every: int = EVERY, kept: S
         if step % every == 0:
             looks.append(look(trainer, step, frozen))
         if step in kept:
-            keep_rows(policy, out / "rows" / f"seed-{seed}-step-{step}.safetensors")
+            keep_rows(policy, rows_file(out, seed, step))
 
     trainer = Trainer(policy, task, Watched(), config, out=run, on_step=on_step, progress=False)
     trainer.run()

@@ -19,6 +19,8 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file
 
+from . import plots
+from .errors import PoiseLabError
 from .fetch import cache_dir
 from .policies import load_policy
 from .probe import ValueProbe, agreement
@@ -26,9 +28,13 @@ from .real import piece
 from .records import mean_interval, provenance, read_json, write_json
 from .rollouts import leave_one_out_mean
 from .tables import pair_reduction, splits
-from .tracking import keep_rows
+from .tracking import SEEDS, keep_rows, rows_file
 
 NUMBERS = (10, 20, 40, 80, 160, 320)  # prompts
+MODES = {  # and how figures name them
+    "as it is": "as it is", "restandardised": "after new means and scales", "affine map": "after an affine map",
+    "refitted": "refitted on labels",
+}  # fmt: skip
 CHECKPOINTS = ((0, 100), (100, 200), (0, 200), (200, 0))  # steps: probe fitted at, used at
 TINY = {"tiny": "bundled", "tiny-seed1": "other seed", "tiny-narrow": "half the width"}
 
@@ -138,17 +144,15 @@ class Group:
         return f"{self.kind} {self.name}".replace(" ", "-") + ".json"
 
 
-def groups(data: str | Path) -> list[Group]:
-    """Every group of which there are rows: other tasks, checkpoints, tiny policies, families."""
+def groups(data: str | Path, tiny: Path) -> list[Group]:
+    """Every group of which there are rows: other tasks, checkpoints, tiny policies (in the folder `tiny`), families."""
     data, found = Path(data), []
-    real, tracking, tiny = (data / part / "rows" for part in ("real", "tracking", "transfer"))
-    models = {path.name: sorted(path.glob("*.safetensors")) for path in sorted(real.glob("*"))}
+    models = {path.name: sorted(path.glob("*.safetensors")) for path in sorted((data / "real" / "rows").glob("*"))}
     for model, tasks in models.items():
         ordered = tuple((a, b) for a in tasks for b in tasks if a != b)
         found.append(Group("another task", model, ordered, paired=False))
-    seeds = sorted(path.name.split("-step-")[0] for path in tracking.glob("*-step-0.safetensors"))
     for a, b in CHECKPOINTS:
-        files = tuple((tracking / f"{s}-step-{a}.safetensors", tracking / f"{s}-step-{b}.safetensors") for s in seeds)
+        files = tuple((rows_file(data / "tracking", s, a), rows_file(data / "tracking", s, b)) for s in range(SEEDS))
         found.append(Group("another checkpoint", f"step {a} to {b}", files, over="pairs"))
     files = {name: tiny / f"{name}.safetensors" for name in TINY}
     for name, what in list(TINY.items())[1:]:
@@ -168,9 +172,12 @@ def record(out: str | Path, data: str | Path, log: Callable[[str], None] = print
     for name in TINY:
         path = out / "rows" / f"{name}.safetensors"
         if not path.is_file():
-            keep_rows(load_policy(name if name == "tiny" else cache_dir() / "policies" / name), path)
+            folder = cache_dir() / "policies" / name
+            if name != "tiny" and not folder.is_dir():
+                raise PoiseLabError(f"policy {name!r} has not been made yet: `make transfer` pretrains it first")
+            keep_rows(load_policy("tiny" if name == "tiny" else folder), path)
     about = {"command": f"poise-lab transfer --out {out}", "provenance": provenance()}
-    for group in groups(data):
+    for group in groups(data, out / "rows"):
 
         def make(group=group):
             measured = {}
@@ -201,16 +208,30 @@ def over_pairs(group: dict, mode: str, n: int, measure: str = "r") -> list[float
     return values.mean(1 if group["over"] == "pairs" else 0).tolist()
 
 
-def curve(group: dict, mode: str, measure: str = "r") -> tuple[list[int], np.ndarray]:
-    """n, and (mean, low, high) at each: (N, 3). Empty where the shapes rule the mode out."""
-    first = next(iter(group["pairs"].values()))
+def over_groups(groups: Sequence[dict], mode: str, measure: str = "r") -> tuple[list[int], np.ndarray]:
+    """n, and (mean, low, high) at each of the mean over several groups: (N, 3). Empty where the shapes rule the mode out."""
+    first = next(iter(groups[0]["pairs"].values()))
     numbers = [int(n) for n in first.get(mode, {})]
-    return numbers, np.array([mean_interval(over_pairs(group, mode, n, measure)) for n in numbers]).reshape(-1, 3)
+    values = [np.mean([over_pairs(group, mode, n, measure) for group in groups], 0) for n in numbers]
+    return numbers, np.array([mean_interval(x) for x in values]).reshape(-1, 3)
 
 
-def labels_saved(group: dict, mode: str = "affine map", measure: str = "r") -> tuple[int, int | None]:
-    """What a map without labels is worth: (its largest n, the fewest labelled prompts whose refitted probe is at least as good)."""
-    numbers, values = curve(group, mode, measure)
-    labelled, refitted = curve(group, "refitted", measure)
-    enough = [n for n, value in zip(labelled, refitted[:, 0], strict=True) if value >= values[-1, 0]]
-    return numbers[-1], enough[0] if enough else None
+def figure(groups: Sequence[dict], measure: str = "r"):
+    """Every way to get a probe for the target, over the number of the target's prompts; a panel for each kind of pair."""
+    found: dict[str, list[dict]] = {}
+    for group in groups:
+        name = f"{group['kind']}, {group['name']}" if group["kind"] == "another policy" else group["kind"]
+        found.setdefault(name, []).append(group)
+    values = {}
+    for name, members in found.items():
+        curves = {label: over_groups(members, mode, measure) for mode, label in MODES.items()}
+        values[name] = {label: curve for label, curve in curves.items() if curve[0]}
+    y = {"r": "Pearson r", "mae": "mean absolute error"}.get(measure, "1 - Var(A)/Var(R)")
+    return plots.panels(values, "A probe of one setting, used on another", "prompts of the target", y, log=True)
+
+
+def labels_needed(groups: Sequence[dict], mode: str = "affine map", measure: str = "r") -> int | None:
+    """The fewest labelled prompts of the target whose refitted probe is at least as good as `mode` at its best n."""
+    best = over_groups(groups, mode, measure)[1][:, 0].max()
+    labelled, refitted = over_groups(groups, "refitted", measure)
+    return next((n for n, value in zip(labelled, refitted[:, 0], strict=True) if value >= best), None)
