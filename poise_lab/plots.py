@@ -216,8 +216,8 @@ def panels(values: dict[str, dict[str, tuple]], title: str, x_title: str, y_titl
     styles = dict(zip(names, line_styles(len(names)), strict=True))
     rows = -(-len(values) // columns)
     fig = make_subplots(rows=rows, cols=columns, subplot_titles=list(values), shared_xaxes="all", shared_yaxes="all",
-                        vertical_spacing=0.35 / rows / rows, horizontal_spacing=0.05)  # fmt: skip
-    fig.update_layout(template=TEMPLATE, title=title, height=min(700, 160 + 180 * rows), legend_y=-0.2 / rows,
+                        vertical_spacing=0.3 / rows, horizontal_spacing=0.05)  # fmt: skip
+    fig.update_layout(template=TEMPLATE, title=title, height=min(700, 160 + 180 * rows), legend_y=-0.45 / rows,
                       hovermode="closest")  # fmt: skip
     across = [x for lines_ in values.values() for xs, _ in lines_.values() if len(xs) > 1 for x in xs]
     shown: set[str] = set()
@@ -233,10 +233,11 @@ def panels(values: dict[str, dict[str, tuple]], title: str, x_title: str, y_titl
             shown |= {trace.name} - {None}
             fig.add_trace(trace, row=k // columns + 1, col=k % columns + 1)
     ticks = sorted(set(across))
-    fig.update_xaxes(type="log" if log else "linear", tickvals=ticks, showticklabels=True)
+    fig.update_xaxes(type="log" if log else "linear", tickvals=ticks)
     for k in range(len(values)):
         below = k + columns >= len(values)
-        fig.update_xaxes(title_text=x_title if below else None, row=k // columns + 1, col=k % columns + 1)
+        fig.update_xaxes(title_text=x_title if below else None, showticklabels=below,
+                         row=k // columns + 1, col=k % columns + 1)  # fmt: skip
     for row in range(rows):
         fig.update_yaxes(title_text=y_title, row=row + 1, col=1)
     fig.update_annotations(font_size=13)

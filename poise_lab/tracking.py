@@ -69,9 +69,9 @@ class Watched(Poise):
         return {**super().settings(), "rows": list(self.rows)}
 
 
-def start_probe(policy: Policy, task, seed: int, config: TrainConfig, prompts: int = FROZEN_PROMPTS) -> ValueProbe:
+def start_probe(policy: Policy, task, seed: int, config: TrainConfig) -> ValueProbe:
     """A probe fitted on the policy as it is, which stays as it is."""
-    problems = task.sample(prompts, seed=step_seed(seed, 0, "frozen"))
+    problems = task.sample(FROZEN_PROMPTS, seed=step_seed(seed, 0, "frozen"))
     rollouts = sample_rollouts(policy, problems, 2, seed=step_seed(seed, 0, "frozen"))
     internals = read_internals(policy, rollouts, config.layer, config.pool)
     return ValueProbe.preset("release").fit(internals, rollouts.partner_rewards())

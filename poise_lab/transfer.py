@@ -197,8 +197,8 @@ def _label(path: Path) -> str:
 
 
 def recorded(folder: str | Path) -> list[dict]:
-    """The groups that are recorded, in the order of `groups`' kinds."""
-    order = ("another task", "another checkpoint", "another policy", "another family")
+    """The groups that are recorded, by kind."""
+    order = ("another checkpoint", "another policy", "another task", "another family")  # near to far
     return sorted(map(read_json, sorted(Path(folder).glob("*.json"))), key=lambda one: order.index(one["kind"]))
 
 

@@ -1,0 +1,68 @@
+"""Cut responses: against a forward pass over the cut text, at both ends, and token by token."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from support import ToyTask, tiny_policy
+
+import poise_lab as pl
+from poise_lab import early
+
+
+@pytest.fixture(scope="module")
+def sampled():
+    policy = pl.load_policy("tiny")
+    problems = pl.load_task("chain_sum").sample(6, seed=0)
+    return policy, pl.sample_rollouts(policy, problems, 2, seed=0)
+
+
+def test_a_cut_response_is_read_as_a_forward_pass_over_its_beginning_gives_it(sampled):
+    policy, rollouts = sampled
+    kept = (rollouts.reasoning_lengths * 0.5).ceil().long()
+    features = early.read_shares(policy, rollouts, [0.5], layer=2, pool=4)[0]
+    width = policy.model.config.hidden_size
+    for i in range(len(rollouts)):
+        n = int(kept[i, 1])
+        ids = rollouts.prompt_ids[i] + rollouts.response_ids[i, 1, :n].tolist()
+        with torch.no_grad():
+            out = policy.model(input_ids=torch.tensor([ids]), output_hidden_states=True)
+        state = out.hidden_states[3][0, -min(4, n) :].mean(0)
+        assert torch.allclose(torch.from_numpy(features[i, 1, width : 2 * width]), state, atol=1e-4)
+        logits = out.logits[0, len(rollouts.prompt_ids[i]) - 1 : -1].log_softmax(-1)
+        entropy = -(logits.exp() * logits).sum(-1).mean()
+        assert features[i, 1, 2 * width] == pytest.approx(float(entropy), abs=1e-4)
+
+
+def test_all_of_the_reasoning_is_the_response_without_its_answer(sampled):
+    policy, rollouts = sampled
+    whole = pl.read_internals(policy, rollouts, 2, 4)
+    features = torch.from_numpy(early.read_shares(policy, rollouts, [1.0])[0])
+    width = whole.prompt.shape[2]
+    assert torch.allclose(features[..., : 2 * width], whole.features()[..., : 2 * width], atol=1e-5)
+    assert torch.allclose(features[..., 2 * width + 1], whole.entropy[..., 1], atol=1e-5)
+    assert (features[..., 2 * width + 2] == 0).all()  # no answer
+
+
+def test_none_of_the_reasoning_is_the_prompt_alone(sampled):
+    policy, rollouts = sampled
+    features = torch.from_numpy(early.read_shares(policy, rollouts, [0.0])[0])
+    width = policy.model.config.hidden_size
+    assert torch.equal(features[:, 0], features[:, 1]) and (features[..., width:] == 0).all()
+    assert features[..., :width].abs().sum() > 0
+
+
+def test_token_by_token_ends_where_the_whole_reasoning_does(sampled):
+    policy, rollouts = sampled
+    rows = early.read_tokens(policy, rollouts, 2, 1)
+    assert len(rows) == rollouts.reasoning_lengths[2, 1] + 1
+    ends = early.read_shares(policy, rollouts, [0.0, 1.0])[:, 2, 1]
+    assert torch.allclose(torch.from_numpy(rows[[0, -1]]), torch.from_numpy(ends), atol=1e-5)
+
+
+@pytest.mark.parametrize("change", [-1, 1])
+def test_a_cut_outside_of_the_reasoning_is_refused(change):
+    rollouts = pl.sample_rollouts(tiny_policy(), ToyTask().sample(2, seed=0), 2, seed=0, max_new_tokens=4)
+    kept = rollouts.reasoning_lengths + change if change > 0 else torch.full_like(rollouts.lengths, -1)
+    with pytest.raises(pl.PoiseLabError, match="keep 0 tokens"):
+        early.cut(rollouts, kept)
