@@ -164,3 +164,40 @@ def test_no_slider_reads_a_name_that_a_later_cell_binds_anew(notebook):
                 if isinstance(n, ast.Subscript) and isinstance(n.ctx, ast.Store) and isinstance(n.value, ast.Name):
                     changed.add(n.value.id)
             assert not used & changed, f"cell {i}: {sorted(used & changed)}"
+
+
+def words_of(entry: str) -> list[str]:
+    """The words of one entry of a table of words, without their symbols."""
+    return [re.sub(r" (?:pi|[xysbARVZ])$", "", w.strip()).lower() for w in re.sub(r"\(.*?\)", "", entry).split(",")]
+
+
+def unexplained(glossary: str, cells: dict[str, list[str]]) -> list[tuple[str, str]]:
+    """Entries of the glossary that a notebook's prose uses before an opening table explains them: (notebook, entry).
+
+    cells: notebook to its cells of prose, in the order of reading.
+    """
+    entries = [words_of(entry) for entry in re.findall(r"^\| ([^|]+) \| ", glossary, re.M)]
+    explained, found = set(), []
+    for name, prose in cells.items():
+        table = prose[0][prose[0].find("| word |") :]
+        for entry in re.findall(r"^\| ([^|]+) \| ", table, re.M):
+            explained |= set(words_of(entry))
+        text = " ".join(prose).lower()
+        for words in entries:
+            used = {word for word in words if re.search(rf"\b{re.escape(word)}s?\b", text)}
+            if not used <= explained:
+                found.append((name, ", ".join(words)))
+    return found
+
+
+def test_no_word_of_the_glossary_is_used_before_it_is_explained():
+    students = (HERE.parent / "notebooks" / "STUDENTS.md").read_text()
+    glossary = students[students.index("## Glossary") : students.index("## Symbols")]
+    cells = {
+        path.name: [c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "markdown"]
+        for path in NOTEBOOKS
+    }
+    assert unexplained(glossary, cells) == []
+    first = next(iter(cells))
+    cells[first][0] = cells[first][0].replace("| unbiased |", "| fair |")  # the check can fail
+    assert (first, "unbiased") in unexplained(glossary, cells)
