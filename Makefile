@@ -28,10 +28,12 @@ $(SCALE)/.installed: pyproject.toml constraints.txt
 	$(SCALE)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,scale]"
 	touch $@
 
-# The notebooks in a real browser: every cell run, every slider moved. Takes the system's Chromium if there is one.
+# The notebooks in a real browser: every cell run, every slider moved. Chromium is installed if there is none.
 test-lab: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[browser]"
-	command -v chromium || command -v chromium-browser || command -v google-chrome || $(BIN)/playwright install --with-deps chromium
+	command -v chromium || command -v chromium-browser || command -v google-chrome || \
+	  { command -v apt-get && test "$$(id -u)" = 0 && apt-get update -qq && apt-get install -qq -y chromium; } || \
+	  $(BIN)/playwright install --with-deps chromium
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/lab_check.py -q
 
 lab: $(STAMP)
