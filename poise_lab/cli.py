@@ -53,6 +53,14 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--task", default=None, help="a reasoning-gym task, or several as a+b (default: the bundled three)"
     )
+    train.add_argument(
+        "--task-set", action="append", default=[], metavar="NAME=VALUE", dest="task_settings",
+        help="a setting of the task, such as max_terms=3; repeatable",
+    )  # fmt: skip
+    train.add_argument(
+        "--wording", default=None, help="how a problem is put: compact, question, line (see load_policy)"
+    )
+    train.add_argument("--shots", type=int, default=None, help="solved problems in front of each problem")
     train.add_argument("--baseline", default="poise", help=f"{', '.join(BASELINES)} (default: poise)")
     train.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", dest="settings",
@@ -143,12 +151,12 @@ def field_docs(cls) -> dict[str, str]:
     return docs
 
 
-def _baseline_settings(pairs: list[str]) -> dict:
+def _named_values(flag: str, pairs: list[str]) -> dict:
     settings = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals:
-            raise PoiseLabError(f"--set {pair!r}: write NAME=VALUE")
+            raise PoiseLabError(f"{flag} {pair!r}: write NAME=VALUE")
         try:
             settings[name] = ast.literal_eval(value)
         except (ValueError, SyntaxError):
@@ -160,12 +168,15 @@ def _train(args) -> int:
     from . import TINY_TASKS, TrainConfig, Trainer, load_policy, load_task, make_baseline
 
     config = TrainConfig(**{f.name: getattr(args, f.name) for f in dataclasses.fields(TrainConfig)})
-    settings = _baseline_settings(args.settings)
+    settings, task_settings = _named_values("--set", args.settings), _named_values("--task-set", args.task_settings)
     if args.engine == "trl":
+        if task_settings or args.wording or args.shots:
+            raise PoiseLabError("--task-set, --wording and --shots belong to the engine lab; leave them out with trl")
         return _train_on_trl(args, config, settings)
     baseline = make_baseline(args.baseline, **settings)
-    task = load_task(args.task or TINY_TASKS)
-    trainer = Trainer(load_policy(args.policy), task, baseline, config, out=args.out, resume=args.resume)
+    task = load_task(args.task or TINY_TASKS, **task_settings)
+    policy = load_policy(args.policy, shots=args.shots, wording=args.wording)
+    trainer = Trainer(policy, task, baseline, config, out=args.out, resume=args.resume)
     run = trainer.run()
     if not run.finished:
         print("to go on: the same command with --resume")

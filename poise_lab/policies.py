@@ -11,11 +11,11 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from .errors import PoiseLabError
+from .errors import PoiseLabError, known
 from .fetch import SOURCES, fetched
 from .tasks import END_OF_REASONING, Problem
 
-WORDINGS = ("compact", "question")
+WORDINGS = ("compact", "question", "line")
 
 
 def data_dir() -> Path:
@@ -32,8 +32,8 @@ BUNDLED = {"tiny": "tiny-policy"}
 class Policy:
     """A causal LM, its tokenizer, and how it is spoken to.
 
-    wording: "compact" (short prompts of the bundled tasks) or "question" (reasoning-gym's own text,
-        through the tokenizer's chat template where it has one).
+    wording: "compact" (short prompts of the bundled tasks), "question" (reasoning-gym's own text, through the
+        tokenizer's chat template where it has one), or "line" (plain text which the answer continues; see `Problem`).
     shots: solved problems of the same task that stand in front of each problem. Then the prompt is plain text,
         one question and answer after another, and a response ends with the first token that has a newline in it.
     """
@@ -102,18 +102,26 @@ class Policy:
             return self.tokenizer.encode(self.few_shot_text(problem))
         if self.wording == "compact":
             return self.tokenizer.encode(problem.compact, add_special_tokens=False)
+        if self.wording == "line":
+            return self.tokenizer.encode(problem.line)
         if self.tokenizer.chat_template:
             message = [{"role": "user", "content": problem.question}]
             return self.tokenizer.apply_chat_template(message, add_generation_prompt=True, return_dict=False)
         return self.tokenizer.encode(problem.question)
 
     def few_shot_text(self, problem: Problem) -> str:
-        """The prompt after examples: each a problem, "Answer: " with its answer, and a blank line; the problem last."""
-        solved = [f"{self._text(p)}\nAnswer: {p.answer}\n\n" for p in problem.examples(self.shots)]
-        return "".join(solved) + f"{self._text(problem)}\nAnswer:"
+        """The prompt after examples: each a problem and its answer, then the problem.
 
-    def _text(self, problem: Problem) -> str:
-        return problem.compact if self.wording == "compact" else problem.question
+        "Answer:" stands on a line of its own and a blank line between examples; in the wording "line", neither does.
+        """
+        gap = "\n" if self.wording == "line" else "\n\n"
+        solved = [f"{self._unanswered(p)} {p.answer}{gap}" for p in problem.examples(self.shots)]
+        return "".join(solved) + self._unanswered(problem)
+
+    def _unanswered(self, problem: Problem) -> str:
+        if self.wording == "line":
+            return problem.line
+        return (problem.compact if self.wording == "compact" else problem.question) + "\nAnswer:"
 
     def text_of(self, response: str) -> str:
         """What counts of a response's text: all of it, or its first line after examples."""
@@ -131,18 +139,22 @@ def load_policy(
     name: str | Path,
     *,
     shots: int | None = None,
+    wording: str | None = None,
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
 ) -> Policy:
     """Load a policy: "tiny" (bundled), a fetched model, a folder, or a hub id. Only safetensors weights are read.
 
     shots: solved problems in front of each problem (see `Policy`); by default what the folder was saved with, else 0.
+    wording: how a problem is put (see `Policy`); by default what the folder was saved with, else "question".
     dtype: bfloat16 is faster on a CPU with bfloat16 products (the readings of `poise-lab probes` use it);
         training wants float32: small updates vanish in bfloat16.
 
-    Raises PoiseLabError if the name is none of these, the model has not been fetched, or the folder
-    holds no model.
+    Raises PoiseLabError if the name is none of these, the model has not been fetched, the folder holds no model, or
+    the wording is not known.
     """
+    if wording not in (None, *WORDINGS):
+        raise known("wording", wording, WORDINGS)
     if name in SOURCES:
         source = fetched(name)
         if source is None:
@@ -170,12 +182,14 @@ def load_policy(
     finally:
         if bars:
             transformers_logging.enable_progress_bar()
-    wording = "question"
     if (source / "poise_lab.json").is_file():
         saved = json.loads((source / "poise_lab.json").read_text())
-        wording, shots = saved.get("wording"), saved.get("shots", 0) if shots is None else shots
-        if wording not in WORDINGS:
-            raise PoiseLabError(f"{source / 'poise_lab.json'} asks for wording {wording!r}; known: {WORDINGS}")
+        if saved.get("wording") not in WORDINGS:
+            raise PoiseLabError(
+                f"{source / 'poise_lab.json'} asks for wording {saved.get('wording')!r}; known: {WORDINGS}"
+            )
+        wording, shots = wording or saved["wording"], saved.get("shots", 0) if shots is None else shots
+    wording = wording or "question"
     model.to(device).eval()
     if wording == "question" and not shots and not tokenizer.chat_template:
         warnings.warn(

@@ -35,6 +35,8 @@ COMPACT_WORDING = {
     ),
 }
 
+LINE_WORDING = {"chain_sum": lambda m: m["expression"] + " ="}
+
 
 def answer_of(response: str) -> str:
     """The answer in a response: what follows the last `</think>`, or all of it if there is none."""
@@ -48,6 +50,7 @@ class Problem:
     task: the reasoning-gym task name.
     question: reasoning-gym's own wording.
     compact: short wording of the three bundled tasks; equal to `question` for any other task.
+    line: what the answer continues: "7 - 1 =" for sums, for any other task the question and "Answer:" below it.
     difficulty: the settings that this problem was drawn with, by name (numbers only).
     entry: reasoning-gym's record, which its verifier needs.
     source: the task that it was drawn from.
@@ -56,6 +59,7 @@ class Problem:
     task: str
     question: str
     compact: str
+    line: str
     difficulty: dict[str, float]
     entry: dict = dataclasses.field(repr=False, compare=False)
     dataset: object = dataclasses.field(repr=False, compare=False)
@@ -150,7 +154,7 @@ class Task:
 
     def _problem(self, entry: dict, dataset) -> Problem:
         metadata = entry["metadata"]
-        compact = COMPACT_WORDING.get(self.name)
+        compact, line = COMPACT_WORDING.get(self.name), LINE_WORDING.get(self.name)
         difficulty = {
             key: float(metadata[key])
             for key in metadata.get("difficulty", {})
@@ -161,6 +165,7 @@ class Task:
             task=self.name,
             question=question,
             compact=compact(metadata) if compact else question,
+            line=line(metadata) if line else f"{question}\nAnswer:",
             difficulty=difficulty,
             entry=entry,
             dataset=dataset,

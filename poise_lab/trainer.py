@@ -295,6 +295,8 @@ class Trainer:
     def _settings(self) -> dict:
         return {
             "policy": self.policy.name,
+            "wording": self.policy.wording,
+            "shots": self.policy.shots,
             "task": self.task.name,
             "task_settings": getattr(self.task, "settings", {}),
             "baseline": self.baseline.settings(),

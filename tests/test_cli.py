@@ -77,7 +77,13 @@ def refused(capfd, folder: Path, *argv) -> str:
         (["--set", "responses=two"], "refuses its settings"),
         (["--set", "buffer_rows=0"], "holds nothing"),
         (["--set", "probe=mine"], "unknown probe preset 'mine'; known: paper, release"),
-        (["--set", "responses"], "write NAME=VALUE"),
+        (["--set", "responses"], "--set 'responses': write NAME=VALUE"),
+        (["--task", "chain_sum", "--task-set", "max_terms"], "--task-set 'max_terms': write NAME=VALUE"),
+        (["--task", "chain_sum", "--task-set", "colour=3"], "unknown setting of task 'chain_sum' 'colour'; known"),
+        (["--task-set", "max_terms=3"], "a mixture of tasks takes no settings"),
+        (["--wording", "latin"], "unknown wording 'latin'; known: compact, line, question"),
+        (["--shots", "-1"], "shots=-1; show 0 or more"),
+        (["--engine", "trl", "--shots", "4"], "belong to the engine lab"),
         (["--prompts", "0"], "prompts=0; it must be at least 1"),
         (["--eval-prompts", "0"], "eval_prompts=0; it must be at least 1"),
         (["--steps", "0"], "steps=0"),
@@ -208,7 +214,7 @@ def test_as_a_process(tmp_path):
 
 
 def test_interrupt_outside_of_the_loop(capfd, monkeypatch, tmp_path):
-    def interrupted(name):
+    def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(pl, "load_policy", interrupted)
@@ -230,7 +236,19 @@ def test_flags_are_the_fields_of_train_config():
         assert parsed[field.name] == other and type(parsed[field.name]) is type(field.default)
         assert {k for k in args if args[k] != parsed[k]} == {field.name}
     flags = set(args) - {f.name for f in dataclasses.fields(pl.TrainConfig)}
-    assert flags == {"policy", "task", "baseline", "settings", "engine", "out", "resume", "run"}
+    assert flags == {
+        "policy",
+        "task",
+        "task_settings",
+        "wording",
+        "shots",
+        "baseline",
+        "settings",
+        "engine",
+        "out",
+        "resume",
+        "run",
+    }
 
 
 def test_every_field_is_documented(capsys):
@@ -264,6 +282,27 @@ def test_flags_reach_the_run(tmp_path, random_policy, capfd):
     baseline = run.config["baseline"]
     assert (baseline["responses"], baseline["per_task"], baseline["probe"]["ridge"]) == (3, True, 0.01)
     assert str(run.folder) in capfd.readouterr().out
+
+
+def test_task_settings_and_wording_reach_the_run(tmp_path, random_policy, capfd):
+    flags = [f"--{k.replace('_', '-')}={v}" for k, v in {**SMALL, "steps": 1}.items()]
+    more = ["--task", "chain_sum", "--task-set", "max_terms=2", "--wording", "line", "--shots", "1"]
+    assert main(["train", "--out", str(tmp_path / "r"), "--policy", str(random_policy), *flags, *more]) == 0
+    config = pl.read_run(tmp_path / "r").config
+    assert (config["task_settings"]["max_terms"], config["wording"], config["shots"]) == (2, "line", 1)
+    changed = [
+        "train",
+        "--out",
+        str(tmp_path / "r"),
+        "--policy",
+        str(random_policy),
+        *flags,
+        *more[:-1],
+        "2",
+        "--resume",
+    ]
+    assert main(changed) == 2
+    assert "shots is 1 there and 2 here" in capfd.readouterr().err
 
 
 # --- compare -------------------------------------------------------------------------------------

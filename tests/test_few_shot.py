@@ -31,6 +31,29 @@ def test_text_by_hand():
         )
 
 
+def test_a_line_is_continued_by_its_answer():
+    """The wording "line": sums as they are written, one below the other; other tasks keep their question."""
+    problem = pl.load_task("chain_sum", **SUMS).sample(1, seed=0)[0]
+    (first,) = problem.examples(1)
+    written = problem.entry["metadata"]["expression"] + " ="
+    assert problem.line == written and eval(written[:-1]) == int(problem.answer)
+    policy = few_shot(shots=1, wording="line")
+    assert policy.few_shot_text(problem) == f"{first.line} {first.answer}\n{written}"
+    other = pl.load_task("gcd").sample(1, seed=0)[0]
+    assert other.line == f"{other.question}\nAnswer:"
+    plain = few_shot(shots=0, wording="line")
+    plain.tokenizer.chat_template = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
+    assert plain.tokenizer.decode(plain.prompt_ids(problem)) == written
+
+
+def test_wording_of_a_loaded_policy(tmp_path):
+    few_shot(wording="line", shots=3).save(tmp_path)
+    assert (pl.load_policy(tmp_path).wording, pl.load_policy(tmp_path).shots) == ("line", 3)
+    assert pl.load_policy(tmp_path, wording="compact").wording == "compact"
+    with pytest.raises(pl.PoiseLabError, match="unknown wording 'latin'; known: compact, line, question"):
+        pl.load_policy(tmp_path, wording="latin")
+
+
 def test_the_chat_template_is_for_prompts_without_examples(sums):
     policy = few_shot(wording="question")
     policy.tokenizer.chat_template = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
