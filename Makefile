@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 SCALE := .venv-scale
 RUN := runs/poise-0
 
-.PHONY: run fetch probes test test-scale test-lab lab notebooks record tracking transfer showdown engines bench assignments grade grade-check lint clean
+.PHONY: run fetch probes test test-scale test-lab lab notebooks record record-real tracking transfer showdown engines bench assignments grade grade-check lint clean
 
 run: $(STAMP)
 	$(BIN)/poise-lab train --baseline poise --seed 0 --out $(RUN) $(if $(wildcard $(RUN)/config.json),--resume)
@@ -29,12 +29,12 @@ $(SCALE)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 # The notebooks in a real browser: every cell run, every slider moved. Chromium is installed if there is none.
-test-lab: $(STAMP)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[browser]"
+test-lab: $(SCALE)/.installed
+	$(SCALE)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,scale,browser]"
 	command -v chromium || command -v chromium-browser || command -v google-chrome || \
 	  { command -v apt-get && test "$$(id -u)" = 0 && apt-get update -qq && apt-get install -qq -y chromium; } || \
-	  $(BIN)/playwright install --with-deps chromium
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/lab_check.py -q
+	  $(SCALE)/bin/playwright install --with-deps chromium
+	OMP_NUM_THREADS=1 $(SCALE)/bin/python -m pytest tests/lab_check.py -q
 
 lab: $(STAMP)
 	$(BIN)/jupyter lab notebooks
@@ -51,6 +51,21 @@ record: $(STAMP)
 data/runs/%: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/poise-lab train --baseline $(firstword $(subst -, ,$*)) \
 	  --seed $(lastword $(subst -, ,$*)) --out $@.partial $$(test -f $@.partial/config.json && echo --resume)
+	rm -rf $@.partial/checkpoints
+	mv $@.partial $@
+
+# SmolLM2 trained on sums of two terms, 96 responses per step: POISE and RLOO on pairs, GRPO on groups of eight.
+REAL := $(foreach seed,0 1 2 3 4,poise-$(seed) rloo-$(seed) grpo-$(seed))
+record-real: $(STAMP)
+	$(BIN)/poise-lab fetch smollm2-135m
+	printf '%s\n' $(REAL) | xargs -P 2 -I{} $(MAKE) --no-print-directory data/runs-smollm2/{}
+
+data/runs-smollm2/%: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/poise-lab train --policy smollm2-135m --shots 4 --wording line --task chain_sum \
+	  --task-set max_terms=2 --baseline $(firstword $(subst -, ,$*)) --seed $(lastword $(subst -, ,$*)) \
+	  $(if $(filter grpo-%,$*),--set responses=8 --prompts 12,--set responses=2 --prompts 48) --steps 30 \
+	  --learning-rate 1e-5 --max-new-tokens 8 --layer 15 --eval-prompts 128 --eval-responses 8 \
+	  --out $@.partial $$(test -f $@.partial/config.json && echo --resume)
 	rm -rf $@.partial/checkpoints
 	mv $@.partial $@
 

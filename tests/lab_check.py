@@ -6,7 +6,6 @@ figures are left in runs/lab. On a machine with other work raise POISE_LAB_PATIE
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import socket
@@ -21,8 +20,6 @@ from playwright.sync_api import sync_playwright
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted(path.name for path in (ROOT / "notebooks").glob("*.ipynb"))
-if importlib.util.find_spec("trl") is None:  # `make test-scale` runs it
-    NOTEBOOKS = [name for name in NOTEBOOKS if not name.startswith("11_")]
 PATIENCE = float(os.environ.get("POISE_LAB_PATIENCE", 600))
 SHOTS = ROOT / "runs" / "lab"
 
@@ -46,7 +43,7 @@ FIGURE = """() => {
   const plot = document.querySelector('.jp-Notebook .jp-Cell.jp-mod-active .js-plotly-plot');
   if (!plot) return null;
   const shown = plot.data.map(trace => [trace.x, trace.y, trace.z, trace.name, trace.marker?.color]);
-  return JSON.stringify([shown, plot.layout.title.text]);
+  return JSON.stringify([shown, plot.layout.title?.text]);
 }"""
 
 

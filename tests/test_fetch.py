@@ -484,3 +484,20 @@ def test_real_rollouts_and_internals(real):
     assert internals.prompt.shape == internals.reasoning.shape == (2, 2, width)
     assert internals.features().isfinite().all()
     assert torch.allclose(internals.logprobs[rollouts.mask], rollouts.logprobs[rollouts.mask], atol=1e-2)
+
+
+@pytest.mark.network
+def test_probe_on_sums_of_a_real_model():
+    """320 prompts x 8 responses: on prompts that it was not fitted on, the probe has r of at least 0.8."""
+    if fetching.fetched("smollm2-135m") is None:
+        pytest.skip("smollm2-135m is not in the cache; `make fetch`")
+    policy = pl.load_policy("smollm2-135m", shots=4, wording="line", dtype=torch.bfloat16)
+    problems = pl.load_task("chain_sum", max_terms=2).sample(320, seed=0)
+    rollouts = pl.sample_rollouts(policy, problems, responses=8, seed=0, max_new_tokens=8)
+    internals = pl.read_internals(policy, rollouts, layer=15, pool=4)
+    targets, r = rollouts.partner_rewards(), []
+    for part in range(5):
+        held_out = torch.arange(320) % 5 == part
+        probe = pl.ValueProbe.preset("release").fit(internals.select(~held_out), targets[~held_out])
+        r.append(probe.score(internals.select(held_out), targets[held_out])["r"])
+    assert sum(r) / 5 >= 0.8, r
