@@ -47,7 +47,9 @@ class Sliders(ipywidgets.VBox):
         with self.figure.batch_update():
             for old_trace, new_trace in zip(self.figure.data, new.data, strict=True):
                 old_trace.update(new_trace.to_plotly_json(), overwrite=True)
-            self.figure.layout.title.text = new.layout.title.text
+            layout = new.layout.to_plotly_json()  # titles, units and ticks may have changed with the data
+            layout.pop("template", None)
+            self.figure.update_layout(layout)
 
 
 class LiveCurves(go.FigureWidget):

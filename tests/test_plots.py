@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 import pytest
 
 import poise_lab as pl
-from poise_lab import bench
+from poise_lab import bench, plots
 from poise_lab.plots import METRICS, bars, calibration, run_curves, strips, value_histogram
 from poise_lab.widgets import LiveCurves, Sliders
 
@@ -86,6 +86,24 @@ def test_a_slider_redraws():
     assert list(box.figure.data[0].y) == [0, 18]
     box.controls["n"].value = 5
     assert list(box.figure.data[0].y) == [0, 15] and list(box.figure.data[0].x) == [0, 5]
+
+
+def test_a_slider_renames_the_axes():
+    """What is drawn may have another unit and other ticks; all of it follows the slider, and the look stays."""
+    drawn = {"seconds": [0, 1, 2], "tokens": [0, 500, 1000]}
+    one = {"a": [(0.5, 0.4, 0.6)] * 3}
+    box = Sliders(
+        lambda budget: plots.lines(drawn[budget], one, f"by {budget}", budget, f"per {budget}"), budget=list(drawn)
+    )
+    template = box.figure.layout.template
+    box.controls["budget"].value = "tokens"
+    layout = box.figure.layout
+    assert (layout.title.text, layout.xaxis.title.text, layout.yaxis.title.text) == (
+        "by tokens",
+        "tokens",
+        "per tokens",
+    )
+    assert list(layout.xaxis.tickvals) == drawn["tokens"] and layout.template == template
 
 
 def test_live_curves_grow():
