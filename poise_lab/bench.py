@@ -22,7 +22,7 @@ from .probe import ValueProbe
 from .rollouts import sample_rollouts
 from .tasks import TINY_TASKS, load_task
 from .trainer import peak_memory_mb
-from .variance import gradient_variance, read_scores, resamples
+from .variance import Scores, gradient_variance, read_scores, resamples
 
 ROUNDS = 3
 
@@ -190,18 +190,22 @@ def bench_probe(rows: int, width: int, preset: str) -> dict:
     }
 
 
-def _one_by_one(policy: Policy, rollouts, prompts: int) -> None:
-    """What `read_scores` and a sum over the batch give, from one backward pass per response."""
-    parameters, m, total = list(policy.model.parameters()), rollouts.responses, 0
-    for i in range(prompts):
+def _one_by_one(policy: Policy, rollouts, width: int = 4096, seed: int = 0) -> Scores:
+    """What `read_scores` gives, from one backward pass per response."""
+    parameters = list(policy.model.parameters())
+    size = sum(parameter.numel() for parameter in parameters)
+    signs = torch.randint(0, 2, (size,), generator=torch.Generator().manual_seed(seed)) * 2.0 - 1
+    within, kept = [], []
+    for i in range(len(rollouts)):
         group = []
-        for j in range(m):
-            logprobs, _ = forward_rows(policy, rollouts, torch.tensor([i * m + j]))
+        for j in range(rollouts.responses):
+            logprobs, _ = forward_rows(policy, rollouts, torch.tensor([i * rollouts.responses + j]))
             gradients = torch.autograd.grad(logprobs.sum(), parameters)
             group.append(torch.cat([gradient.flatten() for gradient in gradients]))
         vectors = torch.stack(group)
-        vectors @ vectors.T
-        total = total + vectors.sum(0)
+        within.append(vectors @ vectors.T)
+        kept.append(torch.nn.functional.pad(vectors * signs, (0, -size % width)).view(len(group), -1, width).sum(1))
+    return Scores(torch.stack(within), torch.stack(kept))
 
 
 def bench_variance(prompts: int, responses: int, sample: int = 128) -> dict:
@@ -218,7 +222,7 @@ def bench_variance(prompts: int, responses: int, sample: int = 128) -> dict:
         gradient_variance(read_scores(policy, rollouts), rollouts.rewards, counts=resamples(prompts))
         ours.append(time.perf_counter() - start)
         start = time.perf_counter()
-        _one_by_one(policy, some, len(some))
+        gradient_variance(_one_by_one(policy, some), some.rewards, counts=resamples(len(some)))
         theirs.append((time.perf_counter() - start) * prompts / len(some))
     tokens = int((rollouts.prompt_lengths[:, None] + rollouts.lengths).sum())
     # forward, backward to the activations, and one product per weight

@@ -11,6 +11,7 @@ import pytest
 import poise_lab as pl
 from poise_lab import bench, plots
 from poise_lab.plots import METRICS, bars, calibration, run_curves, strips, value_histogram
+from poise_lab.variance import read_scores
 from poise_lab.widgets import LiveCurves, Sliders
 
 
@@ -128,3 +129,11 @@ def test_bench_compares_the_same_work(bundled):
     ours = pl.sample_rollouts(bundled, task, 4, seed=0).tokens
     theirs = bench._generate(bundled, [bundled.prompt_ids(p) for p in task], 4, 64)
     assert abs(ours - theirs) < 0.1 * ours
+
+
+def test_bench_of_the_variance_compares_the_same_work(bundled):
+    """One backward pass per response gives what the batched passes give: the same inner products, the same folds."""
+    rollouts = pl.sample_rollouts(bundled, pl.load_task(pl.TINY_TASKS).sample(6, seed=0), 2, seed=0)
+    ours, theirs = read_scores(bundled, rollouts), bench._one_by_one(bundled, rollouts)
+    for a, b in ((ours.within, theirs.within), (ours.kept, theirs.kept)):
+        assert a.shape == b.shape and (a - b).abs().max() < 1e-4 * b.abs().max()
