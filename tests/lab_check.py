@@ -102,6 +102,7 @@ def test_notebook_in_the_browser(lab, browser, name):
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.goto(f"{lab}/lab/tree/notebooks/{name}?reset", timeout=90_000)
     page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=90_000)
+    page.add_style_tag(content=".Toastify { display: none }")  # JupyterLab's question whether to show its news
     assert wait_until(lambda: page.evaluate(STATE)[0] == "idle", 90, 0.5), "the kernel did not start"
     page.evaluate("() => window.jupyterapp.commands.execute('notebook:clear-all-cell-outputs')")
     page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells') }")  # not awaited

@@ -218,3 +218,40 @@ def test_warm_up_and_probe_of_both_engines(engines):
             assert m["variance_reduction"] == m["variance_reduction_rloo"]
         assert run.mean("variance_reduction") > run.mean("variance_reduction_rloo") + 0.15
         assert run.series("probe_r_fresh")[1][-1] > 0.7
+
+
+# --- a real model --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def smollm2():
+    """Runs by label, in order of their seeds."""
+    folder = pl.data_dir() / "runs-smollm2"
+    return by_label([pl.read_run(f) for f in folder.iterdir() if not f.name.endswith(".partial")])
+
+
+def test_runs_of_the_real_model_differ_in_the_baseline_alone(smollm2):
+    assert set(smollm2) == {"poise x2", "rloo x2", "grpo x8"}
+    seeds = [[run.seed for run in group] for group in smollm2.values()]
+    assert seeds[0] == seeds[1] == seeds[2] and len(seeds[0]) == len(set(seeds[0])) >= 3
+    for runs in zip(*smollm2.values(), strict=True):
+        assert len({run.metrics[0]["accuracy"] for run in runs}) == 1  # same weights, same held-out problems
+        configs = []
+        for run in runs:
+            assert run.finished and [m["step"] for m in run.metrics] == list(range(31))
+            assert all(m["responses"] == 96 * m["step"] for m in run.metrics)
+            configs.append({k: v for k, v in run.config.items() if k not in ("baseline", "date")})
+            assert configs[-1]["train"].pop("prompts") * run.config["baseline"]["responses"] == 96
+        assert configs[0] == configs[1] == configs[2]
+        assert (configs[0]["policy"], configs[0]["wording"], configs[0]["shots"]) == ("smollm2-135m", "line", 4)
+
+
+def test_the_real_model_learned_in_every_run(smollm2):
+    assert all(run.lift() > 0.1 for group in smollm2.values() for run in group)
+    assert all(run.mean("probe_r_fresh") > 0.7 for run in smollm2["poise x2"])
+
+
+def test_readme_quotes_the_runs_of_the_real_model(smollm2):
+    text = (ROOT / "README.md").read_text()
+    (quoted,) = re.findall(r"<!-- smollm2 -->\n(.*?)<!-- /smollm2 -->", text, re.S)
+    assert quoted.strip() == format_table(pl.compare([run for group in smollm2.values() for run in group]))
