@@ -227,7 +227,7 @@ def test_warm_up_and_probe_of_both_engines(engines):
 def smollm2():
     """Runs by label, in order of their seeds."""
     folder = pl.data_dir() / "runs-smollm2"
-    return by_label([pl.read_run(f) for f in folder.iterdir() if not f.name.endswith(".partial")])
+    return by_label([pl.read_run(f) for f in sorted(folder.iterdir()) if not f.name.endswith(".partial")])
 
 
 def test_runs_of_the_real_model_differ_in_the_baseline_alone(smollm2):
