@@ -144,11 +144,12 @@ def _uses(policy: Policy, rollouts: Rollouts, rows: torch.Tensor, weights: torch
     try:
         with torch.enable_grad():
             states, mask = scoring_states(policy, rollouts, rows, share=False)  # each row needs its own gradient
-            at = mask.to(states.device)
-            laid_out = states.new_zeros(*mask.shape, states.shape[1]).masked_scatter(at[..., None], states)
-            tokens = rollouts.response_ids.flatten(0, 1)[rows].flatten().to(states.device)
+            mask = mask[:, : int(mask.sum(1).max())]
+            row, token = mask.nonzero(as_tuple=True)
+            laid_out = states.new_zeros(*mask.shape, states.shape[1]).index_put((row, token), states)
+            tokens = rollouts.response_ids.flatten(0, 1)[rows, : mask.shape[1]].flatten().to(states.device)
             logprobs, _ = score_tokens(policy, laid_out.flatten(0, 1), tokens, rollouts.temperature, False)
-            total = (logprobs.view(mask.shape) * (weights * mask).to(logprobs)).sum()
+            total = (logprobs.view(mask.shape) * (weights[:, : mask.shape[1]] * mask).to(logprobs)).sum()
             gradients = torch.autograd.grad(total, [output for _, _, output in captured])
     finally:
         for handle in handles:
