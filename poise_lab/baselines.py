@@ -94,6 +94,47 @@ class BatchMean(Baseline):
         return rewards - leave_one_out_mean(rewards.reshape(1, -1)).view_as(rewards)
 
 
+class Constant(Baseline):
+    """One number for all prompts, aimed at what `score_weighted` aims its probe at: A = r - E[R |s|^2] / E[|s|^2].
+
+    Its control: how far does a baseline get that knows nothing of the prompt? The number is taken from the
+    steps before, 0 at first, with the surprise of a response's tokens (`surprise`) for |s|^2.
+
+    rows: responses that it is taken from, the most recent ones.
+    """
+
+    name = "constant"
+
+    def __init__(self, responses: int = 1, rows: int = 4096):
+        super().__init__(responses)
+        if rows < 1:
+            raise PoiseLabError(f"rows={rows}; the constant needs at least 1 response")
+        self.rows = rows
+        self.history = torch.zeros(0, 2)  # surprise and reward, newest last
+
+    @property
+    def constant(self) -> float:
+        """What is subtracted now."""
+        weights, rewards = self.history.double().T
+        return float(weights @ rewards / weights.sum()) if len(weights) else 0.0
+
+    def advantages(self, rollouts, internals):
+        return checked_rewards(rollouts) - self.constant
+
+    def update(self, rollouts, internals):
+        new = torch.stack([surprise(rollouts, internals), rollouts.rewards], -1).flatten(0, 1)
+        self.history = torch.cat([self.history, new.float()])[-self.rows :]
+
+    def settings(self):
+        return {**super().settings(), "rows": self.rows}
+
+    def state_dict(self):
+        return {"history": self.history}
+
+    def load_state_dict(self, state):
+        self.history = state["history"]
+
+
 class RLOO(Baseline):
     """Leave-one-out mean of the group (arXiv 2402.14740): A_i = r_i - mean of the siblings' rewards."""
 
@@ -295,7 +336,7 @@ def _prompt_key(ids: list[int]) -> int:
     return int.from_bytes(hashlib.blake2b(repr(ids).encode(), digest_size=8).digest(), "big", signed=True)
 
 
-_HERE = (NoBaseline, BatchMean, ReMax, RLOO, GRPO, DrGRPO, OPO, DAPO, SPO, Oracle)
+_HERE = (NoBaseline, BatchMean, Constant, ReMax, RLOO, GRPO, DrGRPO, OPO, DAPO, SPO, Oracle)
 BASELINES = {cls.name: cls for cls in _HERE}  # poise.py and critic.py add theirs
 
 
@@ -315,6 +356,14 @@ def checked_rewards(rollouts: Rollouts) -> torch.Tensor:
     if not torch.isfinite(rewards).all() or rewards.min() < 0 or rewards.max() > 1:
         raise PoiseLabError("rewards must lie in [0, 1], without NaN; rescale or repair the verifier")
     return rewards
+
+
+def surprise(rollouts: Rollouts, internals: Internals) -> torch.Tensor:
+    """(P, M) sum over a response's tokens of (1 - p_t)^2, which stands for the squared length of its score; above 0.
+
+    It is what the output layer's gradient starts from, and costs nothing.
+    """
+    return ((1 - internals.logprobs.exp()) ** 2 * rollouts.mask).sum(-1) + 1e-6
 
 
 def extra_rewards(rollouts: Rollouts, name: str) -> torch.Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from .baselines import BASELINES, Baseline, checked_rewards
+from .baselines import BASELINES, Baseline, checked_rewards, surprise
 from .errors import PoiseLabError
 from .probe import RecentBuffer, ValueProbe
 from .rollouts import Rollouts, leave_one_out_mean
@@ -120,17 +120,16 @@ class ScoreWeighted(Poise):
 
     That number is E[R |s|^2] / E[|s|^2] with s the score (the gradient of log pi(y | x)), and not V(x) = E[R]:
     where wrong responses have longer scores than right ones it lies below V(x). So each sibling's reward is a
-    target with its |s|^2 as weight. The surprise of its tokens, sum_t (1 - p_t)^2, stands for |s|^2 (it is what
-    the output layer's gradient starts from), and costs nothing. Arguments as for Poise.
+    target with its |s|^2 as weight, for which the surprise of its tokens stands (`surprise`). Arguments as for Poise.
     """
 
     name = "score_weighted"
 
     def targets(self, rollouts, internals):
-        surprise = ((1 - internals.logprobs.exp()) ** 2 * rollouts.mask).sum(-1) + 1e-6  # never 0
-        surprise = surprise / surprise.mean()
-        weights = leave_one_out_mean(surprise)
-        return (leave_one_out_mean(surprise * rollouts.rewards) / weights).clamp(0, 1), weights
+        own = surprise(rollouts, internals)
+        own = own / own.mean()
+        weights = leave_one_out_mean(own)
+        return (leave_one_out_mean(own * rollouts.rewards) / weights).clamp(0, 1), weights
 
 
 class Fused(Poise):

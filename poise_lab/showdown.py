@@ -51,6 +51,7 @@ BUDGET = 192  # responses per step
 METHODS = (
     Method("none", 1, 192),
     Method("batch_mean", 1, 192),
+    Method("constant", 1, 192),
     Method("remax", 1, 96),  # and 96 greedy ones
     Method("spo", 1, 192),
     Method("critic", 1, 192),

@@ -328,10 +328,10 @@ def test_own_probe_is_not_changed():
 def test_unknown_baseline_lists_the_known_ones():
     with pytest.raises(
         pl.PoiseLabError,
-        match="unknown baseline 'nosuch'; known: batch_mean, critic, dapo,.* rloo, score_weighted, spo",
+        match="unknown baseline 'nosuch'; known: batch_mean, constant, critic, dapo,.* rloo, score_weighted, spo",
     ):
         pl.make_baseline("nosuch")
-    names = "none batch_mean rloo grpo dr_grpo opo remax spo dapo critic ppo poise fused score_weighted oracle"
+    names = "none batch_mean constant rloo grpo dr_grpo opo remax spo dapo critic ppo poise fused score_weighted oracle"
     assert set(BASELINES) == set(names.split())
 
 

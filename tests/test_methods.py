@@ -356,9 +356,30 @@ def test_fused_beats_both_ends_on_data_it_has_not_seen():
     assert variance["fused"] <= variance["poise"] * 1.005 and variance["fused"] < 0.9 * variance["rloo"]
 
 
+# --- constant --------------------------------------------------------------------------------------
+
+
+def test_constant_by_hand():
+    baseline = pl.make_baseline("constant", responses=2, rows=2)
+    rollouts = toy_rollouts([[1.0, 0.0]])
+    assert baseline.advantages(rollouts, None).tolist() == [[1.0, 0.0]]  # nothing seen yet
+    tokens = rollouts.mask.sum(-1).tolist()[0]
+    logprobs = torch.log(torch.tensor([0.5, 0.1]))[None, :, None].expand(*rollouts.mask.shape)
+    seen = dataclasses.replace(random_internals(1, 2, 2), logprobs=logprobs)
+    right, wrong = 0.25 * tokens[0], 0.81 * tokens[1]  # (1 - p)^2 of each token
+    for rewards in ([[0.0, 0.0]], [[1.0, 0.0]]):  # two rows are kept, so the first batch is forgotten
+        baseline.update(toy_rollouts(rewards), seen)
+    assert baseline.constant == pytest.approx(right / (right + wrong), rel=1e-4)
+    again = pl.make_baseline("constant", responses=2, rows=2)
+    again.load_state_dict(baseline.state_dict())
+    expected = torch.tensor([[1.0, 0.0]]) - baseline.constant
+    assert torch.equal(again.advantages(rollouts, seen), expected)
+
+
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
+        ("constant", dict(rows=0), "rows=0"),
         ("dapo", dict(rounds=0), "rounds=0"),
         ("oracle", dict(fresh=0), "fresh=0"),
         ("spo", dict(pool=0), "pool=0"),
