@@ -178,11 +178,28 @@ def _row_gradient(parameter, module, x, output, d) -> torch.Tensor:
         if module.padding_idx is not None:
             result[:, module.padding_idx] = 0
         return result
-    if parameter.dim() == 1 and parameter is getattr(module, "weight", None):  # a norm: what its weight multiplies
-        with torch.no_grad():
-            more = torch.func.functional_call(module, {"weight": parameter + 1}, (x,))
-            return more.sub_(output).mul_(d).sum(1)
+    if "Norm" in type(module).__name__ and parameter is getattr(module, "weight", None):
+        bias = getattr(module, "bias", None)
+        scaled = output if bias is None else output - bias
+        return (scaled * d).sum(1) / _gain(module)
     raise PoiseLabError(f"a weight of a {type(module).__name__} cannot be followed response by response")
+
+
+@torch.no_grad()
+def _gain(norm) -> torch.Tensor:
+    """(D,) what a norm multiplies the normed values by: its weight, or 1 + its weight.
+
+    Dividing by it gives the normed values back, which is cheaper than norming again.
+    """
+    x = (-1.0) ** torch.arange(len(norm.weight), device=norm.weight.device, dtype=norm.weight.dtype)  # normed, never 0
+    y, more = norm(x), torch.func.functional_call(norm, {"weight": norm.weight + 1}, (x,))
+    bias = getattr(norm, "bias", None)
+    gain = (y if bias is None else y - bias) / (more - y)
+    if (gain == 0).any():
+        raise PoiseLabError(
+            f"a {type(norm).__name__} multiplies by 0, so the gradient of its weight cannot be read back"
+        )
+    return gain
 
 
 def _fold(folded: torch.Tensor, gradient: torch.Tensor, signs: torch.Tensor, offset: int) -> None:

@@ -174,6 +174,10 @@ CASES = [(family, {}) for family in FAMILIES] + [
 @pytest.mark.parametrize("family, changes", CASES, ids=lambda x: x if isinstance(x, str) else "-".join(x))
 def test_scores_as_autograd_gives_them(family, changes):
     policy = tiny_policy(family, **changes)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in policy.model.parameters():
+        if parameter.dim() == 1:  # norms and biases are not as they were made
+            parameter.data += 0.3 * torch.randn(parameter.shape, generator=generator)
     rollouts = pl.sample_rollouts(policy, ToyTask().sample(5, seed=0), responses=3, seed=0, max_new_tokens=12)
     policy.model.double()
     assert len(rollouts.lengths.unique()) > 2 and len(rollouts.prompt_lengths.unique()) > 2
@@ -230,6 +234,14 @@ def test_a_weight_that_cannot_be_followed_is_named():
     policy.model.extra = torch.nn.Linear(2, 2)
     rollouts = pl.sample_rollouts(policy, ToyTask().sample(2, seed=0), responses=1, seed=0, max_new_tokens=4)
     with pytest.raises(pl.PoiseLabError, match="weight 'extra.weight'"):
+        va.read_scores(policy, rollouts)
+
+
+def test_a_norm_that_multiplies_by_zero_is_refused():
+    policy = tiny_policy()
+    policy.model.model.norm.weight.data[0] = 0
+    rollouts = pl.sample_rollouts(policy, ToyTask().sample(2, seed=0), responses=1, seed=0, max_new_tokens=4)
+    with pytest.raises(pl.PoiseLabError, match="multiplies by 0"):
         va.read_scores(policy, rollouts)
 
 
