@@ -23,6 +23,7 @@ from .rollouts import Rollouts
 
 MOST_RESPONSES, MOST_GROUPS = 100, 1_000_000
 MOST_CALLS = 30_000  # of a baseline that must be called batch by batch
+COMPARED = 8  # groups that are judged a second time, each by itself
 
 
 @dataclasses.dataclass(frozen=True)
@@ -257,13 +258,21 @@ def moments(
     alone: call the baseline for one batch at a time, as is always done for several prompts. Needed where
         advantages depend on all that comes in one call: a mean over the batch, a refit on the batch.
 
-    Raises PoiseLabError if there is too much to sum over, or for advantages that are not one per response.
+    Raises PoiseLabError if there is too much to sum over, for advantages that are not one per response, or for a
+    baseline that must be called alone and is not.
     """
     n, size = policy.prob.shape[1], prompts * responses
     which, chosen, probability = _groups(policy, responses)
     if prompts == 1 and not alone:
         batches = torch.arange(len(which))[:, None]
         advantages = copy.deepcopy(baseline).advantages(*policy.records(which, chosen, extra))
+        for b in torch.linspace(0, len(which) - 1, COMPARED).long()[:, None]:  # as a step would have handed it over
+            by_itself = copy.deepcopy(baseline).advantages(*policy.records(which[b], chosen[b], extra))
+            if not torch.allclose(by_itself, advantages[b].to(by_itself), atol=1e-5):
+                raise PoiseLabError(
+                    f"advantages of baseline {baseline.name!r} change with the other groups of a call, "
+                    "and here all groups come in one: pass alone=True"
+                )
     else:
         if len(which) ** prompts > MOST_CALLS:
             raise PoiseLabError(f"{len(which) ** prompts} batches, one call each, the most are {MOST_CALLS}")

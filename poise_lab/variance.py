@@ -231,7 +231,12 @@ def interval(estimates: np.ndarray, confidence: float = 0.95) -> tuple[float, fl
 class GradientVariance:
     """Variance of the policy gradient, unbiased estimates, each (1 + draws,) as `resamples` orders them.
 
+    What divides one by another (`snr`, `cosine`, `effective_prompts`, ratios of two baselines) is consistent, right
+    with many prompts, and no longer unbiased.
+
     within, between: traces of Sigma_w and Sigma_b (Prop. 1), where Z are taken as independent given the prompt.
+        Where advantages were made in groups smaller than M they mix pairs of one group, which hang together, with
+        pairs of two groups, which do not: `spread` is then the one to trust.
     spread: trace of the covariance of one prompt's mean Z over a group of `group`; no premise needed.
     signal: squared length of the expected gradient.
     """
@@ -302,6 +307,20 @@ def gradient_variance(
     return GradientVariance(share @ own / m - common, common - signal, share @ blocks - signal, signal, group)
 
 
+def cosine_to(
+    reference: torch.Tensor, scores: Scores, advantages: torch.Tensor, found: GradientVariance, budget: int,
+    counts: np.ndarray,
+) -> np.ndarray:  # fmt: skip
+    """E<g, r> / sqrt(E|g|^2 |r|^2): about the cosine of a batch with a reference gradient from other prompts.
+
+    reference: (K,) folded as the scores are. found: of the same scores, advantages and counts.
+    """
+    m = scores.kept.shape[1]
+    means = torch.bmm(advantages.to(scores.kept)[:, None] / m, scores.kept)[:, 0]
+    along = counts / counts.sum(1, keepdims=True) @ (means @ reference).double().numpy()
+    return along / np.sqrt((found.trace(budget) + found.signal) * float(reference.norm()) ** 2)
+
+
 def group_advantages(
     baseline: Baseline, rollouts: Rollouts, internals: Internals | None, group: int | None = None
 ) -> torch.Tensor:
@@ -350,6 +369,9 @@ def drawn_trace(gradients: torch.Tensor) -> tuple[float, float, float]:
 
 def adam_proxy(gradients: torch.Tensor, betas: tuple[float, float] = (0.9, 0.999)) -> float:
     """What the official release logs: sum over weights of v_hat - m_hat^2 of Adam's moments, after these gradients.
+
+    Of N independent gradients with one mean it expects less than their variance: m_hat is a mean of few steps, and
+    its square keeps the share (1 - beta_1) / (1 + beta_1) of the noise, about 5 %.
 
     gradients: (N, K), in the order of the steps. Folding leaves both sums right in expectation.
     """

@@ -14,7 +14,9 @@ import pytest
 import torch
 
 import poise_lab as pl
+from poise_lab.baselines import BASELINES
 from poise_lab.exact import ExactPolicy, OwnStates, PerPrompt, RefitFirst, after_earlier_step, moments
+from poise_lab.poise import FusedByPrompt
 
 EPS = 1e-12
 POLICY = ExactPolicy(seed=3)  # 15 responses to each of 3 prompts
@@ -22,12 +24,15 @@ SMALL = ExactPolicy(length=2, seed=3)  # 7 responses
 LEAST = ExactPolicy(prompts=2, vocabulary=2, length=2, seed=3)  # 3 responses to each of 2 prompts
 
 
+def young(name_or_class) -> pl.Baseline:
+    """A baseline that has learned nothing yet; on pairs, and a probe is fitted after the first step."""
+    cls = BASELINES[name_or_class] if isinstance(name_or_class, str) else name_or_class
+    return cls(responses=2, **(dict(warmup=1, probe="paper") if issubclass(cls, pl.Poise) else {}))
+
+
 def learned(name_or_class, policy=POLICY, batches=2):
     """A baseline that has learned from pairs sampled earlier."""
-    settings = dict(warmup=1, probe="paper")
-    baseline = (
-        pl.make_baseline(name_or_class, **settings) if isinstance(name_or_class, str) else name_or_class(**settings)
-    )
+    baseline = young(name_or_class)
     for seed in range(batches):
         baseline.update(*policy.records(*policy.draw(120, seed=seed)))
     return baseline
@@ -127,6 +132,12 @@ def test_unbiased_baselines(m):
     fused = learned("fused")
     assert 0 < fused.weight < 1
     assert unbiased(POLICY, fused, m)
+    by_prompt = learned(FusedByPrompt)
+    weights = by_prompt.weights(by_prompt.values(*POLICY.records(*POLICY.draw(20))))
+    assert 0 < weights.min() < weights.max() < 1 and unbiased(POLICY, by_prompt, m)
+    assert unbiased(POLICY, learned("score_weighted"), m)
+    constant = learned("constant")
+    assert 0 < constant.constant < 1 and unbiased(POLICY, constant, m)
     assert unbiased(POLICY, pl.make_baseline("remax"), m, extra=POLICY.greedy_rewards()[:, None])
     assert unbiased(POLICY, pl.make_baseline("oracle"), m, extra=POLICY.values()[:, None])
     assert unbiased(POLICY, PerPrompt(POLICY.optimal_values()), m)
@@ -142,6 +153,19 @@ def test_batch_mean_is_unbiased_over_whole_batches():
     assert unbiased(SMALL, pl.make_baseline("batch_mean"), 1, prompts=2)
     assert unbiased(LEAST, pl.make_baseline("batch_mean"), 1, prompts=3)
     assert unbiased(LEAST, pl.make_baseline("batch_mean"), 2, prompts=2)
+
+
+def test_a_baseline_of_the_whole_call_is_called_alone_or_refused():
+    """All groups in one call are no batch that could be drawn: their mean would be E[R], with no sampling error."""
+    for name, m in (("batch_mean", 2), ("spo", 1), ("spo", 2)):
+        with pytest.raises(pl.PoiseLabError, match=f"{name!r} change with the other groups of a call.*alone=True"):
+            moments(SMALL, pl.make_baseline(name), m)
+    late = RefitFirst(young("poise"))
+    late.update(*SMALL.records(*SMALL.draw(100)))
+    with pytest.raises(pl.PoiseLabError, match="alone=True"):
+        moments(SMALL, late)
+    one_prompt = moments(SMALL, pl.make_baseline("batch_mean"), alone=True)  # the batch is the group: RLOO
+    assert one_prompt.trace == pytest.approx(moments(SMALL, pl.make_baseline("rloo")).trace, rel=1e-10)
 
 
 def test_reading_the_own_states_is_biased():
@@ -202,9 +226,9 @@ def test_the_check_can_fail():
 # --- the probe is fitted on earlier data ---------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["poise", "fused"])
-def test_unbiased_over_every_earlier_step_too(name):
-    baseline = pl.make_baseline(name, warmup=1, probe="paper")
+@pytest.mark.parametrize("kind", ["poise", "fused", FusedByPrompt, "score_weighted", "constant"])
+def test_unbiased_over_every_earlier_step_too(kind):
+    baseline = young(kind)
     baseline.update(*SMALL.records(*SMALL.draw(2)))  # a history, so that `fused` can fit its weight
     found = after_earlier_step(SMALL, baseline)
     assert found.bias < EPS

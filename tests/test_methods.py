@@ -17,7 +17,7 @@ from test_baselines import (
 )
 
 import poise_lab as pl
-from poise_lab.poise import Fused, Poise, ScoreWeighted, fusion_weight
+from poise_lab.poise import Fused, FusedByPrompt, Poise, ScoreWeighted, error_variance, fusion_weight
 
 
 def sampler(prompts=12, seed=0, **changes) -> pl.Sampler:
@@ -340,6 +340,70 @@ def test_fused_state_round_trip():
         assert torch.equal(again.advantages(rollouts, internals), baseline.advantages(rollouts, internals))
         for b in (again, baseline):
             b.update(rollouts, internals)
+
+
+def history_of(shuffle, steps=30) -> Fused:
+    """Fused after some steps of the batches above; `shuffle` changes what it is given to learn from."""
+    fused = Fused(warmup=1)
+    for step in range(steps):
+        fused.update(*shuffle(*batch(step, p=60), torch.randperm(60, generator=torch.Generator().manual_seed(step))))
+    return fused
+
+
+def test_the_weight_leans_on_what_tells_something():
+    """A probe that reads states leaves little to the siblings; shuffled states leave all to them, shuffled siblings nothing."""
+
+    def siblings(rollouts, internals, order):  # the partner's reward is another prompt's
+        rollouts.rewards[:, 1] = rollouts.rewards[order, 1]
+        return rollouts, internals
+
+    reads = history_of(lambda rollouts, internals, order: (rollouts, internals))
+    no_states = history_of(lambda rollouts, internals, order: (rollouts, internals.select(order)))
+    no_siblings = history_of(siblings)
+    rewards = torch.cat([batch(step, p=2000)[0].rewards for step in range(3)])
+    shared = float(((rewards[:, 0] - rewards.mean()) * (rewards[:, 1] - rewards.mean())).mean() / rewards.var())
+    assert shared > 0.3  # Var V / Var R: the weight of a sibling beside a constant
+    assert no_states.weight == pytest.approx(shared, abs=0.06)
+    assert 0 < reads.weight < 0.5 * no_states.weight
+    assert no_siblings.weight < 0.05
+    for fused, informed in ((reads, True), (no_states, False)):
+        skill = pl.agreement(fused.values(*batch(99, p=2000)), batch(99, p=2000)[0].rewards.flip(1))["brier_skill"]
+        assert (skill > 0.1) == informed
+
+
+def by_prompt_with(error_rows, responses=2) -> FusedByPrompt:
+    fused = FusedByPrompt(responses=responses, warmup=1)
+    fused.probes, fused.history = reads_first_feature(responses).probes, torch.tensor(error_rows)
+    return fused
+
+
+def test_weight_by_prompt_by_hand():
+    """Errors (sibling - g)(own - g) of 1/4 and -1/20: tau^2 = 0.1; g (1 - g) is 3/16 and 1/4."""
+    rows = [[0.5, 1.0, 1.0], [0.5, 1.0, 0.4]]
+    assert error_variance(*torch.tensor(rows).T) == pytest.approx(0.1)
+    pair = by_prompt_with(rows).weights(torch.tensor([[0.25, 0.5]]))
+    assert pair.tolist()[0] == pytest.approx([0.1 / (0.1 + 3 / 16), 0.1 / 0.35])
+    three = by_prompt_with(rows, 3).weights(torch.tensor([[0.25, 0.5, 1.0]]))
+    assert three.tolist()[0] == pytest.approx([0.1 / (0.1 + 3 / 32), 0.1 / 0.225, 1.0])
+    sure = by_prompt_with([[0.5, 1.0, 0.0]])  # the error is at least 0
+    assert sure.weights(torch.tensor([[0.0, 0.5]])).tolist() == [[0.0, 0.0]]
+    rollouts, internals = toy_rollouts([[1.0, 0.0]]), internals_with([[0.5, 0.25]])
+    w1, w2 = pair.tolist()[0]  # the first response's sibling predicts 1/4, the second one's 1/2
+    expected = [1 - (1 - w1) * 0.25, -(1 - w2) * 0.5 - w2]
+    assert by_prompt_with(rows).advantages(rollouts, internals).tolist()[0] == pytest.approx(expected)
+
+
+def test_error_variance_is_that_of_the_predictions():
+    generator = torch.Generator().manual_seed(0)
+    value = 0.3 + 0.4 * torch.rand(40_000, generator=generator)
+    predicted = value + 0.2 * torch.randn(40_000, generator=generator)
+    siblings, own = (torch.bernoulli(value, generator=generator) for _ in range(2))
+    assert error_variance(predicted, siblings, own) == pytest.approx(0.04, abs=0.005)  # 4 standard errors
+
+
+@pytest.mark.parametrize("m", [2, 3])
+def test_nothing_of_a_response_enters_its_own_weight(m):
+    assert not own_response_enters(trained(FusedByPrompt, steps=6, responses=m), m)
 
 
 def test_fused_beats_both_ends_on_data_it_has_not_seen():

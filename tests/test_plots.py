@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import poise_lab as pl
 from poise_lab import bench, plots
 from poise_lab.plots import METRICS, bars, calibration, run_curves, strips, value_histogram
 from poise_lab.variance import read_scores
-from poise_lab.widgets import LiveCurves, Sliders
+from poise_lab.widgets import LiveCurves, Sliders, redraw_seconds
 
 
 def run(seed, values, name="poise", **more):
@@ -105,6 +106,34 @@ def test_a_slider_renames_the_axes():
         "per tokens",
     )
     assert list(layout.xaxis.tickvals) == drawn["tokens"] and layout.template == template
+
+
+LARGE = {f"baseline {k}": [(0.5 + k / 50, 0.4, 0.6)] * 30 for k in range(12)}  # more than any notebook draws
+POINTS = np.array(LARGE["baseline 0"])
+REDRAWN = {
+    "lines": lambda k: plots.lines(range(1, 31), LARGE, f"{k}", "x", "y"),
+    "panels": lambda k: plots.panels(
+        {f"panel {i}": {name: (list(range(1, 31)), POINTS) for name in list(LARGE)[:4]} for i in range(4)}, f"{k}", "x", "y"
+    ),
+    "plane": lambda k: plots.bias_and_variance({f"baseline {i}": (0.1 * i, k) for i in range(20)}, f"{k}"),
+    "bars": lambda k: bars({f"baseline {i}": (1.0 + k, 0.5, 2.0) for i in range(40)}, f"{k}", "x", "y"),
+    "calibration": lambda k: calibration(np.linspace(0, 1, 1000), np.linspace(0, 1, 1000) ** k, f"{k}"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REDRAWN)
+def test_a_slider_redraws_within_200_ms(name):
+    box = Sliders(REDRAWN[name], k=([1, 2, 3], 2))
+    assert redraw_seconds(box) < 0.2
+    assert box.values == {"k": 2} and box.figure.layout.title.text in ("2", "Predicted and measured value")
+
+
+def test_a_slow_redraw_is_seen():
+    def slow(k):
+        time.sleep(0.03)
+        return go.Figure(go.Scatter(x=[0], y=[k]))
+
+    assert redraw_seconds(Sliders(slow, k=[1, 2]), moves=3) > 0.03
 
 
 def test_live_curves_grow():

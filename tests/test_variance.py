@@ -109,16 +109,66 @@ def synthetic(prompts=400, responses=8, seed=0):
     return va.Scores.of(means + torch.randn(prompts, responses, 4, generator=generator, dtype=torch.float64))
 
 
+SIZES = (1, 2, 4, 8, 16)
+
+
+def held(intervals, true) -> bool:
+    """Whether intervals of 95 % from independent data hold a number as often as that, less four standard errors."""
+    n = len(intervals)
+    return np.mean([low < true < high for _, low, high in intervals]) > 0.95 - 4 * (0.95 * 0.05 / n) ** 0.5
+
+
 def test_predicted_and_drawn_on_a_synthetic_population():
-    scores, ones = synthetic(), torch.ones(400, 8)
-    counts = va.resamples(400, draws=400)
-    for m in (1, 2, 4, 8):
-        v = va.gradient_variance(scores, ones, m, counts)
-        _, low, high = va.drawn_trace(va.drawn_gradients(scores, ones, 64, m, pairs=800))
-        assert low < v.trace(64)[0] < high
-        _, low, high = va.interval(v.predicted(64) - v.trace(64))
-        assert low - 1e-12 < 0 < high + 1e-12  # equal up to rounding where m = M
-        assert v.predicted(64)[0] == pytest.approx((4 + m) / 64, rel=0.1)
+    """Drawn batches are judged against the trace of the data that they come from, in five data sets of each size."""
+    for m in SIZES:
+        drawn = []
+        for seed in range(5):
+            scores, ones = synthetic(responses=16, seed=seed), torch.ones(400, 16)
+            v = va.gradient_variance(scores, ones, m)
+            value, low, high = va.drawn_trace(va.drawn_gradients(scores, ones, 64, m, pairs=800))
+            drawn.append([x - v.trace(64)[0] for x in (value, low, high)])
+            assert v.predicted(64)[0] == pytest.approx((4 + m) / 64, rel=0.1)
+        assert held(drawn, 0.0)
+
+
+def test_predicted_and_measured_over_many_data_sets():
+    """Of the same prompts, and of two halves that share none, where agreement is not built in."""
+    halves, counts = (slice(150), slice(150, None)), [va.resamples(150, 200, seed=k) for k in (0, 1)]
+    same, apart, tied = ({m: [] for m in SIZES} for _ in range(3))
+    pairs = torch.arange(16) // 2 * 2
+    for seed in range(40):
+        scores, ones = synthetic(300, 16, seed), torch.ones(150, 16)
+        parts = [scores.select(half) for half in halves]
+        twice = va.Scores(parts[1].within[:, pairs][:, :, pairs], parts[1].kept[:, pairs])  # two of a pair are one
+        v = va.gradient_variance(parts[0], ones, 1, counts[0])
+        for m in SIZES:
+            measured = [
+                va.gradient_variance(part, ones, m, c).trace(64)
+                for part, c in ((parts[0], counts[0]), (parts[1], counts[1]), (twice, counts[1]))
+            ]
+            same[m].append(va.interval(v.predicted(64, m) - measured[0]))
+            apart[m].append(va.interval(v.predicted(64, m) / measured[1]))
+            tied[m].append(va.interval(v.predicted(64, m) / measured[2]))
+    for m in SIZES:
+        # for one response, and for all, prediction and measurement of the same prompts are one formula
+        assert max(map(abs, np.ravel(same[m]))) < 1e-12 if m in (1, 16) else held(same[m], 0.0)
+        assert held(apart[m], 1.0)
+        assert m == 1 or not held(tied[m], 1.0)  # what hangs together in a group is found out
+
+
+def test_cosine_to_a_reference():
+    """Prompts whose gradients scatter round (2, 0, 0, 0): towards it, across it, and with the truth as the reference."""
+    generator = torch.Generator().manual_seed(0)
+    vectors = torch.tensor([2.0, 0, 0, 0]) + torch.randn(3000, 2, 4, generator=generator)
+    scores, ones, counts = va.Scores.of(vectors.double()), torch.ones(3000, 2), va.resamples(3000, draws=100)
+    found = va.gradient_variance(scores, ones, counts=counts)
+    for reference, expected in (([3.0, 0, 0, 0], (4 / (4 + 4 / 8)) ** 0.5), ([0, 1.0, 0, 0], 0.0)):
+        cosine = va.cosine_to(torch.tensor(reference).double(), scores, ones, found, 8, counts)
+        value, low, high = va.interval(cosine)
+        assert value == pytest.approx(expected, abs=0.02) and low < expected < high and len(cosine) == 101
+    drawn = va.drawn_gradients(scores, ones, 8, 2, pairs=400).flatten(0, 1)
+    to_truth = torch.nn.functional.cosine_similarity(drawn, torch.eye(4).double()[:1]).mean()
+    assert float(to_truth) == pytest.approx(va.interval(found.cosine(8))[0], abs=0.02)
 
 
 def test_pairs_of_batches_share_no_prompt():
@@ -265,3 +315,10 @@ def test_adam_proxy_is_what_adam_keeps():
     state = optimizer.state[weight]
     m, v = state["exp_avg"] / (1 - 0.9**12), state["exp_avg_sq"] / (1 - 0.999**12)
     assert va.adam_proxy(gradients) == pytest.approx(float((v - m**2).sum()), abs=1e-12)
+
+
+def test_adam_proxy_keeps_some_of_the_noise():
+    """Over independent gradients of one mean: below their variance by (1 - beta_1) / (1 + beta_1)."""
+    generator = torch.Generator().manual_seed(0)
+    gradients = 1 + torch.randn(400, 600, generator=generator)  # 600 weights of variance 1
+    assert va.adam_proxy(gradients) / 600 == pytest.approx(1 - 0.1 / 1.9, abs=0.01)
