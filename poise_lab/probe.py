@@ -10,6 +10,7 @@ own reward would learn to grade that response, and the baseline would no longer 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections import deque
@@ -165,22 +166,25 @@ class ValueProbe(RegressorMixin, BaseEstimator):
         return self
 
 
-def agreement(predictions, targets) -> dict[str, float]:
+def agreement(predictions, targets, weights=None) -> dict[str, float]:
     """How well predictions match targets.
 
     r: Pearson correlation, 0.0 where either side is constant. mae: mean absolute error.
     brier_skill: 1 - MSE / Var(targets); 0 is a constant at the targets' mean, 1 is perfect; 0.0
     where the targets are constant.
+
+    weights: one per target, in all of these means; None counts every one the same.
     """
-    predictions = np.asarray(predictions, dtype=np.float64).reshape(-1)
-    targets = np.asarray(targets, dtype=np.float64).reshape(-1)
-    error = predictions - targets
-    spread = targets.std()
-    constant = spread < 1e-12 or predictions.std() < 1e-12
+    predictions, targets = (np.asarray(x, dtype=np.float64).reshape(-1) for x in (predictions, targets))
+    weights = None if weights is None else np.asarray(weights, dtype=np.float64).reshape(-1)
+    mean = functools.partial(np.average, weights=weights)
+    error, moved, apart = predictions - targets, predictions - mean(predictions), targets - mean(targets)
+    width, spread = mean(moved**2) ** 0.5, mean(apart**2) ** 0.5
+    constant = spread < 1e-12 or width < 1e-12
     return {
-        "r": 0.0 if constant else float(np.corrcoef(predictions, targets)[0, 1]),
-        "mae": float(np.abs(error).mean()),
-        "brier_skill": 0.0 if spread < 1e-12 else float(1 - (error**2).mean() / spread**2),
+        "r": 0.0 if constant else float(mean(moved * apart) / (width * spread)),
+        "mae": float(mean(np.abs(error))),
+        "brier_skill": 0.0 if spread < 1e-12 else float(1 - mean(error**2) / spread**2),
     }
 
 

@@ -13,6 +13,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -27,14 +28,29 @@ PACKAGES = ("torch", "transformers", "reasoning-gym", "scikit-learn", "numpy")
 
 
 def provenance() -> dict:
-    """Versions, threads and date: what a recorded number needs to be made again."""
+    """Versions, threads, date, and commit in a checkout: what a recorded number needs to be made again."""
+    commit = checkout()
     return {
+        **({"commit": commit} if commit else {}),
         "date": datetime.date.today().isoformat(),
         "python": platform.python_version(),
         "machine": platform.machine(),
         "threads": torch.get_num_threads(),
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
     }
+
+
+def checkout() -> str | None:
+    """The commit of the git checkout that this package is used from, "-dirty" behind it if files were changed."""
+    root = Path(__file__).parent.parent
+    if not (root / ".git").exists():  # installed elsewhere; a repository further up is another one
+        return None
+    command = ["git", "--no-optional-locks", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        found = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip() or None
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -11,6 +11,7 @@ A run is a folder like any other. Interrupted, the recipe goes on where it stopp
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import multiprocessing
 import os
@@ -26,10 +27,20 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from .baselines import make_baseline
+from .baselines import Baseline, make_baseline
 from .plots import lines, matrix
 from .policies import load_policy
-from .records import RunRecord, by_label, mean_interval, provenance, read_json, read_run, write_json
+from .records import (
+    RunRecord,
+    by_label,
+    format_table,
+    mean_interval,
+    provenance,
+    read_json,
+    read_run,
+    write_json,
+    write_text,
+)
 from .tasks import TINY_TASKS, load_task
 from .trainer import TrainConfig, Trainer
 
@@ -139,27 +150,30 @@ def record(folder: str | Path) -> list[RunRecord]:
         _run_all([job for job in jobs(folder) if not job.folder.exists()])
     path = folder / "prices.json"
     if not path.is_file() or set(read_json(path)["seconds_per_token"]) != {method.label for method in METHODS}:
-        write_json(path, {**provenance(), "seconds_per_token": prices(folder)})
+        with _children(1) as pool:
+            write_json(path, pool.submit(prices, main_jobs(folder)[: len(METHODS)], WARM_STEPS, PRICE_ROUNDS).result())
     return recorded(folder)
 
 
-def prices(folder: Path) -> dict[str, list[float]]:
-    """Seconds of training per sampled token, of each method (by label), one number per round.
+def prices(jobs: Sequence[Job], warm: int, rounds: int) -> dict:
+    """Seconds of training per sampled token of each job's method (by label), one number per round; and what made them.
 
     The runs are made at many times on machines that do other work, so their own clocks are not compared. Here
-    the methods take a step each in turn, in one process: what slows one down slows its neighbours down.
+    the methods take a step each in turn, in one process: what slows one down slows its neighbours down. Responses
+    that are not counted (the oracle's) cost no seconds either.
+
+    warm: steps of each before the first timed round.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        trainers = {
-            job.method.label: job.trainer(Path(scratch) / job.folder.name) for job in main_jobs(folder)[: len(METHODS)]
-        }
+        trainers = {job.method.label: job.trainer(Path(scratch) / job.folder.name) for job in jobs}
         found: dict[str, list[float]] = {label: [] for label in trainers}
-        for step in tqdm(range(1, WARM_STEPS + PRICE_ROUNDS + 1), desc="seconds per token"):
+        for step in tqdm(range(1, warm + rounds + 1), desc="seconds per token"):
             for label, trainer in trainers.items():
                 metrics = trainer.train_step(step)
-                if step > WARM_STEPS:
-                    found[label].append(sum(metrics[f"seconds_{part}"] for part in PARTS) / trainer.sampler.tokens)
-    return found
+                if step > warm:
+                    seconds = sum(metrics[f"seconds_{part}"] for part in PARTS) - trainer.sampler.uncounted_seconds
+                    found[label].append(seconds / trainer.sampler.tokens)
+    return {**provenance(), "seconds_per_token": found}
 
 
 def recorded(folder: str | Path) -> list[RunRecord]:
@@ -182,19 +196,18 @@ def _start_child(parent: int) -> None:
     torch.set_num_threads(1)
 
 
-def _run_all(jobs: Sequence[Job]) -> None:
-    if not jobs:
-        return
+@contextlib.contextmanager
+def _children(most: int):
+    """A pool of processes of one thread each, one per core that this process may use, `most` at most."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = "1"  # read by the children when they import torch
     try:
         context = multiprocessing.get_context("spawn")
         workers = dict(initializer=_start_child, initargs=(os.getpid(),), max_tasks_per_child=1)  # own peak memory
-        with ProcessPoolExecutor(min(os.cpu_count() or 1, len(jobs)), context, **workers) as pool:
-            futures = [pool.submit(job) for job in jobs]
+        with ProcessPoolExecutor(min(cores, most), context, **workers) as pool:
             try:
-                for future in tqdm(as_completed(futures), total=len(futures), desc="runs"):
-                    future.result()
+                yield pool
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
@@ -203,6 +216,15 @@ def _run_all(jobs: Sequence[Job]) -> None:
             del os.environ["OMP_NUM_THREADS"]
         else:
             os.environ["OMP_NUM_THREADS"] = threads
+
+
+def _run_all(jobs: Sequence[Job]) -> None:
+    if not jobs:
+        return
+    with _children(len(jobs)) as pool:
+        futures = [pool.submit(job) for job in jobs]
+        for future in tqdm(as_completed(futures), total=len(futures), desc="runs"):
+            future.result()
 
 
 # --- reading the runs ------------------------------------------------------------------------------
@@ -220,8 +242,8 @@ def spent(run: RunRecord, budget: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def accuracy_at(run: RunRecord, budget: str, amount: float) -> float:
-    """Held-out accuracy when so much was spent, linear between evaluations."""
-    return float(np.interp(amount, *spent(run, budget)))
+    """Held-out accuracy when so much was spent, linear between evaluations; NaN past what the run spent."""
+    return float(np.interp(amount, *spent(run, budget), right=np.nan))
 
 
 def curve(runs: Sequence[RunRecord], budget: str, amounts: Sequence[float]) -> list[tuple[float, float, float]]:
@@ -244,54 +266,133 @@ def equal_budget(runs: Sequence[RunRecord], budget: str) -> float:
     return min(float(spent(run, budget)[0][-1]) for run in runs)
 
 
+def price_draws(runs: Sequence[RunRecord], budget: str, draws: int = 200, seed: int = 0) -> dict[str, np.ndarray]:
+    """(1 + draws,) what a token costs each method (by label): as measured, then from rounds drawn with replacement.
+
+    The same rounds for all methods, whose steps of a round were neighbours. A price is the median over rounds; for
+    the budget "tokens" it is 1.
+    """
+    groups = by_label(runs)
+    if budget == "tokens":
+        return {label: np.ones(1) for label in groups}
+    rounds = {label: np.array(group[0].config["seconds_per_token"]) for label, group in groups.items()}
+    n = min(map(len, rounds.values()))
+    drawn = np.concatenate([[np.arange(n)], np.random.default_rng(seed).integers(n, size=(draws, n))])
+    return {label: np.median(each[drawn], 1) for label, each in rounds.items()}
+
+
+def accuracies(runs: Sequence[RunRecord], budget: str) -> dict[str, np.ndarray]:
+    """(1 + draws, seeds) held-out accuracy of each method (by label) at equal budget, one row per draw of the prices."""
+    price = price_draws(runs, budget)
+    curves = [(run, *spent(run, "tokens")) for run in runs]
+    equal = np.min([price[run.label] * tokens[-1] for run, tokens, _ in curves], 0)  # (1 + draws,)
+    found: dict[str, list[np.ndarray]] = {}
+    for run, tokens, accuracy in sorted(curves, key=lambda each: each[0].seed):
+        found.setdefault(run.label, []).append(np.interp(equal / price[run.label], tokens, accuracy))
+    return {label: np.stack(columns, 1) for label, columns in found.items()}
+
+
+def drawn_interval(values: np.ndarray) -> tuple[float, float, float]:
+    """(mean, low, high) of (1 + draws, seeds): the t interval of the first row, widened by the spread of the others.
+
+    Seeds and prices are independent, so the half-widths of their 95 % intervals add in squares.
+    """
+    values = np.atleast_2d(values)
+    mean, low, high = mean_interval(values[0])
+    if len(values) == 1:
+        return mean, low, high
+    from_prices = np.subtract(*np.quantile(values[1:].mean(1), [0.975, 0.025])) / 2
+    half = float(np.hypot((high - low) / 2, from_prices))
+    return mean, mean - half, mean + half
+
+
 def summary(runs: Sequence[RunRecord], target: float = 0.7) -> list[dict]:
     """One row per method, numbers as (mean, low, high) over seeds, best accuracy at equal tokens first.
 
-    Equal tokens (seconds) are those of `equal_budget`.
+    Equal tokens (seconds) are those of `equal_budget`. A learning rate that is the smallest or largest of the
+    search is marked: a better one may lie beyond.
     """
-    tokens, seconds = (equal_budget(runs, budget) for budget in ("tokens", "seconds"))
+    at_tokens, at_seconds, price = accuracies(runs, "tokens"), accuracies(runs, "seconds"), price_draws(runs, "seconds")
     columns: dict[str, Callable[[RunRecord], float]] = {
-        "accuracy at equal tokens": lambda run: accuracy_at(run, "tokens", tokens),
-        "at equal seconds": lambda run: accuracy_at(run, "seconds", seconds),
-        f"tokens to {target:g}": lambda run: spent_to(run, "tokens", target),
-        f"seconds to {target:g}": lambda run: spent_to(run, "seconds", target),
         "entropy at end": lambda run: run.series("entropy")[1][-1],
         "gradient norm": lambda run: run.mean("gradient_norm"),
         "1 - Var(A)/Var(R)": lambda run: run.mean("variance_reduction"),
         "peak memory, MB": lambda run: run.metrics[-1]["peak_memory_mb"],
     }
-    rows = [
-        {
-            "method": label,
-            "seeds": len(group),
-            "learning rate": f"{group[0].config['train']['learning_rate']:g}",
-            **{name: mean_interval([column(run) for run in group]) for name, column in columns.items()},
-            "milliseconds per token": mean_interval(1000 * np.array(group[0].config["seconds_per_token"])),
-        }
-        for label, group in by_label(runs).items()
-    ]
+    rows = []
+    for label, group in by_label(runs).items():
+        tokens = np.array([spent_to(run, "tokens", target) for run in group])
+        rate = group[0].config["train"]["learning_rate"]
+        edge = ", edge" if rate in (min(LEARNING_RATES), max(LEARNING_RATES)) else ""
+        rows.append(
+            {
+                "method": label,
+                "seeds": len(group),
+                "learning rate": f"{rate:g}{edge}",
+                "accuracy at equal tokens": drawn_interval(at_tokens[label]),
+                "at equal seconds": drawn_interval(at_seconds[label]),
+                f"tokens to {target:g}": mean_interval(tokens),
+                f"seconds to {target:g}": drawn_interval(price[label][:, None] * tokens),
+                **{name: mean_interval([column(run) for run in group]) for name, column in columns.items()},
+                "milliseconds per token": price_interval(price[label]),
+            }
+        )
     return sorted(rows, key=lambda row: -row["accuracy at equal tokens"][0])
 
 
-def verdict(a: Sequence[float], b: Sequence[float]) -> tuple[str, tuple[float, float, float]]:
-    """Is a better than b, seed by seed? "better", "worse" or "inconclusive", and a - b with its 95 % interval."""
-    difference = mean_interval(np.asarray(a) - np.asarray(b))
+def price_interval(price: np.ndarray) -> tuple[float, float, float]:
+    """(median, low, high) in milliseconds of one method's `price_draws`."""
+    low, high = np.quantile(price[1:], [0.025, 0.975])
+    return 1000 * float(price[0]), 1000 * float(low), 1000 * float(high)
+
+
+def ratio_to(runs: Sequence[RunRecord], a: str, b: str, budget: str, target: float) -> tuple[tuple, int]:
+    """What a spends over what b spends to first reach a held-out accuracy, and how many seeds reach it with both.
+
+    The ratio is (mean, low, high) over these seeds; for seconds its interval has the prices' spread in it.
+    """
+    price, groups = price_draws(runs, budget), by_label(runs)
+    tokens = np.array([[spent_to(run, "tokens", target) for run in groups[label]] for label in (a, b)])
+    tokens = tokens[:, np.isfinite(tokens).all(0)]
+    return drawn_interval((price[a] / price[b])[:, None] * (tokens[0] / tokens[1])), tokens.shape[1]
+
+
+def verdict(a: np.ndarray, b: np.ndarray) -> tuple[str, tuple[float, float, float]]:
+    """Is a better than b, seed by seed? "better", "worse" or "inconclusive", and a - b with its 95 % interval.
+
+    a, b: (seeds,), or (1 + draws, seeds) with one row per draw of the prices.
+    """
+    difference = drawn_interval(np.asarray(a) - np.asarray(b))
     _, low, high = difference
     return ("better" if low > 0 else "worse" if high < 0 else "inconclusive"), difference
 
 
-def verdicts(runs: Sequence[RunRecord], budget: str = "tokens") -> dict[tuple[str, str], tuple]:
-    """The verdict of each ordered pair of methods on accuracy at equal budget, from paired seeds."""
-    equal = equal_budget(runs, budget)
-    accuracy = {label: [accuracy_at(run, budget, equal) for run in group] for label, group in by_label(runs).items()}
-    return {(a, b): verdict(accuracy[a], accuracy[b]) for a in accuracy for b in accuracy if a != b}
+def verdicts(
+    runs: Sequence[RunRecord], budget: str = "tokens", short: dict[str, RunRecord] | None = None
+) -> dict[tuple[str, str], tuple]:
+    """The verdict of each ordered pair of methods on accuracy at equal budget, from paired seeds.
+
+    At equal seconds the interval of a difference holds the spread of the prices too.
+
+    short: runs by a name, one each, that ended before the equal budget. They are compared where they ended, with
+        the run of their seed; one pair is no interval, so the verdict is inconclusive.
+    """
+    accuracy = accuracies(runs, budget)
+    found = {(a, b): verdict(accuracy[a], accuracy[b]) for a in accuracy for b in accuracy if a != b}
+    for name, run in (short or {}).items():
+        amount = spent(run, budget)[0][-1]
+        for label, group in by_label(runs).items():
+            (same,) = (other for other in group if other.seed == run.seed)
+            mine, theirs = ([accuracy_at(each, budget, amount)] for each in (run, same))
+            found[name, label], found[label, name] = verdict(mine, theirs), verdict(theirs, mine)
+    return found
 
 
 def figures(runs: Sequence[RunRecord]) -> list[tuple]:
     """Learning curves against tokens and seconds, and the matrix of verdicts: (figure, caption) each."""
     found, groups = [], by_label(runs)
     for budget in ("tokens", "seconds"):
-        amounts = np.linspace(0, equal_budget(runs, budget), 9).round(1).tolist()
+        amounts = amounts_to(equal_budget(runs, budget))
         curves = {label: curve(group, budget, amounts) for label, group in groups.items()}
         title, axis = f"Held-out accuracy at equal {budget}", f"{budget} spent on training"
         found.append((lines(amounts, curves, title, axis, "accuracy (share of responses)", height=600),
@@ -300,9 +401,81 @@ def figures(runs: Sequence[RunRecord]) -> list[tuple]:
     return [*found, (verdict_matrix(runs, names), "b: better, w: worse, empty: inconclusive, from paired seeds.")]
 
 
-def verdict_matrix(runs: Sequence[RunRecord], names: Sequence[str]):
-    """Figure of all pairs: mean paired difference in accuracy at equal tokens, row minus column, and its verdict."""
-    pairs, letters = verdicts(runs), {"better": "b", "worse": "w", "inconclusive": ""}
-    grid = [[0.0 if a == b else pairs[a, b][1][0] for b in names] for a in names]
-    text = [["" if a == b else letters[pairs[a, b][0]] for b in names] for a in names]
+def amounts_to(top: float, n: int = 9) -> list[float]:
+    """n amounts from 0 to top, rounded down so that none lies above it."""
+    return (np.floor(np.linspace(0, top, n) * 10) / 10).tolist()
+
+
+def verdict_matrix(runs: Sequence[RunRecord], names: Sequence[str], short: dict[str, RunRecord] | None = None):
+    """Figure of all pairs: mean paired difference in accuracy at equal tokens, row minus column, and its verdict.
+
+    short: as for `verdicts`; their names come last.
+    """
+    names = [*names, *(short or {})]
+    pairs, letters = verdicts(runs, short=short), {"better": "b", "worse": "w", "inconclusive": ""}
+    grid = [[pairs[a, b][1][0] if (a, b) in pairs else 0.0 for b in names] for a in names]
+    text = [[letters[pairs[a, b][0]] if (a, b) in pairs else "" for b in names] for a in names]
     return matrix(grid, names, "Accuracy at equal tokens, row minus column", text, "difference", height=620)
+
+
+def held_bytes(baseline: Baseline) -> int:
+    """What a baseline itself holds between steps: weights, optimizer moments, probe, buffer, counts.
+
+    The policy and its optimizer are not in it; they are the same for all.
+    """
+    return sum(each.numel() * each.element_size() for each in baseline.state_dict().values())
+
+
+def crossing(x: np.ndarray, y: np.ndarray, level: np.ndarray) -> tuple[tuple[float, float, float] | None, float]:
+    """Where a line first falls below a level, as x does: ((value, low, high), share of the draws above it throughout).
+
+    x, y: (1 + draws, N) from the largest x to the smallest; level: (1 + draws,). The first row is the data, the others
+    are bootstrap draws. A line that starts below the level crosses nowhere: its x is NaN. The interval is None
+    unless the data and at least 95 % of the draws cross.
+    """
+    above = y > level[:, None]
+    found = np.full(len(x), np.nan)
+    for k in np.flatnonzero(above[:, 0] & ~above.all(1)):
+        i = int(np.argmin(above[k]))  # the first that is not above
+        share = (y[k, i - 1] - level[k]) / (y[k, i - 1] - y[k, i])
+        found[k] = x[k, i - 1] + share * (x[k, i] - x[k, i - 1])
+    crosses = np.isfinite(found)
+    throughout = float(above[1:].all(1).mean())
+    if not crosses[0] or crosses[1:].mean() < 0.95:
+        return None, throughout
+    low, high = np.nanquantile(found[1:], [0.025, 0.975])
+    return (float(found[0]), float(low), float(high)), throughout
+
+
+# --- what the README says of them ------------------------------------------------------------------
+
+QUOTED = ("method", "seeds", "learning rate", "accuracy at equal tokens", "at equal seconds", "milliseconds per token")
+WORDS = {"better": "better than", "worse": "worse than", "inconclusive": "inconclusive against"}
+ON_VERDICTS = ("constant x1", "score_weighted x2", "none x1", "poise x2")
+
+
+def quote(runs: Sequence[RunRecord]) -> str:
+    """The README's table and its list of verdicts, in Markdown."""
+    rows = summary(runs)
+    names, lines_ = [row["method"] for row in rows], []
+    for budget, methods in (("tokens", ON_VERDICTS), ("seconds", ("poise x2",))):
+        found = verdicts(runs, budget)
+        for name in methods:
+            of = {word: [b for b in names if b != name and found[name, b][0] == word] for word in WORDS}
+            parts = [f"{WORDS[word]} {', '.join(others)}" for word, others in of.items() if others]
+            lines_.append(f"- `{name}` at equal {budget}: {'; '.join(parts)}.")
+    return "\n".join([format_table([{k: row[k] for k in QUOTED} for row in rows]), "", *lines_])
+
+
+def refresh(readme: Path, runs: Sequence[RunRecord]) -> None:
+    """Put today's `quote` between the README's two marks."""
+    text = readme.read_text(encoding="utf-8")
+    before, rest = text.split("<!-- showdown -->\n")
+    write_text(
+        readme, f"{before}<!-- showdown -->\n{quote(runs)}\n<!-- /showdown -->{rest.split('<!-- /showdown -->')[1]}"
+    )
+
+
+if __name__ == "__main__":  # python -m poise_lab.showdown: from the repository, after the recipe was run
+    root = Path(__file__).parent.parent
+    refresh(root / "README.md", recorded(root / "data" / "showdown"))

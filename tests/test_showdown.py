@@ -71,6 +71,92 @@ def test_equal_budget_is_what_every_run_has_spent():
     assert list(rows) == ["b x2", "a x2"]
 
 
+def test_what_a_price_costs_is_uncertain():
+    """The rounds' spread is in the interval at equal seconds, not in the one at equal tokens; the medians are the same."""
+
+    def runs(prices):
+        found = []
+        for label, lift in (("a", 0.1), ("b", 0.09)):
+            for seed in range(3):
+                one = run(label, accuracy=(0.5, 0.6 + lift, 0.6 + 2 * lift + 0.001 * seed), seed=seed)
+                one.config["seconds_per_token"] = prices[label]
+                found.append(one)
+        return found
+
+    calm = runs({"a": [0.02] * 5, "b": [0.02] * 5})
+    noisy = runs({"a": [0.01, 0.015, 0.02, 0.03, 0.04], "b": [0.02] * 5})
+    shared = runs({label: [0.01, 0.015, 0.02, 0.03, 0.04] for label in "ab"})
+    pair = "a x2", "b x2"
+    difference = showdown.verdicts(calm, "tokens")[pair][1]
+    assert showdown.verdicts(calm, "seconds")[pair][1] == pytest.approx(difference)
+    assert showdown.verdicts(noisy, "tokens")[pair] == showdown.verdicts(calm, "tokens")[pair]
+    word, (mean, low, high) = showdown.verdicts(noisy, "seconds")[pair]
+    assert word == "inconclusive" and low < 0 < high and mean == pytest.approx(0.02)
+    assert showdown.verdicts(calm, "seconds")[pair][0] == "better"
+    # a round that was slow for everybody changes no difference
+    assert showdown.verdicts(shared, "seconds")[pair][1] == pytest.approx(difference)
+    (mean, low, high), seeds = showdown.ratio_to(noisy, *pair, "seconds", 0.65)
+    assert seeds == 3 and low < 1 < high and mean == pytest.approx(75 / (100 * 0.15 / 0.19), rel=0.01)
+
+
+def test_learning_rate_at_the_edge_of_the_search_is_marked():
+    rows = {}
+    for rate in showdown.LEARNING_RATES:
+        one = run()
+        one.config["train"]["learning_rate"] = rate
+        rows[rate] = showdown.summary([one])[0]["learning rate"]
+    assert rows == {5e-5: "5e-05, edge", 1e-4: "0.0001", 2e-4: "0.0002, edge"}
+
+
+def test_short_run_is_compared_where_it_ended():
+    runs = [run("a", accuracy=(0.5, 0.6, 0.8), seed=s) for s in (0, 1)]
+    short = run("mine", accuracy=(0.5, 0.6, 0.65), tokens=(0, 50, 100), seed=1)
+    found = showdown.verdicts(runs, short={"mine": short})
+    word, (difference, low, _) = found["mine", "a x2"]
+    assert word == "inconclusive" and difference == pytest.approx(0.05) and math.isnan(low)
+    assert found["a x2", "mine"][1][0] == pytest.approx(-0.05)
+    fig = showdown.verdict_matrix(runs, ["a x2"], {"mine": short})
+    assert "mine" in str(fig.data[0].y)
+    assert math.isnan(showdown.accuracy_at(short, "tokens", 150))
+
+
+def test_crossing_by_hand():
+    x = np.array([[0.8, 0.4, 0.0]] * 4)
+    y = np.array([[0.3, 0.1, -0.1], [0.3, 0.1, -0.1], [0.5, 0.1, -0.1], [0.3, 0.1, -0.3]])
+    (value, low, high), throughout = showdown.crossing(x, y, np.zeros(4))
+    assert value == pytest.approx(0.2) and 0.2 <= low < high <= 0.3 and throughout == 0
+    assert showdown.crossing(x, y, np.full(4, -1.0)) == (None, 1.0)
+    assert showdown.crossing(x, y, np.full(4, 0.9)) == (None, 0.0)
+    assert showdown.crossing(x, y, np.array([0.0, 0.0, 0.9, 0.9]))[0] is None  # half of the draws do not cross
+
+
+def test_a_second_network_is_counted_and_a_mean_holds_nothing(bundled):
+    sizes = {}
+    for name in ("none", "rloo", "critic", "ppo"):
+        baseline = pl.make_baseline(name)
+        baseline.start(bundled)
+        if name in ("critic", "ppo"):
+            problems = pl.load_task(pl.TINY_TASKS).sample(4, 0)
+            baseline.update(pl.sample_rollouts(bundled, problems, 1, seed=0), None)
+        sizes[name] = showdown.held_bytes(baseline)
+    weights = sum(p.numel() for p in bundled.model.base_model.parameters())
+    assert sizes["none"] == sizes["rloo"] == 0
+    assert sizes["ppo"] == sizes["critic"] >= 3 * 4 * weights  # float32 weights and Adam's two moments
+
+
+def test_refresh_replaces_what_stands_between_the_marks(tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text("before\n<!-- showdown -->\nold\n<!-- /showdown -->\nafter\n")
+    runs = [run(label.split()[0], seed=s) for label in showdown.ON_VERDICTS for s in (0, 1)]
+    for each in runs:
+        each.config["baseline"]["responses"] = 1 if each.config["baseline"]["name"] in ("constant", "none") else 2
+    for _ in range(2):
+        showdown.refresh(readme, runs)
+        text = readme.read_text()
+        assert text == f"before\n<!-- showdown -->\n{showdown.quote(runs)}\n<!-- /showdown -->\nafter\n"
+    assert "- `poise x2` at equal seconds: inconclusive against" in text
+
+
 def test_verdict_needs_an_interval_off_zero():
     assert showdown.verdict([0.8, 0.81, 0.79], [0.7, 0.7, 0.7])[0] == "better"
     assert showdown.verdict([0.7, 0.7, 0.7], [0.8, 0.81, 0.79])[0] == "worse"
@@ -115,9 +201,10 @@ def test_search_chooses_and_record_makes_only_what_is_missing(tmp_path, monkeypa
     monkeypatch.setattr(showdown, "_run_all", lambda jobs: made.extend((job(), job) for job in jobs))
     monkeypatch.setattr(showdown, "WARM_STEPS", 0)
     monkeypatch.setattr(showdown, "PRICE_ROUNDS", 2)
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
     runs = showdown.record(tmp_path)
     prices = read_json(tmp_path / "prices.json")
-    assert runs[1].config["seconds_per_token"] == prices["seconds_per_token"]["rloo x2"] and prices["threads"]
+    assert runs[1].config["seconds_per_token"] == prices["seconds_per_token"]["rloo x2"] and prices["threads"] == 1
     assert len(prices["seconds_per_token"]["rloo x2"]) == 2 and min(prices["seconds_per_token"]["rloo x2"]) > 0
     assert len(made) == 4 and [r.seed for r in runs] == [0, 1]
     best = max(made[:2], key=lambda pair: (pair[0].series("accuracy")[1][-1], pair[1].learning_rate))
@@ -130,6 +217,57 @@ def test_search_chooses_and_record_makes_only_what_is_missing(tmp_path, monkeypa
     monkeypatch.setattr(showdown, "METHODS", showdown.METHODS[:1])
     again = [run for run in joined if run.label == "rloo x2"]
     assert [r.metrics for r in again] == [r.metrics for r in runs]
+
+
+def test_prices_alone_are_made_again(tmp_path, monkeypatch):
+    """Without prices.json the recipe times the methods, and makes no run that is there."""
+    monkeypatch.setattr(showdown, "METHODS", (showdown.Method("none", 1, 4),))
+    monkeypatch.setattr(showdown, "LEARNING_RATES", (1e-3,))
+    monkeypatch.setattr(showdown, "SEEDS", (0,))
+    monkeypatch.setattr(showdown, "WARM_STEPS", 0)
+    monkeypatch.setattr(showdown, "PRICE_ROUNDS", 3)
+    for name in ("SEARCH", "TRAIN"):
+        monkeypatch.setattr(showdown, name, dict(TRAIN))
+    monkeypatch.setattr(showdown, "_run_all", lambda jobs: [job() for job in jobs])
+    showdown.record(tmp_path)
+    (tmp_path / "prices.json").unlink()
+    before = {f: f.stat().st_mtime_ns for f in tmp_path.rglob("metrics.jsonl")}
+    showdown.record(tmp_path)
+    assert len(read_json(tmp_path / "prices.json")["seconds_per_token"]["none x1"]) == 3
+    assert before == {f: f.stat().st_mtime_ns for f in tmp_path.rglob("metrics.jsonl")}
+
+
+def test_responses_that_are_not_counted_have_no_price(tmp_path, monkeypatch):
+    job = showdown.Job(showdown.Method("oracle", 1, 4), 1e-3, 0, tmp_path / "run", TRAIN)
+    step = pl.Trainer.train_step
+
+    def slow(self, n):
+        metrics = step(self, n)
+        assert 0 < self.sampler.uncounted_seconds < metrics["seconds_sample"]
+        self.sampler.uncounted_seconds += 100  # as if the fresh responses had taken that long
+        return {**metrics, "seconds_sample": metrics["seconds_sample"] + 100}
+
+    monkeypatch.setattr(pl.Trainer, "train_step", slow)
+    (price,) = showdown.prices([job], 0, 1)["seconds_per_token"]["oracle x1"]
+    assert 0 < price < 0.5  # 100 s over some hundred tokens would be more
+
+
+def test_one_process_per_core_that_may_be_used(monkeypatch):
+    made = []
+
+    class Pool:
+        def __init__(self, workers, *args, **options):
+            made.append(workers)
+
+        __enter__, __exit__ = (lambda self: self), (lambda self, *e: None)
+
+    monkeypatch.setattr(showdown, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(showdown.os, "sched_getaffinity", lambda pid: {0, 3, 5}, raising=False)
+    monkeypatch.setattr(showdown.os, "cpu_count", lambda: 64)
+    for most in (2, 9):
+        with showdown._children(most):
+            pass
+    assert made == [2, 3]
 
 
 def test_jobs_run_in_processes_of_one_thread(tmp_path):

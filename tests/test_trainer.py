@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from support import ToyTask, tiny_policy
 
 import poise_lab as pl
+from poise_lab import records
 from poise_lab import trainer as module
 from poise_lab.cli import main
 from poise_lab.errors import NotFiniteError
@@ -117,6 +118,29 @@ def test_folder_holds_what_made_it(run):
         "step-000002",
         "step-000004",
     ]
+
+
+def test_commit_of_the_checkout_and_of_no_other(tmp_path, monkeypatch):
+    def git(*command):
+        who = ("-c", "user.name=x", "-c", "user.email=x@x")
+        return subprocess.run(["git", *who, *command], cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+
+    package = tmp_path / "inner" / "poise_lab"
+    package.mkdir(parents=True)
+    monkeypatch.setattr(records, "__file__", str(package / "records.py"))
+    git("init", "-q")
+    (tmp_path / "file").write_text("1")
+    git("add", "file")
+    git("commit", "-qm", "one")
+    assert records.checkout() is None and "commit" not in records.provenance()  # a repository further up
+    shutil.copytree(tmp_path / ".git", tmp_path / "inner" / ".git")
+    (tmp_path / "inner" / "file").write_text("1")
+    head = git("rev-parse", "HEAD").strip()
+    assert records.provenance()["commit"] == head
+    (tmp_path / "inner" / "file").write_text("2")
+    assert records.checkout() == f"{head}-dirty"
+    monkeypatch.setenv("PATH", str(tmp_path))  # no git here
+    assert records.checkout() is None
 
 
 def test_checkpoint_holds_the_weights(tmp_path):
