@@ -12,14 +12,16 @@ import inspect
 import os
 import sys
 import textwrap
+import warnings
 from pathlib import Path
 
-from .errors import PoiseLabError
+from .errors import PoiseLabError, disk_is_full
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = _parser()
     args = parser.parse_args(argv)
+    formatwarning, warnings.formatwarning = warnings.formatwarning, _one_line
     try:
         return args.run(args) or 0
     except PoiseLabError as e:
@@ -30,6 +32,19 @@ def main(argv: list[str] | None = None) -> int:
         return 130
     except BrokenPipeError:  # the reader of our output has gone away
         return 0
+    except Exception as e:
+        if not disk_is_full(e):
+            raise
+        again = " with --resume" if hasattr(args, "resume") else ""
+        print(f"poise-lab: the disk is full; make room and run the same command again{again}", file=sys.stderr)
+        return 2
+    finally:
+        warnings.formatwarning = formatwarning
+
+
+def _one_line(message, *where, **more) -> str:
+    """A warning without the line of code that it came from."""
+    return f"poise-lab: {' '.join(str(message).split())}\n"
 
 
 class _Parser(argparse.ArgumentParser):

@@ -25,7 +25,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from .errors import PoiseLabError
+from .errors import PoiseLabError, disk_is_full
 from .records import provenance, write_json
 
 # 11 bits of mantissa, where the file's own weights have 4 to 8: half the disk of float32
@@ -88,7 +88,7 @@ def convert(path: Path, folder: Path, card: dict) -> None:
     try:
         save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
     except SafetensorError as e:  # says "No space left on device" in its own words
-        raise OSError(errno.ENOSPC if "os error 28" in str(e) else errno.EIO, str(e)) from None
+        raise OSError(errno.ENOSPC if disk_is_full(e) else errno.EIO, str(e)) from None
     _tokenizer(arch, fields).save_pretrained(folder)
     GenerationConfig(**ids).save_pretrained(folder)
     write_json(folder / "card.json", {**card, **provenance()})

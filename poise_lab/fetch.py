@@ -25,7 +25,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from .errors import PoiseLabError, known
+from .errors import PoiseLabError, disk_is_full, known
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +105,7 @@ def fetch(name: str, *, log: Callable[[str], None] = print) -> Path:
     except Timeout:
         raise PoiseLabError(f"another poise-lab fetch is at work in {cache}; wait until it has ended") from None
     except OSError as e:
-        if e.errno in (errno.ENOSPC, errno.EDQUOT):
+        if disk_is_full(e):
             raise _disk_full(name, cache) from None
         raise PoiseLabError(
             f"the cache folder {cache} cannot be used ({e.strerror or e}); set POISE_LAB_CACHE to another folder"
@@ -194,6 +194,8 @@ def _pip_download(requirement: str, folder: Path) -> None:
         raise OSError(errno.ENOSPC, "no space left on device")
     if "No module named pip" in result.stderr:
         raise PoiseLabError(f"{sys.executable} has no pip to download with; run `{sys.executable} -m ensurepip`")
+    if re.search(r"IncompleteRead|incomplete-download|not enough bytes|reset by peer", result.stderr, re.I):
+        raise PoiseLabError(f"{requirement} could not be downloaded: the connection broke on the way; fetch again")
     if re.search(r"connection|resolution|resolve|timed out|proxy|unreachable", result.stderr, re.I):
         raise PoiseLabError(f"{requirement} could not be downloaded: pip reaches no package index (offline?)")
     reason = next((line for line in reversed(lines) if line.startswith("ERROR: ")), lines[-1])

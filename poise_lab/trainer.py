@@ -34,6 +34,8 @@ from .rollouts import Rollouts, leave_one_out_mean, sample_rollouts
 from .sampler import Sampler, step_seed
 from .tasks import Task, TaskMixture
 
+PATIENCE = 3  # steps after which a run stops if every reward was the same
+
 
 @dataclasses.dataclass
 class TrainConfig:
@@ -138,7 +140,8 @@ class Trainer:
     def run(self) -> RunRecord:
         """Train to the last step. Ctrl-C finishes the step, saves, and returns the record so far.
 
-        Raises PoiseLabError on a NaN or infinite loss, naming the step and the last good checkpoint.
+        Raises PoiseLabError on a NaN or infinite loss, naming the step and the last good checkpoint, and if every reward
+        of the first steps is the same.
         """
         config = self.config
         if not self.metrics:
@@ -164,6 +167,8 @@ class Trainer:
                         f"step {step}: {e}; the last good checkpoint is {last}; start a new run with a lower learning rate"
                     ) from None
                 self._record(metrics)
+                if step == PATIENCE:
+                    self._check_rewards(step)
                 if step % config.checkpoint_every == 0 or step == config.steps or interrupted:
                     self._save_checkpoint(step)
                 bar.set_postfix_str(self._postfix())
@@ -172,6 +177,17 @@ class Trainer:
                     print(f"stopped after step {step}; run folder {self.out} is saved, go on with resume")
                     break
         return self.record
+
+    def _check_rewards(self, step: int) -> None:
+        """Save and stop where every reward so far is 0, or every one is 1; resumed after that, a run goes on."""
+        rewards = {m[name] for m in self.metrics for name in ("accuracy", "reward") if name in m}
+        if rewards in ({0.0}, {1.0}):
+            self._save_checkpoint(step)
+            raise PoiseLabError(
+                f"every response to task {self.task.name!r} has the reward {rewards.pop():g}, on held-out problems and in "
+                f"{step} steps, so there is nothing to learn from; choose easier or harder settings of the task, or "
+                f"examples in front of each problem (shots); what was done is kept in {self.out}"
+            )
 
     @property
     def step(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import re
 import subprocess
@@ -11,10 +12,11 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 from support import ToyTask, tiny_policy
 
 import poise_lab as pl
-from poise_lab import cli
+from poise_lab import cli, trainer
 from poise_lab.cli import field_docs, main
 from poise_lab.records import compare, format_table
 
@@ -211,6 +213,72 @@ def test_as_a_process(tmp_path):
     assert result.returncode == 2
     assert result.stderr.startswith("poise-lab: unknown task 'nosuch'") and result.stderr.count("\n") == 1
     assert not (tmp_path / "r").exists()
+
+
+def test_a_warning_is_one_line(tmp_path, random_policy):
+    saved = json.loads((random_policy / "poise_lab.json").read_text())
+    (random_policy / "poise_lab.json").write_text(json.dumps({**saved, "wording": "question"}))
+    script = Path(sys.executable).parent / "poise-lab"
+    command = [str(script), "train", "--policy", str(random_policy), "--out", str(tmp_path / "r")]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    warning, error = [line for line in result.stderr.splitlines() if line.startswith("poise-lab: ")]
+    assert f"policy '{random_policy}' has no chat template" in warning and "longer than the context" in error
+    assert "UserWarning" not in result.stderr and "warnings.warn" not in result.stderr
+
+
+@pytest.mark.parametrize("reward", [0.0, 1.0])
+def test_every_reward_equal(capfd, tmp_path, random_policy, monkeypatch, reward):
+    """A sentence instead of steps that teach nothing; what was done is kept and can be gone on with."""
+    monkeypatch.setattr(pl.Problem, "reward", lambda self, text: reward)
+    flags = [f"--{k.replace('_', '-')}={v}" for k, v in {**SMALL, "steps": 6}.items()]
+    command = ["train", "--task", "chain_sum", "--policy", str(random_policy), "--out", str(tmp_path / "r"), *flags]
+    assert main(command) == 2
+    last = capfd.readouterr().err.splitlines()[-1]
+    assert f"poise-lab: every response to task 'chain_sum' has the reward {reward:g}" in last and "in 3 steps" in last
+    assert [m["step"] for m in pl.read_run(tmp_path / "r").metrics] == [0, 1, 2, 3]
+    assert main([*command, "--resume"]) == 0
+    assert pl.read_run(tmp_path / "r").finished
+
+
+def test_a_reward_that_was_different_once_is_something_to_learn_from(capfd, tmp_path, random_policy, monkeypatch):
+    texts = []
+    monkeypatch.setattr(pl.Problem, "reward", lambda self, text: float(texts.append(text) or len(texts) == 50))
+    flags = [f"--{k.replace('_', '-')}={v}" for k, v in {**SMALL, "steps": 4}.items()]
+    command = ["train", "--task", "chain_sum", "--policy", str(random_policy), "--out", str(tmp_path / "r"), *flags]
+    assert main(command) == 0 and len(texts) > 50
+
+
+FULL = [
+    OSError(errno.ENOSPC, "No space left on device"),
+    OSError(errno.EDQUOT, "Disk quota exceeded"),
+    SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+]
+
+
+@pytest.mark.parametrize("error", FULL, ids=["disk", "quota", "safetensors"])
+@pytest.mark.parametrize("name", ["write_json", "save_file"])
+def test_full_disk(capfd, tmp_path, random_policy, monkeypatch, error, name):
+    def full(*args, **kwargs):
+        raise error
+
+    flags = [f"--{k.replace('_', '-')}={v}" for k, v in {**SMALL, "steps": 2}.items()]
+    command = ["train", "--policy", str(random_policy), "--out", str(tmp_path / "r"), *flags]
+    claim = trainer.claim_folder
+    monkeypatch.setattr(trainer, "claim_folder", lambda *args: (claim(*args), monkeypatch.setattr(trainer, name, full)))
+    assert main(command) == 2
+    message = "poise-lab: the disk is full; make room and run the same command again with --resume"
+    assert capfd.readouterr().err.splitlines()[-1] == message
+    monkeypatch.undo()
+    assert main([*command, "--resume"]) == 0
+
+
+def test_other_errors_of_the_system_are_not_called_a_full_disk(tmp_path, monkeypatch):
+    def broken(*args, **kwargs):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(pl, "load_policy", broken)
+    with pytest.raises(OSError, match="Input/output error"):
+        main(["train", "--out", str(tmp_path / "r")])
 
 
 def test_interrupt_outside_of_the_loop(capfd, monkeypatch, tmp_path):

@@ -405,6 +405,12 @@ def test_two_at_once(index):
             "WARNING: Retrying ... NewConnectionError\nERROR: No matching distribution found",
             "no package index .offline",
         ),
+        (
+            "ProtocolError: ('Connection broken: IncompleteRead(9 bytes read, 5 more expected)', ...)",
+            "broke on the way",
+        ),
+        ("ERROR: Download failed because not enough bytes were received (1 kB/9 MB)", "broke on the way; fetch again"),
+        ("ConnectionResetError(104, 'Connection reset by peer')", "broke on the way; fetch again"),
         ("/usr/bin/python3: No module named pip", "has no pip to download with"),
         ("ERROR: Could not find a version\nERROR: No matching distribution found for x", "pip said: No matching"),
         ("OSError: [Errno 28] No space left on device", "is full"),
