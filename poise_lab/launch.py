@@ -116,17 +116,21 @@ class Recorder(TrainerCallback):
         self.flush()
 
 
+def free_port() -> int:
+    """A port of this machine that nothing listens on now."""
+    with socket.socket() as s:
+        s.bind(("", 0))
+        return s.getsockname()[1]
+
+
 def accelerate_command(processes: int, *arguments) -> list[str]:
     """`accelerate launch` on this machine, as a list for subprocess, with a port that is free now.
 
     Without a GPU several processes run on the CPU and talk over gloo; accelerate wants --multi_gpu for that too.
     """
-    with socket.socket() as s:
-        s.bind(("", 0))
-        port = s.getsockname()[1]
     launch = f"-m accelerate.commands.launch --num_processes {processes} --num_machines 1"
     start = [sys.executable, *f"{launch} --mixed_precision no --dynamo_backend no".split()]
-    start += ["--multi_gpu", "--main_process_port", str(port)] if processes > 1 else []
+    start += ["--multi_gpu", "--main_process_port", str(free_port())] if processes > 1 else []
     return start + [str(argument) for argument in arguments]
 
 
