@@ -19,10 +19,12 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 from pathlib import Path
 
 import torch
+import yaml
 from datasets import Dataset
 from transformers import AutoTokenizer, TrainerCallback
 from trl import TrlParser
@@ -69,28 +71,33 @@ class Recorder(TrainerCallback):
         self.pending: dict = {}
 
     def on_train_begin(self, args, state, control, **_):
-        done = round(state.global_step / self.updates)
-        metrics = [m for m in read_metrics(self.folder) if m["step"] <= done]
+        self.batch = self.batch_of(state)  # the last that was counted
+        metrics = [m for m in read_metrics(self.folder) if m["step"] <= self.batch]
         last = metrics[-1] if metrics else {"tokens": 0, "responses": 0, "seconds": 0.0}
         self.totals = {name: last[name] for name in ("tokens", "responses", "seconds")}
         self.since = time.perf_counter()
         if state.is_world_process_zero:
             write_text(self.folder / "metrics.jsonl", "".join(map(json_line, metrics)))
 
+    def batch_of(self, state) -> int:
+        """Batches sampled by now; in the middle of the optimizer steps on a batch, it counts."""
+        return math.ceil(state.global_step / self.updates - 1e-9)
+
     def on_log(self, args, state, control, logs=None, **_):
         evaluation = "eval_reward" in logs
         if not state.is_world_process_zero or not (evaluation or "reward" in logs):
             return
-        step = round(state.global_step / self.updates)
+        step = self.batch_of(state)
         if self.pending.get("step") != step:
             self.flush()
             self.pending = {"step": step}
         names = self.EVALUATION if evaluation else self.TRAINING
         found = {names.get(k, k.removeprefix("poise/")): v for k, v in logs.items() if k in names or k[:6] == "poise/"}
         self.pending |= {k: v for k, v in found.items() if v is not None and math.isfinite(v)}
-        if not evaluation:
-            self.totals["responses"] += self.rows
-            self.totals["tokens"] += round(found["response_length"] * self.rows)
+        if not evaluation:  # its numbers are means over the batches since the last one
+            responses, self.batch = (step - self.batch) * self.rows, step
+            self.totals["responses"] += responses
+            self.totals["tokens"] += round(found["response_length"] * responses)
         now = time.perf_counter()
         self.totals["seconds"] += now - self.since
         self.since = now
@@ -109,17 +116,21 @@ class Recorder(TrainerCallback):
         self.flush()
 
 
+def free_port() -> int:
+    """A port of this machine that nothing listens on now."""
+    with socket.socket() as s:
+        s.bind(("", 0))
+        return s.getsockname()[1]
+
+
 def accelerate_command(processes: int, *arguments) -> list[str]:
     """`accelerate launch` on this machine, as a list for subprocess, with a port that is free now.
 
     Without a GPU several processes run on the CPU and talk over gloo; accelerate wants --multi_gpu for that too.
     """
-    with socket.socket() as s:
-        s.bind(("", 0))
-        port = s.getsockname()[1]
     launch = f"-m accelerate.commands.launch --num_processes {processes} --num_machines 1"
     start = [sys.executable, *f"{launch} --mixed_precision no --dynamo_backend no".split()]
-    start += ["--multi_gpu", "--main_process_port", str(port)] if processes > 1 else []
+    start += ["--multi_gpu", "--main_process_port", str(free_port())] if processes > 1 else []
     return start + [str(argument) for argument in arguments]
 
 
@@ -153,12 +164,16 @@ def run(options: RunOptions, args: PoiseConfig, train: dict | None = None) -> Ru
         "baseline": {**args.baseline().settings(), "layer": args.poise_layer, "pool": args.poise_pool},
     }  # fmt: skip
     if args.process_index == 0:
-        made = {"processes": args.world_size, **provenance()}
+        made = {"processes": args.world_size, "device": args.device.type, **provenance()}
         made["versions"] |= {name: importlib.metadata.version(name) for name in ("trl", "accelerate")}
         claim_folder(folder, settings, options.resume, made)
     checkpoint = last_checkpoint(folder) if options.resume else None
 
-    policy = load_policy(options.policy) if options.policy in (*BUNDLED, *SOURCES) else None
+    # a folder that says how its policy is spoken to is spoken to like that, as on the laptop
+    ours = options.policy in (*BUNDLED, *SOURCES) or (Path(options.policy) / "poise_lab.json").is_file()
+    policy = load_policy(options.policy) if ours else None
+    if policy:
+        policy.model.generation_config.eos_token_id = policy.eos_token_ids  # after examples a newline is one
     try:
         tokenizer = policy.tokenizer if policy else AutoTokenizer.from_pretrained(options.policy)
     except (OSError, ValueError) as e:
@@ -175,6 +190,7 @@ def run(options: RunOptions, args: PoiseConfig, train: dict | None = None) -> Ru
 
     def right(completions, index, **_):
         texts = [c if isinstance(c, str) else c[0]["content"] for c in completions]
+        texts = [policy.text_of(text) for text in texts] if policy else texts
         return [every[i].reward(text) for i, text in zip(index, texts, strict=True)]
 
     def rows(part: list[Problem], first: int) -> Dataset:
@@ -183,11 +199,14 @@ def run(options: RunOptions, args: PoiseConfig, train: dict | None = None) -> Ru
 
     args.shuffle_dataset = False  # the problems of a step are those of the seed
     args.eval_on_start = args.eval_strategy != "no" and checkpoint is None
-    trainer = PoiseTrainer(
-        policy.model if policy else options.policy, right, args, rows(problems, 0),
-        eval_dataset=rows(held_out, len(problems)) if args.eval_strategy != "no" else None,
-        processing_class=tokenizer, callbacks=[Recorder(folder, updates, args.generation_batch_size)],
-    )  # fmt: skip
+    try:
+        trainer = PoiseTrainer(
+            policy.model if policy else options.policy, right, args, rows(problems, 0),
+            eval_dataset=rows(held_out, len(problems)) if args.eval_strategy != "no" else None,
+            processing_class=tokenizer, callbacks=[Recorder(folder, updates, args.generation_batch_size)],
+        )  # fmt: skip
+    except (ValueError, OSError) as e:  # TRL's own refusals
+        raise one_line(e) from e
     with one_sentence_if_a_process_is_lost(folder, args.world_size):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     trainer.accelerator.wait_for_everyone()
@@ -195,9 +214,11 @@ def run(options: RunOptions, args: PoiseConfig, train: dict | None = None) -> Ru
 
 
 def prompt_of(problem: Problem, policy, tokenizer):
-    """The prompt as TRL takes it: text, or a message for a tokenizer with a chat template."""
-    if policy and policy.wording == "compact":
-        return problem.compact
+    """The prompt as TRL takes it: text, or a message for a tokenizer with a chat template. Worded as `Policy.prompt_ids`."""
+    if policy and policy.shots:
+        return policy.few_shot_text(problem)
+    if policy and policy.wording != "question":
+        return problem.compact if policy.wording == "compact" else problem.line
     return [{"role": "user", "content": problem.question}] if tokenizer.chat_template else problem.question
 
 
@@ -210,22 +231,33 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 @contextlib.contextmanager
 def one_sentence_if_a_process_is_lost(folder: Path, processes: int):
-    """Within the context, the end of another process ends this one with a sentence that says how to go on."""
+    """Within the context, the end of another process ends this one with a sentence that says how to go on.
+
+    The launcher then sends SIGTERM to the rest. A process that waits for the others inside C++ (NCCL) never gets to run
+    a signal handler of Python's, so a thread of its own does it: the interpreter writes each signal's number to a pipe
+    at once, and the thread reads from that.
+    """
 
     def how_to_go_on(reason: str) -> str:
         checkpoint = last_checkpoint(folder)
         saved = f"the last checkpoint is {checkpoint}" if checkpoint else "there is no checkpoint yet"
         return f"{reason}; {saved}; start the same command again with --resume"
 
-    def ended(*_):
-        reason = "stopped by the launcher: another process of the run was lost, or the job was ended"
-        print(f"poise-lab: {how_to_go_on(reason)}", file=sys.stderr, flush=True)
-        os._exit(143)  # peers are gone: nothing that waits for them may run
+    def watch(pipe: int) -> None:
+        while number := os.read(pipe, 1):
+            if number[0] == signal.SIGTERM:
+                reason = "stopped by the launcher: another process of the run was lost, or the job was ended"
+                os.write(2, f"poise-lab: {how_to_go_on(reason)}\n".encode())
+                os._exit(143)  # peers are gone: nothing that waits for them may run
+        os.close(pipe)
 
     if processes == 1:
         yield
         return
-    before = signal.signal(signal.SIGTERM, ended)
+    read_end, write_end = os.pipe()
+    os.set_blocking(write_end, False)
+    threading.Thread(target=watch, args=(read_end,), daemon=True, name="signals").start()
+    before = signal.signal(signal.SIGTERM, lambda *_: None), signal.set_wakeup_fd(write_end)
     try:
         yield
     except RuntimeError as e:
@@ -235,7 +267,9 @@ def one_sentence_if_a_process_is_lost(folder: Path, processes: int):
         reason = f"another process of the run was lost or stopped answering ({str(e).strip().splitlines()[0]})"
         raise PoiseLabError(how_to_go_on(reason)) from None
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, before[0])
+        signal.set_wakeup_fd(before[1])
+        os.close(write_end)  # ends the thread
 
 
 def from_train_config(config: TrainConfig, out: Path, baseline: str, settings: dict) -> PoiseConfig:
@@ -291,10 +325,32 @@ def train(
     return run(options, args, dataclasses.asdict(config))
 
 
+def one_line(e: Exception) -> PoiseLabError:
+    """An error that another library raises for bad input as ours: its message on one line."""
+    return e if isinstance(e, PoiseLabError) else PoiseLabError(" ".join(str(e).split()))
+
+
+def parse(argv: list[str] | None = None) -> tuple[RunOptions, PoiseConfig]:
+    """Settings from flags and --config FILE. Raises PoiseLabError for a file that cannot be read, and for bad settings."""
+    parser = TrlParser((RunOptions, PoiseConfig))
+    try:
+        options, args, *rest = parser.parse_args_and_config(argv, True, separate_remaining_strings=True)
+    except OSError as e:
+        raise PoiseLabError(f"{e.filename} cannot be read: {e.strerror}") from None
+    except (ValueError, yaml.YAMLError) as e:
+        raise one_line(e) from e
+    if unknown := [word for part in rest for word in part if word.startswith("--")]:
+        raise PoiseLabError(
+            f"unknown setting {', '.join(word.removeprefix('--') for word in unknown)}; known are the fields of "
+            "RunOptions and PoiseConfig"
+        )
+    return options, args
+
+
 def main(argv: list[str] | None = None) -> int:
     """`python -m poise_lab.trl`: the fields of RunOptions and PoiseConfig, as flags or from --config FILE."""
     try:
-        options, args = TrlParser((RunOptions, PoiseConfig)).parse_args_and_config(argv)
+        options, args = parse(argv)
         record = run(options, args)
     except PoiseLabError as e:
         print(f"poise-lab: {e}", file=sys.stderr)

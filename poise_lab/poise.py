@@ -60,9 +60,10 @@ class Poise(Baseline):
             values[prompts] = self.probes[name].predict(internals.select(prompts))
         return values
 
-    def advantages(self, rollouts, internals):
+    def advantages(self, rollouts, internals, values=None):
+        """values: those of `values`, where they are known already."""
         rewards = checked_rewards(rollouts)
-        values = self.values(rollouts, internals)
+        values = self.values(rollouts, internals) if values is None else values
         return rewards - leave_one_out_mean(rewards if values is None else values)
 
     def targets(self, rollouts, internals) -> tuple[torch.Tensor, torch.Tensor | None]:

@@ -1,14 +1,15 @@
 """What it takes to leave the laptop: the extra `scale`, and memory and time of a step on paper.
 
 The arithmetic of `step_cost` counts what POISE adds to a step of TRL, against the step itself. Its assumptions
-stand in `Assumptions`; the speeds of the CPU were measured (`python -m poise_lab.scale data/scale/cpu.json`), nothing
-was on a GPU.
+stand in `Assumptions`. The speeds of the CPU were measured (`python -m poise_lab.scale data/scale/cpu.json`), and of
+those for three widths the slowest is taken; nothing was measured on a GPU.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
+import statistics
 import sys
 import time
 
@@ -21,6 +22,7 @@ from .records import format_table, provenance, write_json
 from .rollouts import reasoning_end
 
 OLDEST, TOO_NEW = "1.16", "2"  # of TRL
+PRESETS = ("release", "paper")  # of the probe
 
 
 def check_trl() -> None:
@@ -70,11 +72,13 @@ class Assumptions:
     """Per second, between a GPU and the host."""
     link_bytes: float = 25e9
     """Per second, between nodes, for each GPU."""
-    cpu_flops: float = 14e9
-    """Per second, of the thread that fits the probe, counted as `fit_flops` does."""
-    cpu_bytes: float = 8e9
+    release_flops: float = 23e9
+    """Per second, of the thread that fits the release's probe, counted as `fit_flops` does."""
+    paper_flops: float = 34e9
+    """Per second, of the thread that fits the paper's."""
+    cpu_bytes: float = 9e9
     """Per second, of the features that a prediction turns into float64 and multiplies."""
-    hash_bytes: float = 0.5e9
+    hash_bytes: float = 0.44e9
     """Per second, SHA-256."""
     scan_tokens: float = 10e6
     """Per second, of the search for the end of reasoning in a response that has none."""
@@ -86,24 +90,38 @@ class Assumptions:
     """Principal components (release: 32 and 64)."""
 
 
-def fit_flops(features: int, a: Assumptions) -> float:
-    """Operations of one fit with PCA: randomised, a few products of all rows with the components and their spares.
+def fit_flops(features: int, a: Assumptions, preset: str) -> float:
+    """Operations of one fit.
 
-    scikit-learn's randomised PCA passes over the rows about 2 (4 iterations + 1) times with k + 10 vectors each.
+    release: scikit-learn's randomised PCA of both states multiplies all rows with k + 10 vectors, 2 (7 iterations + 1)
+    times. paper: the products of the features, or of the rows where these are fewer, and Cholesky's factors of them.
     """
-    passes = 2 * (4 + 1)
-    return 2 * a.buffer_rows * (features / 2) * (a.components + 2 * 10) * passes
+    rows = a.buffer_rows
+    if preset == "release":
+        return 2 * rows * (features / 2) * (a.components + 2 * 10) * 2 * (7 + 1)
+    fewer, more = sorted((rows, features))
+    return fewer**2 * more + fewer**3 / 3
 
 
-def step_cost(size: Size, gpus: int, a: Assumptions | None = None) -> dict[str, float]:
+def fit_bytes(features: int, a: Assumptions, preset: str) -> float:
+    """Memory of one fit beside the buffer: its rows in one piece, and copies of them in float64."""
+    rows, fewer = a.buffer_rows * features, min(a.buffer_rows, features)
+    return rows * (4 + 15) if preset == "release" else rows * (4 + 33) + 8 * fewer**2
+
+
+def step_cost(size: Size, gpus: int, a: Assumptions | None = None, preset: str = "release") -> dict[str, float]:
     """Seconds and bytes of one step on some GPUs, and what POISE adds. Keys end in their unit.
 
     sampling: 2 N operations per token. pass: 2 N (log-probabilities). update: 8 N (forward, backward, and the forward
     again under checkpointing).
     capture: each process looks for the end of reasoning in its responses, and its GPU reads the pooled states of its
-    rows. gather: every process receives the
-    features of all rows, 2 D + 3 float32 each, and copies them to its host. fit: on each process's CPU, in a thread,
-    while the policy is updated; what counts is the part that is longer than the update (exposed), plus predicting.
+    rows. gather: every process receives the features of all rows, 2 D + 3 float32 each, and copies them to its host.
+    predict: every process, for all rows. fit: on each process's CPU with the hash of its rows, in a thread, from the
+    moment that the advantages are known until they are next needed: while the policy is updated, samples and takes the
+    pass. What counts is the part that is longer than all that (exposed).
+    own_pass: where a batch is one optimizer step TRL makes no such pass, so it is POISE's; its share is of a step
+    without one. It is not in added.
+    Not counted in bytes: activations, vLLM's copy of the weights and its cache of keys and values.
     """
     a = a or Assumptions()
     features = 2 * size.width + 3
@@ -112,10 +130,11 @@ def step_cost(size: Size, gpus: int, a: Assumptions | None = None) -> dict[str, 
     capture = a.rows / gpus * (2 * a.pool * size.width * 2 / a.memory_bytes + a.tokens / a.scan_tokens)
     gathered = a.rows * features * 4
     gather = (gathered * (gpus - 1) / gpus) / a.link_bytes + gathered / a.host_bytes
-    fit = fit_flops(features, a) / a.cpu_flops + a.buffer_rows * features * 4 / a.hash_bytes
+    speed = a.release_flops if preset == "release" else a.paper_flops
+    fit = fit_flops(features, a, preset) / speed + a.buffer_rows * features * 4 / a.hash_bytes
     predict = a.rows * features * (4 + 8 + 8) / a.cpu_bytes
-    exposed = max(0.0, fit - update)
     step = sampling + scoring + update
+    exposed = max(0.0, fit - step)
     added = capture + gather + predict + exposed
     return {
         "step_seconds": step,
@@ -126,32 +145,40 @@ def step_cost(size: Size, gpus: int, a: Assumptions | None = None) -> dict[str, 
         "exposed_seconds": exposed,
         "added_seconds": added,
         "added_share": added / step,
+        "own_pass_share": scoring / (sampling + update),
         "gpu_bytes": a.rows * features * 4 * (1 + 1 / gpus),  # own rows, and all of them once gathered
-        "host_bytes": a.buffer_rows * features * (4 + 3 * 8),  # the buffer; float64 copies during a fit
+        "host_bytes": a.buffer_rows * features * 4 + fit_bytes(features, a, preset),
         "policy_bytes": 16 * size.parameters / gpus,  # weights, gradients and AdamW's moments, spread over the GPUs
     }
 
 
 def cost_table(gpus=(1, 8, 64), sizes=tuple(SIZES), a: Assumptions | None = None) -> list[dict]:
-    """`step_cost` for each policy and number of GPUs, rounded, in seconds, milliseconds, MB and GB."""
+    """`step_cost` for each policy and number of GPUs, rounded; release / paper where the two presets differ."""
     rows = []
     for size in sizes:
         for n in gpus:
-            cost = step_cost(size, n, a)
+            release, paper = (step_cost(size, n, a, preset) for preset in PRESETS)
+
+            def both(key, form, unit, costs=(release, paper)):
+                return " / ".join(f"{cost[key] * unit:{form}}" for cost in costs)
+
             rows.append(
                 {
                     "policy": size.name,
                     "GPUs": n,
-                    "step, s": f"{cost['step_seconds']:.0f}",
-                    "capture, ms": f"{1e3 * cost['capture_seconds']:.1f}",
-                    "gather, ms": f"{1e3 * cost['gather_seconds']:.1f}",
-                    "predict, ms": f"{1e3 * cost['predict_seconds']:.1f}",
-                    "fit in a thread, s": f"{cost['fit_seconds']:.2f}",
-                    "of it exposed, s": f"{cost['exposed_seconds']:.2f}",
-                    "added to the step": f"{100 * cost['added_share']:.2f} %",
-                    "added per GPU, MB": f"{cost['gpu_bytes'] / 1e6:.0f}",
-                    "added per process on the host, MB": f"{cost['host_bytes'] / 1e6:.0f}",
-                    "weights and AdamW per GPU, GB": f"{cost['policy_bytes'] / 1e9:.1f}",
+                    "step, s": f"{release['step_seconds']:.1f}"
+                    if release["step_seconds"] < 10
+                    else f"{release['step_seconds']:.0f}",
+                    "capture, ms": f"{1e3 * release['capture_seconds']:.1f}",
+                    "gather, ms": f"{1e3 * release['gather_seconds']:.1f}",
+                    "predict, ms": f"{1e3 * release['predict_seconds']:.1f}",
+                    "fit in a thread, s": both("fit_seconds", ".1f", 1),
+                    "of it exposed, s": both("exposed_seconds", ".1f", 1),
+                    "added to the step, %": both("added_share", ".2f", 100),
+                    "added per GPU, MB": f"{release['gpu_bytes'] / 1e6:.0f}",
+                    "added per process on the host, MB": both("host_bytes", ".0f", 1e-6),
+                    "weights and AdamW per GPU, GB": f"{release['policy_bytes'] / 1e9:.1f}",
+                    "fit 80 GB": "yes" if release["policy_bytes"] < 80e9 else "no",
                 }
             )
     return rows
@@ -166,28 +193,29 @@ def measure(a: Assumptions | None = None) -> dict:
         y = (X[:, 0] > 0).astype(np.float32)
         buffer = RecentBuffer(a.buffer_rows)
         buffer.add(X.reshape(-1, 2, features), y.reshape(-1, 2))
-        start = time.process_time()
         probe = ValueProbe.preset("release").fit(X, y)
-        fit = time.process_time() - start
-        start = time.process_time()
-        probe.predict(X[: a.rows])
-        predict = time.process_time() - start
-        start = time.process_time()
-        buffer.digest()
-        digest = time.process_time() - start
+        fit = {preset: _seconds(ValueProbe.preset(preset).fit, X, y) for preset in PRESETS}
+        predict = _seconds(probe.predict, X[: a.rows])
         result[size.name] = {
-            "fit_seconds": fit,
-            "cpu_flops": fit_flops(features, a) / fit,
+            **{f"{preset}_seconds": seconds for preset, seconds in fit.items()},
+            **{f"{preset}_flops": fit_flops(features, a, preset) / seconds for preset, seconds in fit.items()},
             "predict_seconds": predict,
             "cpu_bytes": a.rows * features * 20 / predict,
-            "hash_bytes": X.nbytes / digest,
+            "hash_bytes": X.nbytes / _seconds(buffer.digest),
         }
     ids = list(range(a.tokens))
-    start = time.process_time()
-    for _ in range(50):
-        reasoning_end(ids, [-1, -2, -3])
-    result["scan_tokens"] = 50 * a.tokens / (time.process_time() - start)
+    result["scan_tokens"] = a.tokens / _seconds(reasoning_end, ids, [-1, -2, -3])
     return result
+
+
+def _seconds(call, *args) -> float:
+    """Of processor time, the median of five calls."""
+    taken = []
+    for _ in range(5):
+        start = time.process_time()
+        call(*args)
+        taken.append(time.process_time() - start)
+    return statistics.median(taken)
 
 
 if __name__ == "__main__":

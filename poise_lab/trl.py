@@ -13,8 +13,8 @@ has worked out are replaced by those of `poise_lab.Poise`, the class that the la
 rewards are gathered first, so siblings may lie on different processes; each process then fits the same probe
 to the same rows, in a thread, while the policy is updated. `tests/scale/` holds a test for each thing assumed of TRL.
 
-Needs the extra: pip install "poise-lab[scale]". Left out: images, tools inside a response (their tokens would
-count as the policy's), iterable datasets were not tried.
+Needs the extra: pip install "poise-lab[scale]". Refused: images, and tools or environments inside a response (their
+tokens would count as the policy's). Iterable datasets were not tried.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import importlib.metadata
+import inspect
+import os
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -30,7 +32,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from .baselines import variance_reduction
-from .errors import PoiseLabError, known
+from .errors import NotFiniteError, PoiseLabError, known
 from .internals import Internals, on_layer, pool_last, span_entropies
 from .poise import Poise
 from .policies import Policy
@@ -54,11 +56,13 @@ from accelerate.utils import gather_object  # noqa: E402
 from trl import GRPOConfig, GRPOTrainer  # noqa: E402
 from trl.import_utils import is_vllm_available  # noqa: E402
 
+# arXiv 2605.07579, Table 5
+COMMON = dict(max_completion_length=8192, learning_rate=1e-6, lr_scheduler_type="constant")
 PRESETS = {
-    # arXiv 2605.07579, Sec. 3.1, Table 5; it starts from a given probe, here from one step of RLOO
-    "paper": dict(poise_probe="paper", poise_warmup=1),
+    # Sec. 3.1, Table 5; it starts from a given probe, here from one step of RLOO
+    "paper": dict(COMMON, poise_probe="paper", poise_warmup=1),
     # official release, Qwen3-4B: 16 steps of RLOO, then a probe on the last 4096 rows
-    "release": dict(poise_probe="release", poise_warmup=16),
+    "release": dict(COMMON, poise_probe="release", poise_warmup=16),
 }
 
 
@@ -90,7 +94,11 @@ class PoiseConfig(GRPOConfig):
 
     @classmethod
     def preset(cls, name: str, output_dir: str, **changes) -> PoiseConfig:
-        """The settings of the "paper" or of its official "release"; changes override them."""
+        """The settings of the "paper" or of its official "release"; changes override them.
+
+        Batch sizes are yours to choose, since they depend on the GPUs: both sample 256 to 1024 prompts x 2 responses
+        at a time (generation_batch_size) and take several optimizer steps on them.
+        """
         if name not in PRESETS:
             raise known("preset", name, PRESETS)
         return cls(output_dir=output_dir, **{**PRESETS[name], **changes})
@@ -123,13 +131,32 @@ class PoiseConfig(GRPOConfig):
         try:
             super().__post_init__()
         except ValueError as e:
-            if "divisible by num_generations" in str(e):
-                raise PoiseLabError(
-                    f"a batch of {self.generation_batch_size} responses (per_device_train_batch_size x processes x "
-                    f"steps_per_generation) leaves a response without its partner; make it a multiple of "
-                    f"num_generations={self.num_generations}"
-                ) from None
+            for words, sentence in self._odd_batches().items():
+                if words in str(e):
+                    raise PoiseLabError(sentence) from None
             raise
+
+    def _odd_batches(self) -> dict[str, str]:
+        """Words of TRL's errors about batch sizes -> the sentence that stands for them."""
+        processes = int(os.environ.get("WORLD_SIZE", 1))
+        together, evaluated = (
+            n * processes for n in (self.per_device_train_batch_size, self.per_device_eval_batch_size)
+        )
+        each = self.num_generations_eval or self.num_generations
+        return {
+            "divisible by num_generations": f"a batch of {self.generation_batch_size} responses "
+            "(per_device_train_batch_size x processes x steps_per_generation) leaves a response without its partner; "
+            f"make it a multiple of num_generations={self.num_generations}",
+            "divisible by the global batch size": f"generation_batch_size={self.generation_batch_size} cannot be split "
+            f"into parts of {together} (per_device_train_batch_size={self.per_device_train_batch_size} x {processes} "
+            "processes); make it a multiple",
+            "divisible by the number of generations used for evaluation": f"{evaluated} responses evaluated together "
+            f"(per_device_eval_batch_size={self.per_device_eval_batch_size} x {processes} processes) leave a response "
+            f"without its partner; make them a multiple of the {each} responses per prompt",
+            "can not be both configured": "generation_batch_size and steps_per_generation say the same thing; give one",
+            "auto_find_batch_size": "auto_find_batch_size=True would tear responses from their partners; leave it "
+            "False, and choose a smaller per_device_train_batch_size",
+        }
 
     def baseline(self) -> Poise:
         """The baseline that these settings describe."""
@@ -161,8 +188,8 @@ class PoiseTrainer(GRPOTrainer):
 
     poise: the baseline, `poise_lab.Poise`, with its probe and buffer, the same on every process.
 
-    Raises PoiseLabError for a model whose decoder layers are not found, rewards outside [0, 1], or processes
-    whose rows differ.
+    Raises PoiseLabError for a model whose decoder layers are not found, images, tools, environments, several GPUs for
+    one process, rewards outside [0, 1], states that are not finite, or processes whose rows differ.
     """
 
     def __init__(self, model, reward_funcs=None, args: PoiseConfig | None = None, *rest, **named):
@@ -173,7 +200,19 @@ class PoiseTrainer(GRPOTrainer):
             raise PoiseLabError(
                 f"args is a {type(args).__name__}; PoiseTrainer takes a PoiseConfig, which has the same fields and POISE's"
             )
-        super().__init__(model, reward_funcs, args, *rest, **named)
+        given = inspect.signature(GRPOTrainer.__init__).bind(self, model, reward_funcs, args, *rest, **named).arguments
+        for name in ("tools", "environment_factory"):
+            if given.get(name):
+                raise PoiseLabError(f"{name}: a probe cannot tell their tokens from the policy's; leave them out")
+        try:
+            super().__init__(model, reward_funcs, args, *rest, **named)
+        except ValueError as e:
+            if "DataParallel" not in str(e):
+                raise
+            raise PoiseLabError(
+                f"one process sees {args.n_gpu} GPUs; start one for each with `accelerate launch`, or show it one of "
+                "them with CUDA_VISIBLE_DEVICES=0"
+            ) from None
         if self._is_vlm:
             raise PoiseLabError("PoiseTrainer reads text models; pass a tokenizer as processing_class")
         depth = len(self._policy().layers)
@@ -225,8 +264,10 @@ class PoiseTrainer(GRPOTrainer):
         def read(hidden: torch.Tensor) -> None:
             start = sum(len(s) for s in states)
             here, pool = slice(start, start + len(hidden)), self.args.poise_pool
-            prompt = pool_last(hidden, torch.full_like(prompts[here], at), prompts[here], pool)
-            states.append(torch.cat([prompt, pool_last(hidden, at + ends[here], ends[here], pool)], -1))
+            # the layer may lie on another GPU than the tokens (device_map)
+            asked, reasoned = prompts[here].to(hidden.device), ends[here].to(hidden.device)
+            prompt = pool_last(hidden, torch.full_like(asked, at), asked, pool)
+            states.append(torch.cat([prompt, pool_last(hidden, at + reasoned, reasoned, pool)], -1).to(ends.device))
 
         with on_layer(self._policy().layers, self.poise_layer, read):
             result = call(model, input_ids, attention_mask, logits_to_keep, batch_size, True, **kwargs)
@@ -235,14 +276,18 @@ class PoiseTrainer(GRPOTrainer):
                 f"TRL {importlib.metadata.version('trl')} does not take log-probabilities as this version of poise_lab "
                 "expects; run the tests in tests/scale to see which assumption broke, or install trl==1.16.0"
             )
-        entropy = span_entropies(result[1].float(), lengths, ends)
+        entropy = span_entropies(result[1].float().to(ends.device), lengths, ends)
         self._read = torch.cat([torch.cat(states), entropy], -1)
         return result if compute_entropy else (result[0], None, result[2])
 
     def _generate_and_score_completions(self, inputs):
+        if "image" in inputs[0] or "images" in inputs[0]:
+            raise PoiseLabError("PoiseTrainer reads text; leave the column of images out of the dataset")
         self._reading, self._read, self._rewards = True, None, None
         try:
             output = super()._generate_and_score_completions(inputs)
+            if "tool_mask" in output:
+                raise PoiseLabError("env_mask: a probe cannot tell masked tokens from the policy's; leave it out")
             if self._reading:  # where a batch is one optimizer step, TRL needs no such pass; the probe does
                 self._pass_of_our_own(output)
         finally:
@@ -296,6 +341,8 @@ class PoiseTrainer(GRPOTrainer):
         start = time.perf_counter()
         rewards = self._rewards.view(-1, responses)
         features = self.accelerator.gather(self._read).cpu().view(len(rewards), responses, -1)
+        if not features.isfinite().all():
+            raise NotFiniteError("features contain NaN or infinity: the policy's hidden states have overflowed")
         width = (features.shape[-1] - 3) // 2
         prompt, reasoning, entropy = features.split([width, width, 3], -1)
         unused = features.new_zeros(len(rewards), responses, 0)
@@ -310,8 +357,8 @@ class PoiseTrainer(GRPOTrainer):
             poise = self.poise
         with timed(seconds, "probe"):
             self._check_same_rows()
-            advantages = poise.advantages(rollouts, internals)
             values = poise.values(rollouts, internals)
+            advantages = poise.advantages(rollouts, internals, values)
         self._note("seconds_wait", seconds["wait"])
         self._note("seconds_probe", seconds["probe"])
         self._note("fitted", float(values is not None))

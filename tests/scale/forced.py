@@ -3,7 +3,8 @@
     accelerate launch --cpu --num_processes 2 tests/scale/forced.py SCENARIOS.json OUT
 
 Each scenario says its batch and which rollouts; process 0 writes the advantages of every batch and the probe's
-state to OUT/<name>.json and OUT/<name>.safetensors.
+state to OUT/<name>.json and OUT/<name>.safetensors. Where a process is to lose a number of its buffer ("spoiled"), every
+process writes to OUT/<name>-<rank>.txt how it ended.
 """
 
 from __future__ import annotations
@@ -22,11 +23,21 @@ from poise_lab.trl import PoiseConfig, PoiseTrainer
 
 
 class Recorded(PoiseTrainer):
-    """Keeps the advantages that the loss is given, of all processes, and all metrics."""
+    """Keeps the advantages that the loss is given, of all processes, and all metrics.
+
+    spoiled: batches after which process 1 loses a number of its buffer.
+    """
+
+    spoiled = None
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.kept, self.features, self.logged = [], [], []
+
+    def _learn(self, *args):
+        if self._poise.steps == self.spoiled and self.accelerator.process_index == 1:
+            self._poise.buffers["all"]._groups[0][0][0, 0] += 1  # the first number of the oldest row
+        super()._learn(*args)
 
     def _gathered(self, *args):
         rollouts, internals = super()._gathered(*args)
@@ -87,6 +98,16 @@ def main(scenarios: Path, out: Path) -> None:
             first = before.kept
             checkpoint = str(out / scenario["name"] / f"checkpoint-{before.state.global_step}")
         trainer = make(scenario, out)
+        if "spoiled" in scenario:
+            trainer.spoiled = scenario["spoiled"]
+            try:
+                trainer.train()
+                said = "nothing"
+            except pl.PoiseLabError as e:
+                said = str(e)
+            rank = trainer.accelerator.process_index
+            (out / f"{scenario['name']}-{rank}.txt").write_text(f"{len(trainer.kept)} batches, then: {said}")
+            continue
         trainer.train(resume_from_checkpoint=checkpoint)
         if trainer.accelerator.is_main_process:
             result = {"advantages": first + trainer.kept, "logged": trainer.logged, "steps": trainer.poise.steps}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.metadata
 import inspect
 from collections import deque
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -28,16 +29,29 @@ def assumed(holds: bool, what: str, where: str) -> None:
 
 
 class Spied(GRPOTrainer):
+    """Keeps what the wrapped methods are given and return. Whatever is missing at the end is an assumption that broke."""
+
     def __init__(self, *args, **kwargs):
         self.passes, self.layer_calls, self.rewards, self.outputs, self.inputs = [], [], [], [], []
+        self.losses, self.loaded, self.eval_passes = [], [], []
         super().__init__(*args, **kwargs)
+
+    def _compute_loss(self, model, inputs):
+        if model.training:
+            self.losses.append(inputs)
+        return super()._compute_loss(model, inputs)
+
+    def _load_optimizer_and_scheduler(self, checkpoint):
+        self.loaded.append(checkpoint)
+        return super()._load_optimizer_and_scheduler(checkpoint)
 
     def _get_per_token_logps_and_entropies(self, model, *args, **kwargs):
         counted = []
         handle = self.model.model.layers[1].register_forward_hook(lambda m, a, out: counted.append(out))
         result = super()._get_per_token_logps_and_entropies(model, *args, **kwargs)
         handle.remove()
-        self.passes.append((model is self.model, torch.is_grad_enabled(), args, kwargs, result))
+        kept = self.passes if self.model.training else self.eval_passes
+        kept.append((model is self.model, torch.is_grad_enabled(), args, kwargs, result))
         self.layer_calls.append(counted)
         return result
 
@@ -52,13 +66,14 @@ class Spied(GRPOTrainer):
         return self.outputs[-1]
 
 
-@pytest.fixture(scope="module")
-def spied(tmp_path_factory):
-    policy, out = pl.load_policy("tiny"), tmp_path_factory.mktemp("spied")
+def trained(out, resume: str | None = None, steps: int = 2) -> Spied:
+    """A trainer that has taken two optimizer steps on one batch, evaluated once, and saved a checkpoint."""
+    policy = pl.load_policy("tiny")
     config = GRPOConfig(
-        str(out), num_generations=RESPONSES, per_device_train_batch_size=CHUNK, steps_per_generation=2, max_steps=2,
+        str(out), num_generations=RESPONSES, per_device_train_batch_size=CHUNK, steps_per_generation=2, max_steps=steps,
         learning_rate=1e-4, report_to="none", use_cpu=True, bf16=False, gradient_checkpointing=False, save_steps=2,
-        max_completion_length=40, disable_tqdm=True, logging_steps=1, shuffle_dataset=False,
+        max_completion_length=40, disable_tqdm=True, logging_steps=1, shuffle_dataset=False, eval_strategy="steps",
+        eval_steps=2, per_device_eval_batch_size=ROWS, reward_weights=[0.75, 0.25],
     )  # fmt: skip
     problems = pl.load_task(pl.TINY_TASKS).sample(ROWS // RESPONSES, seed=0)
     data = Dataset.from_list([{"prompt": p.compact, "index": i} for i, p in enumerate(problems)])
@@ -66,8 +81,30 @@ def spied(tmp_path_factory):
     def right(completions, index, **_):
         return [problems[i].reward(c) for i, c in zip(index, completions, strict=True)]
 
-    trainer = Spied(policy.model, right, config, data, processing_class=policy.tokenizer)
-    trainer.train()
+    def short(completions, index, **_):
+        return [None if i == 0 else float(len(c) < 20) for i, c in zip(index, completions, strict=True)]
+
+    trainer = Spied(policy.model, [right, short], config, data, eval_dataset=data, processing_class=policy.tokenizer)
+    trainer.train(resume_from_checkpoint=resume)
+    return trainer
+
+
+@pytest.fixture(scope="module")
+def spied(tmp_path_factory):
+    out = tmp_path_factory.mktemp("spied")
+    try:
+        trainer = trained(out)
+    except Exception as e:
+        assumed(
+            False,
+            f"a GRPOTrainer with these methods wrapped trains and evaluates ({type(e).__name__}: {e})",
+            "GRPOTrainer",
+        )
+    where = "GRPOTrainer._prepare_inputs and _generate_and_score_completions"
+    assumed(len(trainer.outputs) == 2, "a batch is scored by one call of _generate_and_score_completions", where)
+    assumed(len(trainer.passes) > 0, "where a batch is several optimizer steps, the sampled tokens are scored by "
+            "_get_per_token_logps_and_entropies before the update", where)  # fmt: skip
+    assumed(len(trainer.rewards) == 2, "the rewards come from _calculate_rewards", where)
     return trainer, out
 
 
@@ -116,11 +153,58 @@ def test_layers_are_called_once_per_chunk(spied):
 def test_rewards_are_those_of_all_rows(spied):
     rewards = spied[0].rewards[0]
     assumed(
-        rewards.shape == (ROWS, 1),
+        rewards.shape == (ROWS, 2),
         "_calculate_rewards gives (rows of all processes, functions)",
         "GRPOTrainer._calculate_rewards",
     )
-    assumed(spied[0].reward_weights.shape == (1,), "reward_weights holds a weight per function", "GRPOTrainer.__init__")
+    assumed(spied[0].reward_weights.shape == (2,), "reward_weights holds a weight per function", "GRPOTrainer.__init__")
+
+
+def test_reward_is_the_weighted_sum(spied):
+    """Ours leaves out the functions that gave none, and so does the reward that TRL logs."""
+    trainer = spied[0]
+    ours = (trainer.rewards[0] * trainer.reward_weights.to(trainer.rewards[0].device)).nansum(1)
+    logged = [entry["reward"] for entry in trainer.state.log_history if "reward" in entry]
+    assumed(len(logged) > 0 and trainer.rewards[0].isnan().any().item() and abs(logged[0] - ours.mean().item()) < 1e-5,
+            "a reward is the sum over reward functions with their weights, without those that gave None",
+            "GRPOTrainer._generate_and_score_completions")  # fmt: skip
+
+
+def test_rows_and_advantages_are_shuffled_together(spied):
+    """Between scoring and loss TRL shuffles a batch: every row must keep the advantage that it was given."""
+    scored, used = spied[0].outputs[0], spied[0].losses
+    where = "GRPOTrainer._prepare_inputs and shuffle_sequence_dict"
+    needed = {"advantages", "completion_ids", "completion_mask", "prompt_ids", "old_per_token_logps"}
+    assumed(all(needed <= set(part) for part in [scored, *used]), f"a batch has {sorted(needed)}", where)
+    assumed(sum(len(part["advantages"]) for part in used) == ROWS, "each row of a batch is used once", where)
+
+    def rows(part):
+        n = part["completion_mask"].sum(1).tolist()
+        return [
+            (tuple(ids[:k].tolist()), tuple(prompt.tolist()), round(a.item(), 6), tuple(old[:k].tolist()))
+            for ids, k, prompt, a, old in zip(
+                part["completion_ids"],
+                n,
+                part["prompt_ids"],
+                part["advantages"],
+                part["old_per_token_logps"],
+                strict=True,
+            )
+        ]
+
+    assumed(
+        sorted(rows(scored)) == sorted(row for part in used for row in rows(part)),
+        "rows, their advantages and their old log-probabilities are shuffled together",
+        where,
+    )
+
+
+def test_an_evaluation_makes_the_pass_too(spied):
+    """Where training makes it: so an evaluation reads states at no cost. (Where it makes none, ours is made.)"""
+    passes = [p for p in spied[0].eval_passes if len(p[2][1]) == ROWS]
+    assumed(len(passes) > 0 and passes[0][0] and not passes[0][1],
+            "an evaluation scores its responses by the same pass, of self.model and without gradients",
+            "_generate_and_score_completions")  # fmt: skip
 
 
 def test_siblings_lie_side_by_side(spied):
@@ -150,6 +234,7 @@ def test_logs_and_metrics(spied):
     trainer = spied[0]
     assumed(isinstance(trainer.logged_advantages, deque) and len(trainer.logged_advantages) == ROWS,
             "_logs['advantages'] is a deque of the batch's advantages", "GRPOTrainer.__init__")  # fmt: skip
+    trainer.model.train()
     trainer._metrics["train"]["poise/probe"].append(0.5)
     trainer.log({})
     assumed(
@@ -179,11 +264,50 @@ def test_checkpoints(spied):
             "_save_checkpoint in transformers/trainer.py")  # fmt: skip
 
 
-def test_odd_batches_are_refused_by_name(tmp_path):
+def test_resume_loads_our_state(spied, tmp_path):
+    out = spied[1]
+    checkpoint = str(out / "checkpoint-2")
+    again = trained(tmp_path, checkpoint, 3)
+    assumed(again.loaded == [checkpoint] and len(again.losses) == 1,
+            "a run that is resumed calls _load_optimizer_and_scheduler(checkpoint) once, before its first step",
+            "Trainer._inner_training_loop in transformers/trainer.py")  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (dict(per_device_train_batch_size=3), "divisible by num_generations"),
+        (dict(per_device_train_batch_size=8, generation_batch_size=20), "divisible by the global batch size"),
+        (dict(generation_batch_size=16, steps_per_generation=2), "can not be both configured"),
+        (
+            dict(eval_strategy="steps", eval_steps=1, per_device_eval_batch_size=3),
+            "divisible by the number of generations used for evaluation",
+        ),
+        (dict(auto_find_batch_size=True), "auto_find_batch_size"),
+    ],
+)
+def test_odd_batches_are_refused_by_name(tmp_path, settings, words):
     with pytest.raises(ValueError) as e:
-        GRPOConfig(str(tmp_path), num_generations=2, per_device_train_batch_size=3, use_cpu=True, bf16=False)
-    assumed("divisible by num_generations" in str(e.value), "GRPOConfig refuses batches that are no whole groups",
+        GRPOConfig(str(tmp_path), num_generations=2, use_cpu=True, bf16=False, **settings)
+    assumed(words in " ".join(str(e.value).split()), f"GRPOConfig refuses such batches with the words {words!r}",
             "GRPOConfig.__post_init__")  # fmt: skip
+
+
+def test_arguments_that_are_refused():
+    names = inspect.signature(GRPOTrainer.__init__).parameters
+    assumed(
+        {"tools", "environment_factory"} <= set(names),
+        "GRPOTrainer takes tools and environment_factory",
+        "GRPOTrainer.__init__",
+    )
+    source = inspect.getsource(GRPOTrainer)
+    assumed('output["tool_mask"]' in source and '"env_mask"' in source, "masked tokens of a rollout come as output['tool_mask']",
+            "GRPOTrainer._generate and _generate_and_score_completions")  # fmt: skip
+    assumed(
+        "DataParallel" in source,
+        "several GPUs for one process are refused with the word DataParallel",
+        "GRPOTrainer.__init__",
+    )
 
 
 def test_vllm_is_asked_for_by_name():
@@ -213,3 +337,27 @@ def test_the_message_of_a_broken_assumption_says_where_to_look():
     with pytest.raises(AssertionError, match=r"TRL .* breaks an assumption of poise_lab/trl.py: x\. Look at y"):
         assumed(False, "x", "y")
     assert trl.GRPOTrainer is GRPOTrainer
+
+
+def test_a_release_without_a_wrapped_method_breaks_by_name(tmp_path_factory, monkeypatch):
+    """Not with a KeyError or the like: the fixture itself says what was assumed."""
+    monkeypatch.delattr(GRPOTrainer, "_calculate_rewards")
+    with pytest.raises(
+        AssertionError, match=r"breaks an assumption .* trains and evaluates \(AttributeError: .*_calculate_rewards"
+    ):
+        spied.__wrapped__(tmp_path_factory)
+
+
+@pytest.mark.parametrize(
+    ("lost", "check"),
+    [
+        ("advantages", test_batch_of_rows_and_its_padding),
+        ("prompt_mask", test_batch_of_rows_and_its_padding),
+        ("old_per_token_logps", test_rows_and_advantages_are_shuffled_together),
+    ],
+)
+def test_a_key_that_is_gone_breaks_by_name(spied, lost, check):
+    without = [{k: v for k, v in output.items() if k != lost} for output in spied[0].outputs]
+    other = SimpleNamespace(outputs=without, losses=spied[0].losses, passes=spied[0].passes)
+    with pytest.raises(AssertionError, match="breaks an assumption"):
+        check((other, spied[1]))

@@ -5,21 +5,38 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
 import torch
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
+from datasets import Dataset
 from launching import ROOT, environment, launch
 from trl import TrlParser
 
 import poise_lab as pl
 from poise_lab import trl as module
 from poise_lab.cli import main
-from poise_lab.launch import RunOptions, accelerate_command, from_train_config, last_checkpoint
-from poise_lab.trl import PoiseConfig
+from poise_lab.launch import (
+    Recorder,
+    RunOptions,
+    accelerate_command,
+    from_train_config,
+    last_checkpoint,
+    one_sentence_if_a_process_is_lost,
+    run,
+)
+from poise_lab.launch import main as launch_main
+from poise_lab.records import read_metrics
+from poise_lab.sampler import step_seed
+from poise_lab.trl import PoiseConfig, PoiseTrainer
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from support import tiny_policy  # noqa: E402
 
 SMALL = [
     "--steps", "6", "--prompts", "8", "--minibatches", "2", "--eval-every", "3", "--eval-prompts", "4", "--eval-responses", "4",
@@ -35,16 +52,17 @@ def timeless(run: pl.RunRecord) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
-    """A run on two processes."""
+    """A run on two processes, started by the configuration for that."""
     out = tmp_path_factory.mktemp("two") / "run"
-    done = launch(2, *TRAIN, out)
+    done = launch(2, *TRAIN, out, config=CONFIGS / "two_cpu_processes.yaml")
     assert done.returncode == 0, done.stderr[-3000:]
     assert "held-out accuracy" in done.stdout and done.stdout.count("held-out accuracy") == 1
     return pl.read_run(out)
 
 
 def test_run_folder_is_like_any_other(two):
-    assert two.finished and two.label == "poise x2 on trl" and two.config["processes"] == 2
+    assert two.finished and two.label == "poise x2 on trl"
+    assert (two.config["processes"], two.config["device"]) == (2, "cpu")
     assert [m["step"] for m in two.metrics] == list(range(7))
     assert {"trl", "accelerate"} <= set(two.config["versions"])
     assert len(two.series("accuracy")[0]) == 3 and len(two.series("probe_r_fresh")[0]) == 2
@@ -59,8 +77,6 @@ def test_run_folder_is_like_any_other(two):
 
 def test_problems_are_those_of_the_laptop(two):
     """Same seed, same held-out problems: before training only the sampling differs between engines."""
-    from poise_lab.sampler import step_seed
-
     task = pl.load_task(pl.TINY_TASKS)
     assert two.config["task"] == pl.TINY_TASKS and two.seed == 0
     held_out = task.sample(4, step_seed(0, 0, "held-out"))
@@ -68,12 +84,17 @@ def test_problems_are_those_of_the_laptop(two):
     assert two.metrics[0]["accuracy"] == pytest.approx(rollouts.rewards.mean().item(), abs=0.45)
 
 
-def test_killed_process_stops_the_rest_and_the_run_resumes(two, tmp_path):
-    """One of two processes is killed in the middle; the launcher ends, says why and how to go on; the resumed run is whole."""
+@pytest.mark.parametrize(("processes", "killed"), [(2, 0), (2, 1), (4, 2)])
+def test_killed_process_stops_the_rest_and_the_run_resumes(two, tmp_path, processes, killed):
+    """One process is killed in the middle; the launcher ends, says why and how to go on; the resumed run is whole."""
     out = tmp_path / "run"
     with open(tmp_path / "log", "w") as log:
         started = subprocess.Popen(
-            accelerate_command(2, *TRAIN, out), env=environment(), stdout=log, stderr=log, start_new_session=True
+            accelerate_command(processes, *TRAIN, out),
+            env=environment(),
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
         )
         try:
             end = time.time() + 300
@@ -82,10 +103,11 @@ def test_killed_process_stops_the_rest_and_the_run_resumes(two, tmp_path):
             workers = [
                 p for p in psutil.Process(started.pid).children(recursive=True) if "poise_lab.cli" in p.cmdline()
             ]
-            ranks = {p.environ().get("RANK"): p for p in workers if "RANK" in p.environ()}
-            ranks["1"].kill()
+            ranks = {int(p.environ()["RANK"]): p for p in workers if "RANK" in p.environ()}
+            assert sorted(ranks) == list(range(processes))
+            ranks.pop(killed).kill()
             assert started.wait(timeout=90) != 0
-            _, alive = psutil.wait_procs([ranks["0"]], timeout=30)
+            _, alive = psutil.wait_procs(ranks.values(), timeout=30)
             assert not alive
         finally:
             if started.poll() is None:
@@ -96,13 +118,48 @@ def test_killed_process_stops_the_rest_and_the_run_resumes(two, tmp_path):
     assert "another process of the run was lost" in lines[0] and "--resume" in lines[0] and "checkpoint-" in lines[0]
     before = pl.read_run(out)
     assert not before.finished
-    again = launch(2, *TRAIN, out, "--resume")
+    again = launch(processes, *TRAIN, out, "--resume")
     assert again.returncode == 0, again.stderr[-3000:]
     run = pl.read_run(out)
     assert run.finished and [m["step"] for m in run.metrics] == list(range(7))
     assert [m["buffer_rows"] for m in run.metrics[1:]] == [16.0 * i for i in range(6)]
-    # what was sampled again after the checkpoint is what the run that was never stopped had sampled
-    assert timeless(run)[1:] == timeless(two)[1:]
+    if processes == 2:  # what was sampled again after the checkpoint is what the run that was never stopped had sampled
+        assert timeless(run)[1:] == timeless(two)[1:]
+
+
+BLOCKED = """
+import ctypes, sys
+from pathlib import Path
+from poise_lab.launch import one_sentence_if_a_process_is_lost
+lock = ctypes.create_string_buffer(64)
+take = ctypes.CDLL(None).pthread_mutex_lock
+with one_sentence_if_a_process_is_lost(Path(sys.argv[1]), 2):
+    take(lock)
+    print("ready", flush=True)
+    take(lock)
+"""
+
+
+def test_a_process_blocked_outside_python_says_it_too(tmp_path):
+    """As one that waits for a lost process in NCCL does: no handler of Python's runs there, and no call returns."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", BLOCKED, str(tmp_path)], env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )  # fmt: skip
+    try:
+        assert process.stdout.readline() == "ready\n"
+        process.terminate()
+        _, said = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    (line,) = [line for line in said.splitlines() if "poise-lab: " in line]
+    assert process.returncode == 143 and "another process of the run was lost" in line and "--resume" in line
+
+
+def test_the_handler_of_before_is_back(tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+    with one_sentence_if_a_process_is_lost(tmp_path, 2):
+        assert signal.getsignal(signal.SIGTERM) is not before
+    assert signal.getsignal(signal.SIGTERM) is before and signal.set_wakeup_fd(-1) == -1
 
 
 def test_module_takes_a_file_and_flags(tmp_path):
@@ -117,14 +174,79 @@ def test_module_takes_a_file_and_flags(tmp_path):
 
 
 def test_on_the_device_of_this_machine(tmp_path):
-    """Without a GPU this is the CPU again; with one it is that, and the 135M model too if it has been fetched."""
-    from poise_lab.fetch import fetched
+    """On a GPU where there is one, and then a policy of 135M parameters too, which is fetched for it; else on the CPU."""
+    from poise_lab.fetch import fetch
 
-    if not torch.cuda.is_available():
-        pytest.skip("no GPU here; the CPU runs are the other tests")
-    policies = ["tiny"] + (["smollm2-135m"] if fetched("smollm2-135m") else [])
+    where, policies, env = "cpu", ["tiny"], environment()
+    if torch.cuda.is_available():
+        fetch("smollm2-135m")
+        where, policies = "cuda", ["tiny", "smollm2-135m"]
+        env["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     for policy in policies:
-        assert main(["train", "--engine", "trl", *SMALL, "--policy", policy, "--out", str(tmp_path / policy)]) == 0
+        out = tmp_path / policy
+        done = subprocess.run(
+            [sys.executable, *TRAIN, out, "--policy", policy], env=env, capture_output=True, text=True, timeout=400
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        run = pl.read_run(out)
+        assert run.finished and (run.config["device"], run.config["policy"]) == (where, policy)
+        assert [m["fitted"] for m in run.metrics[1:]] == [0.0, 0.0, 1.0, 1.0, 1.0, 1.0]
+
+
+# --- as the laptop does it -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("wording", "shots"), [("compact", 0), ("line", 0), ("question", 0), ("line", 2), ("compact", 1)]
+)
+def test_a_saved_policy_is_asked_as_on_the_laptop(tmp_path, monkeypatch, wording, shots):
+    """The folder says how: the same prompts token by token, the same ends, the same part of a response that counts."""
+    policy = pl.load_policy("tiny", wording=wording, shots=shots)
+    policy.save(tmp_path / "policy")
+    seen, plain = {}, PoiseTrainer._generate_and_score_completions
+
+    def spied(trainer, inputs):
+        output = plain(trainer, inputs)
+        ids = [row[mask.bool()].tolist() for row, mask in zip(output["prompt_ids"], output["prompt_mask"], strict=True)]
+        seen.update(ids=ids, ends=trainer.eos_token_ids, score=trainer.reward_funcs[0])
+        return output
+
+    monkeypatch.setattr(PoiseTrainer, "_generate_and_score_completions", spied)
+    args = PoiseConfig(
+        str(tmp_path / "run"), per_device_train_batch_size=8, max_steps=1, max_completion_length=8, report_to="none",
+        use_cpu=True, bf16=False, save_strategy="no", logging_steps=1,
+    )  # fmt: skip
+    run(RunOptions(str(tmp_path / "policy"), "chain_sum", 4), args)
+    task = pl.load_task("chain_sum")
+    held_out = task.sample(4, step_seed(args.seed, 0, "held-out"))
+    problems = task.sample(4, step_seed(args.seed, 1, "problems"), exclude=held_out)
+    assert seen["ids"] == [policy.prompt_ids(problem) for problem in problems for _ in range(2)]
+    assert sorted(seen["ends"]) == policy.eos_token_ids and (len(seen["ends"]) > 1) == bool(shots)
+    right = f"<think></think>{problems[0].answer}\n{problems[0].answer}1"
+    assert seen["score"]([right], index=[0]) == [problems[0].reward(policy.text_of(right))] == [float(bool(shots))]
+
+
+@pytest.mark.parametrize(("steps_per_generation", "logging_steps"), [(1, 1), (2, 1), (2, 2), (1, 3), (2, 6)])
+def test_rows_are_counted_however_often_the_trainer_logs(tmp_path, steps_per_generation, logging_steps):
+    policy, rows, updates = tiny_policy(), 8, steps_per_generation
+    args = PoiseConfig(
+        str(tmp_path), per_device_train_batch_size=rows // updates, steps_per_generation=updates, max_steps=6 * updates,
+        logging_steps=logging_steps, gradient_accumulation_steps=1, max_completion_length=6, report_to="none", use_cpu=True,
+        bf16=False, save_strategy="no", poise_pool=2, poise_warmup=1,
+    )  # fmt: skip
+    counted, recorder = [0], Recorder(tmp_path, updates, rows)
+
+    def even(completions, completion_ids, **_):
+        counted.append(counted[-1] + sum(map(len, completion_ids)))
+        return [float(len(text) % 2 == 0) for text in completions]
+
+    data = Dataset.from_list([{"prompt": f"{i}+{i + 3}="} for i in range(24)])
+    PoiseTrainer(policy.model, even, args, data, processing_class=policy.tokenizer, callbacks=[recorder]).train()
+    metrics = read_metrics(tmp_path)
+    every = max(1, logging_steps // updates)
+    assert [m["step"] for m in metrics] == list(range(every, 7, every))
+    assert [m["responses"] for m in metrics] == [rows * m["step"] for m in metrics]
+    assert [m["tokens"] for m in metrics] == pytest.approx([counted[m["step"]] for m in metrics], abs=1)
 
 
 # --- refusals ------------------------------------------------------------------------------------
@@ -150,6 +272,49 @@ def test_one_sentence(tmp_path, capsys, monkeypatch, flags, message):
     assert main(["train", "--engine", "trl", "--steps", "2", "--out", str(tmp_path / "run"), *flags]) == 2
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert said.startswith("poise-lab: ") and message in said
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--config", "none.yaml"], "none.yaml cannot be read: No such file or directory"),
+        (["--config", "broken.yaml"], "while parsing a flow sequence"),
+        (["--config", "list.yaml"], "must contain a YAML mapping"),
+        (["--config", "unknown.yaml"], "unknown setting nonsense; known are the fields of RunOptions and PoiseConfig"),
+        (["--nonsense", "3"], "unknown setting nonsense; known are"),
+        (["--per_device_train_batch_size", "3"], "a batch of 3 responses"),
+        (["--generation_batch_size", "20"], "generation_batch_size=20 cannot be split into parts of 8"),
+        (["--max_steps", "1", "--vllm_importance_sampling_clip_min", "9"], "must be less than"),  # TRL's own words
+        (["--max_steps", "1", "--sync_ref_model", "True"], "You passed `sync_ref_model=True` while `beta=0.0`"),
+        ([], "how long? Give max_steps"),
+    ],
+)
+def test_one_line_for_what_the_module_is_given(tmp_path, capsys, monkeypatch, flags, message):
+    for name, text in {"broken": "a: [1\nb: {", "list": "- a", "unknown": "nonsense: 3"}.items():
+        (tmp_path / f"{name}.yaml").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    plain = ["--output_dir", str(tmp_path / "run"), "--use_cpu", "True", "--bf16", "False", "--eval_prompts", "4"]
+    assert launch_main([*plain, *flags]) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith("poise-lab: ") and message in said
+
+
+def test_several_gpus_for_one_process(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(PoiseConfig, "n_gpu", 4)
+    flags = [
+        "--output_dir",
+        tmp_path / "run",
+        "--use_cpu",
+        True,
+        "--bf16",
+        False,
+        "--eval_prompts",
+        4,
+        "--max_steps",
+        1,
+    ]
+    assert launch_main([str(flag) for flag in flags]) == 2
+    assert "poise-lab: one process sees 4 GPUs" in capsys.readouterr().err
 
 
 def test_folder_in_use(tmp_path, capsys):
@@ -182,6 +347,7 @@ def test_ready_configurations_are_read_by_their_readers(path, tmp_path, monkeypa
     if "compute_environment" in text:
         config = load_config_from_file(str(path))
         assert config.num_processes >= 1 and config.distributed_type
+        assert config.use_cpu == ("cpu" in path.name)
         return
     options, args = TrlParser((RunOptions, PoiseConfig)).parse_args_and_config(
         ["--config", str(path), "--output_dir", str(tmp_path), "--use_cpu", "True", "--bf16", "False"]
@@ -190,6 +356,16 @@ def test_ready_configurations_are_read_by_their_readers(path, tmp_path, monkeypa
     assert set(text) <= set(PoiseConfig.__dataclass_fields__) | set(RunOptions.__dataclass_fields__)
     if options.policy != "tiny":
         assert text["bf16"] and args.poise_layer in (None, 19)
+
+
+@pytest.mark.parametrize(("name", "gpus"), [("two_cpu_processes.yaml", ["-1,-1", "-1,-1"]), ("one_gpu.yaml", ["0"])])
+def test_gpus_that_the_processes_see(tmp_path, name, gpus):
+    """-1 is none; a machine may have more than the configuration is for."""
+    script = tmp_path / "see.py"
+    script.write_text("import os\nopen(f\"{__file__}.{os.getpid()}\", 'w').write(os.environ['CUDA_VISIBLE_DEVICES'])")
+    done = launch(len(gpus), script, config=CONFIGS / name)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert [path.read_text() for path in tmp_path.glob("see.py.*")] == gpus
 
 
 def test_there_is_a_configuration_for_each_way():

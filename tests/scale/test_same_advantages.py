@@ -84,17 +84,23 @@ def runs(batches, tmp_path_factory):
                 if name == "pairs":
                     loose = dict(common, rows_each=prompts * responses // processes)
                     scenarios.append(dict(loose, name="unpadded"))
+                    scenarios.append(dict(loose, name="learning", learning_rate=1e-3))
+                    scenarios.append(dict(loose, name="resumed", learning_rate=1e-3, stop_after=3))
                     if processes < 4:
                         same = dict(loose, rollouts=as_rows(batches["float64"]))
                         scenarios.append(dict(same, name="float64", dtype="float64"))
-                        scenarios.append(dict(loose, name="learning", learning_rate=1e-3))
-                        scenarios.append(dict(loose, name="resumed", learning_rate=1e-3, stop_after=3))
                         scenarios.append(dict(loose, name="per task", per_task=True))
+                    if processes > 1:
+                        scenarios.append(dict(loose, name="spoiled", spoiled=2))
         out = tmp_path_factory.mktemp(f"processes-{processes}")
         (out / "scenarios.json").write_text(json.dumps(scenarios))
         done = launch(processes, Path(__file__).with_name("forced.py"), out / "scenarios.json", out)
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
         for scenario in scenarios:
+            if "spoiled" in scenario:
+                said = [(out / f"{scenario['name']}-{rank}.txt").read_text() for rank in range(processes)]
+                results[scenario["name"], processes] = said
+                continue
             result = json.loads((out / f"{scenario['name']}.json").read_text())
             assert result["processes"] == processes and result["steps"] == STEPS
             results[scenario["name"], processes] = result, load_file(out / f"{scenario['name']}.safetensors")
@@ -187,7 +193,15 @@ def test_probe_takes_over_after_the_warm_up(runs, batches):
     } <= set(logged[-1])
 
 
-@pytest.mark.parametrize("processes", (1, 2))
+@pytest.mark.parametrize("processes", (2, 4))
+def test_a_process_whose_buffer_is_spoiled_stops_all(runs, processes):
+    """One number of one row, on one of the processes: all stop before a probe that was fitted on it is used."""
+    sentence = "the processes have fitted their probes to different rows; after a resume, give each of them the same "
+    for said in runs["spoiled", processes]:
+        assert said.startswith(f"3 batches, then: {sentence}")
+
+
+@pytest.mark.parametrize("processes", (1, 2, 4))
 def test_resume_from_a_checkpoint_goes_on_as_if_nothing_had_happened(runs, processes):
     """A policy that learns, stopped after batch 3: the advantages and, at the end, buffer and probe."""
     assert torch.equal(advantages(runs, "resumed", processes), advantages(runs, "learning", processes))

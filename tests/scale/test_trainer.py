@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from trl import GRPOConfig
 
 import poise_lab as pl
 from poise_lab import trl as module
+from poise_lab.errors import NotFiniteError
 from poise_lab.trl import PoiseConfig, PoiseTrainer
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -52,7 +54,9 @@ def test_presets(tmp_path, name, probe, warmup):
     assert probe.items() <= config.baseline().template.get_params().items() and config.poise_warmup == warmup
     assert (config.num_generations, config.scale_rewards, config.loss_type) == (2, "none", "dapo")
     assert (config.epsilon, config.epsilon_high, config.delta, config.beta) == (0.2, 0.28, 10.0, 0.0)
-    assert PoiseConfig.preset(name, str(tmp_path), poise_warmup=3, use_cpu=True, bf16=False).poise_warmup == 3
+    assert (config.max_completion_length, config.learning_rate, config.lr_scheduler_type) == (8192, 1e-6, "constant")
+    other = PoiseConfig.preset(name, str(tmp_path), poise_warmup=3, max_completion_length=64, use_cpu=True, bf16=False)
+    assert (other.poise_warmup, other.max_completion_length) == (3, 64)
 
 
 def test_default_layer_is_that_of_the_release(tmp_path):
@@ -111,6 +115,13 @@ def test_logged_advantages_are_the_ones_used(tmp_path):
     assert list(trainer._logs["advantages"]) == pytest.approx(used[-1]["advantages"].tolist())
 
 
+def test_predicts_once_per_batch(tmp_path, monkeypatch):
+    predicted, plain = [], pl.ValueProbe.predict
+    monkeypatch.setattr(pl.ValueProbe, "predict", lambda probe, X: predicted.append(probe) or plain(probe, X))
+    make(tmp_path, max_steps=3).train()
+    assert len(predicted) == 2  # of three batches the first has no probe
+
+
 def test_checkpoint_holds_safetensors_and_json(tmp_path):
     trainer = make(tmp_path, save_strategy="steps", save_steps=3)
     trainer.train()
@@ -158,6 +169,16 @@ def refused(message: str, call, *args, **kwargs):
     [
         (dict(num_generations=1), "a response without a partner has no baseline; use 2 or more"),
         (dict(per_device_train_batch_size=3), "a batch of 3 responses"),
+        (
+            dict(per_device_train_batch_size=8, generation_batch_size=20),
+            "generation_batch_size=20 cannot be split into parts of 8 (per_device_train_batch_size=8 x 1 processes)",
+        ),
+        (dict(generation_batch_size=16, steps_per_generation=2), "say the same thing; give one"),
+        (
+            dict(eval_strategy="steps", eval_steps=1, per_device_eval_batch_size=6, num_generations_eval=4),
+            "6 responses evaluated together (per_device_eval_batch_size=6 x 1 processes) leave a response without",
+        ),
+        (dict(auto_find_batch_size=True), "would tear responses from their partners"),
         (dict(scale_rewards="group"), "leave scale_rewards at 'none'"),
         (dict(multi_objective_aggregation="normalize_then_sum"), "leave scale_rewards at 'none'"),
         (dict(mask_truncated_completions=True), "hides responses from the probe"),
@@ -200,6 +221,72 @@ def test_rewards_outside_0_to_1(tmp_path):
     for value in (2.0, -1.0, None):
         trainer = make(tmp_path, rewards=lambda completions, value=value, **_: [value] * len(completions))
         refused("rewards must lie in [0, 1], without NaN", trainer.train)
+
+
+@pytest.mark.parametrize("given", [dict(tools=[even]), dict(environment_factory=dict)], ids=lambda d: next(iter(d)))
+def test_tools_and_environments(tmp_path, given):
+    args = PoiseConfig(str(tmp_path), **PLAIN)
+    refused(f"{next(iter(given))}: a probe cannot tell", PoiseTrainer, tiny_policy().model, even, args, **given)
+
+
+def test_masked_tokens_of_an_own_rollout(tmp_path):
+    def rollout(prompts, trainer):
+        n = len(prompts)
+        return {
+            "prompt_ids": [[5]] * n,
+            "completion_ids": [[6, 7]] * n,
+            "logprobs": [[0.0] * 2] * n,
+            "env_mask": [[1, 0]] * n,
+        }
+
+    policy = tiny_policy()
+    args = PoiseConfig(str(tmp_path), **{**PLAIN, "max_steps": 1})
+    data = Dataset.from_list([{"prompt": f"{i}+1="} for i in range(8)])
+    trainer = PoiseTrainer(policy.model, even, args, data, processing_class=policy.tokenizer, rollout_func=rollout)
+    refused("env_mask: a probe cannot tell masked tokens", trainer.train)
+
+
+def test_images(tmp_path, monkeypatch):
+    rows = [{"prompt": [{"role": "user", "content": f"{i}+1="}], "image": "x.png"} for i in range(8)]
+    refused("leave the column of images out", make(tmp_path, rows=rows, remove_unused_columns=False).train)
+    plain = module.GRPOTrainer.__init__
+
+    def of_images(trainer, *args, **kwargs):  # as for a processor instead of a tokenizer
+        plain(trainer, *args, **kwargs)
+        trainer._is_vlm = True
+
+    monkeypatch.setattr(module.GRPOTrainer, "__init__", functools.wraps(plain)(of_images))
+    refused("reads text models; pass a tokenizer", make, tmp_path)
+
+
+def test_adapter_with_a_penalty(tmp_path):
+    policy = pl.load_policy("tiny")
+    policy.model.peft_config, policy.model.get_base_model = {}, lambda: policy.model
+    refused("set beta=0", make, tmp_path, policy, beta=0.1)
+    assert make(tmp_path, policy, beta=0.0).poise_layer == 2
+
+
+def test_several_gpus_for_one_process(tmp_path):
+    args = PoiseConfig(str(tmp_path), **PLAIN)
+    args._n_gpu = 4
+    data = Dataset.from_list([{"prompt": "1+1="}] * 8)
+    policy = tiny_policy()
+    refused("one process sees 4 GPUs; start one for each with `accelerate launch`", PoiseTrainer, policy.model, even, args,
+            data, processing_class=policy.tokenizer)  # fmt: skip
+
+
+def test_states_that_are_not_finite(tmp_path):
+    """The error comes with the batch, before its advantages are used, and says what it is."""
+    trainer = make(tmp_path)
+
+    def spoil(*_):
+        trainer._read[3, 5] = torch.nan
+
+    plain = trainer._gathered
+    trainer._gathered = lambda *args: spoil() or plain(*args)
+    with pytest.raises(NotFiniteError, match="features contain NaN or infinity"):
+        trainer.train()
+    assert trainer.state.global_step == 0 and trainer.poise.steps == 0
 
 
 def test_column_of_tasks(tmp_path):
