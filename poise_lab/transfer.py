@@ -6,6 +6,10 @@ A setting is a policy and a task: rows of internal states with the rewards of th
 source is used on the target as it is (where the shapes allow), after an affine map learned without labels, and beside
 a probe fitted on labels of the target. Everything is scored on prompts that nothing was fitted on.
 
+V(x) belongs to a policy: a probe that reads the source's value perfectly is wrong where the two policies succeed on
+different problems. So where both settings have the same problems there is a control, the source's probe on the source's
+own states of the held-out problems: no map can be expected to do better. What it lacks is missing in V(x), not in the map.
+
 Left out on purpose: maps that are not affine, and maps learned from rewards.
 """
 
@@ -24,8 +28,8 @@ from .errors import PoiseLabError
 from .fetch import cache_dir
 from .policies import load_policy
 from .probe import ValueProbe, agreement
-from .real import piece
-from .records import mean_interval, provenance, read_json, write_json
+from .real import piece, value_spread
+from .records import bootstrap_interval, mean_interval, provenance, read_json, write_json
 from .rollouts import leave_one_out_mean
 from .tables import pair_reduction, splits
 from .tracking import SEEDS, keep_rows, rows_file
@@ -33,7 +37,11 @@ from .tracking import SEEDS, keep_rows, rows_file
 NUMBERS = (10, 20, 40, 80, 160, 320)  # prompts
 MODES = {  # and how figures name them
     "as it is": "as it is", "restandardised": "after new means and scales", "affine map": "after an affine map",
-    "refitted": "refitted on labels",
+    "refitted": "refitted on labels", "own states": "the source's own states",
+}  # fmt: skip
+MEASURES = {
+    "r": "Pearson r", "mae": "mean absolute error", "variance_reduction": "1 - Var(A)/Var(R)",
+    "r_source": "r with the source's V(x)",
 }  # fmt: skip
 CHECKPOINTS = ((0, 100), (100, 200), (0, 200), (200, 0))  # steps: probe fitted at, used at
 TINY = {"tiny": "bundled", "tiny-seed1": "other seed", "tiny-narrow": "half the width"}
@@ -98,19 +106,23 @@ def restandardised(source: ValueProbe, before: np.ndarray, after: np.ndarray) ->
 def transfer(source: Rows, target: Rows, *, paired: bool, numbers: Sequence[int] = NUMBERS) -> dict:
     """Measures of every way to get a probe for the target: mode to n to measure to one value per split.
 
-    paired: prompt i of the source is prompt i of the target. Then a map between their states can be learned.
-    "as it is" reads nothing of the target; its n is 0. Modes that the shapes rule out are absent.
+    paired: prompt i of the source is prompt i of the target. Then a map between their states can be learned, and all
+    is scored against the source's value too, as "r_source".
+    "as it is" and "own states" read nothing of the target; their n is 0. Modes that the shapes rule out are absent.
     """
     y, found = target.targets(), {}
     same_shape = source.features.shape[-1] == target.features.shape[-1]
 
-    def score(mode: str, n: int, probe: ValueProbe, held_out: np.ndarray) -> None:
-        predicted = probe.predict(target.features[held_out])
+    def score(mode: str, n: int, probe: ValueProbe, held_out: np.ndarray, read: Rows = target) -> None:
+        predicted = probe.predict(read.features[held_out])
         measured = agreement(predicted, y[held_out])
         measured["variance_reduction"] = pair_reduction(predicted, target.rewards[held_out])
-        for measure in ("r", "mae", "variance_reduction"):
-            place = found.setdefault(mode, {}).setdefault(str(n), {}).setdefault(measure, [])
-            place.append(round(float(measured[measure]), 4))
+        if paired:
+            measured["r_source"] = agreement(predicted, source.targets()[held_out])["r"]
+        for measure in MEASURES:
+            if measure in measured:
+                place = found.setdefault(mode, {}).setdefault(str(n), {}).setdefault(measure, [])
+                place.append(round(float(measured[measure]), 4))
 
     for i, (fit, held_out) in enumerate(splits(len(y))):
         probe = fitted(source.features[fit], source.targets()[fit])
@@ -126,7 +138,29 @@ def transfer(source: Rows, target: Rows, *, paired: bool, numbers: Sequence[int]
                 mapped = through_map(probe, source.features[some], target.features[some])
                 score("affine map", n, mapped, held_out)
             score("refitted", n, fitted(target.features[some], y[some]), held_out)
+        if paired:
+            score("own states", 0, probe, held_out, read=source)
     return found
+
+
+def same_value(source: Rows, target: Rows) -> dict[str, list[float]]:
+    """r between the V(x) of two settings with the same problems, and its interval over problems: [r, low, high].
+
+    "r" is of the mean rewards, which their noise pulls towards 0. "noise_free" divides the covariance by the spreads of
+    V(x) itself, for the noise of the two is independent; by chance it may pass 1. 0.0 where either has no spread.
+    """
+
+    def noise_free(a: np.ndarray, b: np.ndarray) -> float:
+        spreads = value_spread(torch.from_numpy(a)) * value_spread(torch.from_numpy(b))
+        return float(np.cov(a.mean(1), b.mean(1))[0, 1]) / spreads if spreads else 0.0
+
+    def plain(a: np.ndarray, b: np.ndarray) -> float:
+        return agreement(a.mean(1), b.mean(1))["r"]
+
+    return {
+        name: [round(x, 4) for x in bootstrap_interval(statistic, source.rewards, target.rewards)]
+        for name, statistic in (("r", plain), ("noise_free", noise_free))
+    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,10 +214,14 @@ def record(out: str | Path, data: str | Path, log: Callable[[str], None] = print
     for group in groups(data, out / "rows"):
 
         def make(group=group):
-            measured = {}
+            measured, values = {}, {}
             for a, b in group.pairs:
-                measured[f"{_label(a)} to {_label(b)}"] = transfer(Rows.read(a), Rows.read(b), paired=group.paired)
-            return {**about, "kind": group.kind, "name": group.name, "over": group.over, "pairs": measured}
+                label, source, target = f"{_label(a)} to {_label(b)}", Rows.read(a), Rows.read(b)
+                measured[label] = transfer(source, target, paired=group.paired)
+                if group.paired:
+                    values[label] = same_value(source, target)
+            made = {**about, "kind": group.kind, "name": group.name, "over": group.over, "pairs": measured}
+            return made | ({"same_value": values} if values else {})
 
         found = piece(out / group.file, make)
         if list(found["pairs"]) != [f"{_label(a)} to {_label(b)}" for a, b in group.pairs]:  # rows have joined
@@ -216,18 +254,33 @@ def over_groups(groups: Sequence[dict], mode: str, measure: str = "r") -> tuple[
     return numbers, np.array([mean_interval(x) for x in values]).reshape(-1, 3)
 
 
-def figure(groups: Sequence[dict], measure: str = "r"):
-    """Every way to get a probe for the target, over the number of the target's prompts; a panel for each kind of pair."""
+def by_kind(groups: Sequence[dict]) -> dict[str, list[dict]]:
+    """Groups to show together: a task's with each other, for whichever model; checkpoints and policies one by one."""
     found: dict[str, list[dict]] = {}
     for group in groups:
-        name = f"{group['kind']}, {group['name']}" if group["kind"] == "another policy" else group["kind"]
-        found.setdefault(name, []).append(group)
+        one = group["kind"] in ("another checkpoint", "another policy")
+        found.setdefault(f"{group['kind']}, {group['name']}" if one else group["kind"], []).append(group)
+    return found
+
+
+def by_task(groups: Sequence[dict]) -> dict[str, list[dict]]:
+    """Task to groups of one pair each: of policies that both read it, in either direction."""
+    found: dict[str, list[dict]] = {}
+    for group in groups:
+        for label, pair in group["pairs"].items():
+            one = {**group, "pairs": {label: pair}, "same_value": {label: group["same_value"][label]}}
+            found.setdefault(label.split()[-1], []).append(one)
+    return found
+
+
+def figure(panels: dict[str, Sequence[dict]], measure: str = "r"):
+    """Every way to get a probe for the target, over the number of the target's prompts; panels: name to its groups."""
     values = {}
-    for name, members in found.items():
+    for name, members in panels.items():
         curves = {label: over_groups(members, mode, measure) for mode, label in MODES.items()}
         values[name] = {label: curve for label, curve in curves.items() if curve[0]}
-    y = {"r": "Pearson r", "mae": "mean absolute error"}.get(measure, "1 - Var(A)/Var(R)")
-    return plots.panels(values, "A probe of one setting, used on another", "prompts of the target", y, log=True)
+    title, columns = "A probe of one setting, used on another", 2 if len(values) <= 4 else 3
+    return plots.panels(values, title, "prompts of the target", MEASURES[measure], log=True, columns=columns)
 
 
 def labels_needed(groups: Sequence[dict], mode: str = "affine map", measure: str = "r") -> int | None:
