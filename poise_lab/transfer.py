@@ -283,6 +283,16 @@ def figure(panels: dict[str, Sequence[dict]], measure: str = "r"):
     return plots.panels(values, title, "prompts of the target", MEASURES[measure], log=True, columns=columns)
 
 
+def shown_last(fig) -> dict[str, dict[str, float]]:
+    """What `figure` shows at the largest number of prompts: panel to line to its value."""
+    found: dict[str, dict[str, float]] = {title.text: {} for title in fig.layout.annotations}
+    panels = list(found)
+    for line in fig.data:
+        if line.name:  # bands have none
+            found[panels[int(line.xaxis[1:] or 1) - 1]][line.name] = line.y[-1]
+    return found
+
+
 def labels_needed(groups: Sequence[dict], mode: str = "affine map", measure: str = "r") -> int | None:
     """The fewest labelled prompts of the target whose refitted probe is at least as good as `mode` at its best n."""
     best = over_groups(groups, mode, measure)[1][:, 0].max()
