@@ -259,7 +259,8 @@ def by_kind(groups: Sequence[dict]) -> dict[str, list[dict]]:
     found: dict[str, list[dict]] = {}
     for group in groups:
         one = group["kind"] in ("another checkpoint", "another policy")
-        found.setdefault(f"{group['kind']}, {group['name']}" if one else group["kind"], []).append(group)
+        kind = group["kind"].removeprefix("another ")  # short: the titles of three panels share a line
+        found.setdefault(f"{kind}, {group['name']}" if one else kind, []).append(group)
     return found
 
 
