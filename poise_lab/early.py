@@ -16,6 +16,7 @@ from .errors import PoiseLabError
 from .internals import read_internals
 from .policies import Policy
 from .probe import ValueProbe, agreement
+from .records import mean_interval
 from .rollouts import Rollouts
 from .tables import splits
 
@@ -63,3 +64,12 @@ def skill(features: np.ndarray, targets: np.ndarray, own: np.ndarray | None = No
             of_split.append(agreement(probe.predict(X[held_out]), truth)["r"])
         found.append(of_split)
     return found
+
+
+def beats_prompt(r: Sequence[Sequence[float]], shares: Sequence[float] = SHARES) -> tuple[float, tuple] | None:
+    """The first share that knows more than the prompt alone: (share, (gain, low, high)), the paired interval above 0.
+
+    r: what `skill` gives for these shares, of which the first is 0. None if no share does.
+    """
+    gains = [(share, mean_interval(np.subtract(of_split, r[0]))) for share, of_split in zip(shares, r, strict=True)]
+    return next((gain for gain in gains[1:] if gain[1][1] > 0), None)

@@ -174,3 +174,25 @@ def curves(seeds: Sequence[dict], measure: str = "r") -> tuple[list[int], dict[s
         return mean_interval(found) if np.isfinite(found).all() else (nan, nan, nan)
 
     return steps, {name: np.array([at(i, name) for i in range(len(steps))]) for name in names}
+
+
+def differences(seeds: Sequence[dict], a: str, b: str, measure: str = "r", looks: int = 1) -> dict[int, tuple]:
+    """Step to (mean, low, high) over seeds of a minus b, paired by seed, each mean over so many looks that end there."""
+    found = {}
+    for last in range(looks, len(seeds[0]["looks"]), looks):  # the first look is before the first fit
+        part = range(last - looks + 1, last + 1)
+        each = [
+            np.mean([one["looks"][i]["models"][a][measure] - one["looks"][i]["models"][b][measure] for i in part])
+            for one in seeds
+        ]
+        found[seeds[0]["looks"][last]["step"]] = mean_interval(each)
+    return found
+
+
+def behind_from(seeds: Sequence[dict], a: str, b: str, measure: str = "r") -> int | None:
+    """The first step from which on a is worse than b at every look, the paired interval apart from 0; None if none."""
+    found, sign = None, 1 if measure == "mae" else -1
+    for step, (_, low, high) in differences(seeds, a, b, measure).items():
+        worse = min(sign * low, sign * high) > 0
+        found = (found or step) if worse else None
+    return found

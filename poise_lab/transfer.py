@@ -259,7 +259,8 @@ def by_kind(groups: Sequence[dict]) -> dict[str, list[dict]]:
     found: dict[str, list[dict]] = {}
     for group in groups:
         one = group["kind"] in ("another checkpoint", "another policy")
-        found.setdefault(f"{group['kind']}, {group['name']}" if one else group["kind"], []).append(group)
+        kind = group["kind"].removeprefix("another ")  # short: the titles of three panels share a line
+        found.setdefault(f"{kind}, {group['name']}" if one else kind, []).append(group)
     return found
 
 
@@ -281,6 +282,16 @@ def figure(panels: dict[str, Sequence[dict]], measure: str = "r"):
         values[name] = {label: curve for label, curve in curves.items() if curve[0]}
     title, columns = "A probe of one setting, used on another", 2 if len(values) <= 4 else 3
     return plots.panels(values, title, "prompts of the target", MEASURES[measure], log=True, columns=columns)
+
+
+def shown_last(fig) -> dict[str, dict[str, float]]:
+    """What `figure` shows at the largest number of prompts: panel to line to its value."""
+    found: dict[str, dict[str, float]] = {title.text: {} for title in fig.layout.annotations}
+    panels = list(found)
+    for line in fig.data:
+        if line.name:  # bands have none
+            found[panels[int(line.xaxis[1:] or 1) - 1]][line.name] = line.y[-1]
+    return found
 
 
 def labels_needed(groups: Sequence[dict], mode: str = "affine map", measure: str = "r") -> int | None:

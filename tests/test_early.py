@@ -66,3 +66,12 @@ def test_a_cut_outside_of_the_reasoning_is_refused(change):
     kept = rollouts.reasoning_lengths + change if change > 0 else torch.full_like(rollouts.lengths, -1)
     with pytest.raises(pl.PoiseLabError, match="keep 0 tokens"):
         early.cut(rollouts, kept)
+
+
+def test_the_first_share_above_the_prompt_by_hand():
+    base = [0.1, 0.5, 0.3]
+    shares = (0.0, 0.1, 0.2, 0.3)
+    r = [base, [0.3, 0.5, 0.3], [x + d for x, d in zip(base, (0.1, 0.11, 0.09), strict=True)], [0.9, 0.9, 0.9]]
+    share, (gain, low, _) = early.beats_prompt(r, shares)
+    assert share == 0.2 and gain == pytest.approx(0.1) and 0 < low < 0.1
+    assert early.beats_prompt(r[:2], shares[:2]) is None

@@ -48,3 +48,34 @@ def test_recorded_seeds_are_complete():
         assert np.isnan(points[0]).all() == name.startswith("refitted") and not np.isnan(points[1:]).any()
     for seed in seeds:
         assert seed["config"]["train"]["steps"] == tracking.STEPS and seed["provenance"]["date"]
+
+
+def test_paired_differences_by_hand():
+    def seed(shift):
+        looks = [{"step": 0, "models": {"a": {"mae": 0.9}}}]  # b was not yet fitted
+        for step, gap in ((10, 0.0), (20, 0.2), (30, 0.0), (40, 0.2), (50, 0.3)):
+            mae = 0.1 + 0.1 * shift
+            looks.append({"step": step, "models": {"a": {"mae": mae + gap + 0.01 * shift}, "b": {"mae": mae}}})
+        return {"looks": looks}
+
+    seeds = [seed(shift) for shift in (-1, 0, 1)]  # far apart, and the difference is not
+    found = tracking.differences(seeds, "a", "b", "mae")
+    assert list(found) == [10, 20, 30, 40, 50]
+    assert np.allclose(found[20], (0.2, 0.2 - 0.0248, 0.2 + 0.0248), atol=1e-3)
+    assert tracking.behind_from(seeds, "a", "b", "mae") == 40  # at 30 it was not
+    assert tracking.behind_from(seeds, "b", "a", "mae") is None
+    pairs = tracking.differences(seeds, "a", "b", "mae", looks=2)
+    assert list(pairs) == [20, 40] and np.isclose(pairs[20][0], 0.1)
+
+
+def test_recorded_a_frozen_probe_falls_behind_and_its_level_is_the_worst():
+    seeds = tracking.recorded(pl.data_dir() / "tracking")
+    frozen, refitted = "frozen at step 0", "refitted, 4096 rows"
+    assert [tracking.behind_from(seeds, frozen, refitted, m) for m in ("r", "mae", "variance_reduction")] == [
+        20,
+        20,
+        60,
+    ]
+    _, mae = tracking.curves(seeds, "mae")
+    assert max(mae, key=lambda name: mae[name][-5:, 0].mean()) == frozen
+    assert mae[frozen][-1, 0] > mae[frozen][1, 0] and mae[refitted][-1, 0] < mae[refitted][1, 0]

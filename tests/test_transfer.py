@@ -7,6 +7,7 @@ import pytest
 
 import poise_lab as pl
 from poise_lab import transfer as tr
+from poise_lab.records import mean_interval
 from poise_lab.tables import splits
 
 FOLDER = pl.data_dir() / "transfer"
@@ -77,6 +78,61 @@ def test_maps_read_no_label_of_the_target_and_nothing_reads_what_is_held_out():
     assert first["held out"]["refitted"] == pytest.approx(-first["as it was"]["refitted"], abs=1e-3)
 
 
+def twins(policies_agree, prompts=300, seed=0):
+    """Two settings with the same problems, whose states tell both policies' V(x), the target's in a turned frame."""
+    rng = np.random.default_rng(seed)
+    first, second = rng.uniform(0.1, 0.9, (2, prompts))
+    values = (first, first if policies_agree else second)
+    known = np.stack([first, second], -1)[:, None].repeat(2, 1)
+    q, _ = np.linalg.qr(rng.normal(size=(2 * WIDTH + 3,) * 2))
+    rows = []
+    for value, turned in zip(values, (np.eye(len(q)), q), strict=True):
+        features = rng.normal(size=(prompts, 2, len(q)))
+        features[..., :2] = 8 * (known - 0.5) + 0.3 * features[..., :2]
+        rows.append(tr.Rows(features @ turned, (rng.random((prompts, 8)) < value[:, None]).astype(float)))
+    return rows
+
+
+@pytest.mark.parametrize("agree", [True, False])
+def test_no_map_beats_the_sources_own_states_and_a_good_one_equals_them(agree):
+    source, target = twins(agree)
+    found = tr.transfer(source, target, paired=True, numbers=(240,))
+    r = {mode: {m: np.mean(by_n[n][m]) for m in ("r", "r_source")} for mode, by_n in found.items() for n in by_n}
+    assert list(found["own states"]) == ["0"]
+    for measure in ("r", "r_source"):
+        assert r["own states"][measure] >= r["affine map"][measure] - 0.02
+        assert r["affine map"][measure] > r["own states"][measure] - 0.05
+    assert r["affine map"]["r_source"] > 0.7 and r["refitted"]["r"] > 0.7
+    if agree:
+        assert r["affine map"]["r"] > r["refitted"]["r"] - 0.05
+    else:  # the states carry over, and the value does not: only labels help
+        assert abs(r["own states"]["r"]) < 0.2 and abs(r["affine map"]["r"]) < 0.2
+
+
+def test_a_control_is_the_sources_probe_on_the_sources_states():
+    source, target = twins(True, prompts=60)
+    fit, held_out = splits(60)[0]
+    probe = tr.fitted(source.features[fit], source.targets()[fit])
+    predicted = probe.predict(source.features[held_out])
+    found = tr.transfer(source, target, paired=True, numbers=(40,))["own states"]["0"]
+    assert found["r"][0] == pytest.approx(pl.agreement(predicted, target.targets()[held_out])["r"], abs=1e-4)
+    assert found["r_source"][0] == pytest.approx(pl.agreement(predicted, source.targets()[held_out])["r"], abs=1e-4)
+
+
+def test_the_same_value_without_the_noise_of_a_few_rewards():
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(3, 4000))
+    a, b = (np.clip(0.5 + 0.15 * (z[0] + z[k]), 0, 1) for k in (1, 2))
+    true = np.corrcoef(a, b)[0, 1]
+    rows = [tr.Rows(np.zeros((4000, 2, 5)), (rng.random((4000, 8)) < v[:, None]).astype(float)) for v in (a, b)]
+    found = tr.same_value(*rows)
+    assert found["noise_free"][0] == pytest.approx(true, abs=0.04)
+    assert found["noise_free"][1] < true < found["noise_free"][2]
+    assert found["r"][2] < true - 0.03  # pulled towards 0
+    still = tr.Rows(rows[0].features, np.ones((4000, 8)))
+    assert tr.same_value(rows[0], still)["noise_free"] == [0.0, 0.0, 0.0]
+
+
 def test_shapes_and_unpaired_prompts_rule_modes_out():
     found = tr.transfer(setting(0), setting(1, width=6), paired=False, numbers=(20,))
     assert list(found) == ["refitted"]
@@ -119,6 +175,10 @@ def test_every_listed_pair_is_recorded_with_five_values():
             assert numbers in ([], [0], list(tr.NUMBERS))
             for n in numbers:
                 assert len(tr.over_pairs(group, mode, n)) == 5
+        first = next(iter(group["pairs"].values()))
+        paired = group["kind"] != "another task"
+        assert ("own states" in first) == ("r_source" in first["refitted"]["320"]) == ("same_value" in group) == paired
+        assert set(group.get("same_value", group["pairs"])) == set(group["pairs"])
     assert not np.isnan(tr.over_groups(groups, "refitted")[1]).any()
 
 
@@ -128,12 +188,62 @@ def test_a_recorded_pair_follows_from_the_recorded_rows():
     found = tr.transfer(source, target, paired=True, numbers=(320,))
     (group,) = (g for g in tr.recorded(FOLDER) if g["name"] == "smollm2-135m to gemma3-270m")
     stored = group["pairs"]["smollm2-135m gcd to gemma3-270m gcd"]
-    for mode in found:
-        assert np.mean(found[mode]["320"]["r"]) == pytest.approx(np.mean(stored[mode]["320"]["r"]), abs=0.01)
+    for mode, by_n in found.items():
+        for n, measures in by_n.items():
+            for measure, values in measures.items():
+                assert np.mean(values) == pytest.approx(np.mean(stored[mode][n][measure]), abs=0.01)
+    again = tr.same_value(source, target)
+    assert np.allclose(again["r"], group["same_value"]["smollm2-135m gcd to gemma3-270m gcd"]["r"], atol=1e-3)
 
 
-def test_the_figure_has_a_panel_for_each_kind():
-    fig = tr.figure(tr.recorded(FOLDER))
-    assert len(fig.layout.annotations) == 5 and fig.layout.height <= 700
-    named = [trace.name for trace in fig.data if trace.showlegend]
-    assert sorted(named) == sorted(tr.MODES.values())
+def test_recorded_what_is_said_of_families():
+    """The map loses nothing to the source's own states; what differs is V(x): as good as labels, less, or reversed."""
+    by_task = tr.by_task([group for group in tr.recorded(FOLDER) if group["kind"] == "another family"])
+    pairs = [group for groups in by_task.values() for group in groups]
+    assert len(pairs) == 8
+
+    def values(group, mode, measure="r"):
+        return np.array(tr.over_pairs(group, mode, {"own states": 0}.get(mode, 320), measure))
+
+    for measure in ("r", "r_source"):
+        lost = [values(group, "affine map", measure) - values(group, "own states", measure) for group in pairs]
+        for one in lost:
+            _, low, high = mean_interval(one)
+            assert low <= 0 <= high
+        mean, low, high = mean_interval(np.mean(lost, 0))
+        assert low <= 0 <= high and low > -0.02
+    for task, alike in (("gcd", 1), ("chain_sum", 1), ("syllogism", -1)):
+        for group in by_task[task]:
+            (same,) = group["same_value"].values()
+            assert min(alike * same["r"][1], alike * same["r"][2]) > 0
+            _, low, high = mean_interval(values(group, "affine map"))
+            assert min(alike * low, alike * high) > 0
+            _, low, high = mean_interval(values(group, "refitted") - values(group, "affine map"))
+            assert low > 0 or task == "gcd" and low <= 0 <= high
+    assert [[tr.labels_needed([group]) for group in by_task[task]] for task in ("chain_sum", "gcd", "syllogism")] == [
+        [80, 80], [None, 320], [10, 10]
+    ]  # fmt: skip
+
+
+def test_recorded_a_map_between_checkpoints_gives_the_old_value():
+    (group,) = (group for group in tr.recorded(FOLDER) if group["name"] == "step 0 to 200")
+    r = {mode: np.array(tr.over_pairs(group, mode, n)) for mode, n in
+         (("as it is", 0), ("affine map", 320), ("own states", 0))}  # fmt: skip
+    _, low, high = mean_interval(r["affine map"] - r["own states"])
+    assert low <= 0 <= high
+    assert mean_interval(r["as it is"] - r["own states"])[1] > 0.1
+
+
+def test_figures_have_the_panels_that_they_are_given():
+    groups = tr.recorded(FOLDER)
+    family = [group for group in groups if group["kind"] == "another family"]
+    near = tr.by_kind([group for group in groups if group not in family])
+    for panels in (near, tr.by_task(family)):
+        for measure in ("r", "mae", "variance_reduction"):
+            fig = tr.figure(panels, measure)
+            assert [title.text for title in fig.layout.annotations] == list(panels) and fig.layout.height <= 700
+    assert len(near) == 7 and list(tr.by_task(family)) == ["chain_sum", "gcd", "letter_counting", "syllogism"]
+    shown = tr.shown_last(tr.figure(tr.by_task(family)))
+    assert list(shown["gcd"]) == [tr.MODES[mode] for mode in ("affine map", "refitted", "own states")]
+    want = np.mean([tr.over_pairs(group, "refitted", 320) for group in tr.by_task(family)["gcd"]])
+    assert shown["gcd"][tr.MODES["refitted"]] == pytest.approx(want, abs=1e-4)
