@@ -78,9 +78,9 @@ fetch: $(STAMP)
 	$(BIN)/poise-lab fetch smollm2-135m
 	$(BIN)/poise-lab fetch gemma3-270m
 
-# Three short runs on each engine, for notebook 11: one thread each, one after the other.
+# Five short runs on each engine, for notebook 11: one thread each, one after the other.
 engines: $(SCALE)/.installed
-	for seed in 0 1 2; do for engine in lab trl; do out=data/engines/$$engine-$$seed; test -f $$out/metrics.jsonl || \
+	for seed in 0 1 2 3 4; do for engine in lab trl; do out=data/engines/$$engine-$$seed; test -f $$out/metrics.jsonl || \
 	  { OMP_NUM_THREADS=1 $(SCALE)/bin/poise-lab train --engine $$engine --steps 40 --eval-every 20 --seed $$seed --out $$out.partial && \
 	  mkdir $$out && mv $$out.partial/config.json $$out.partial/metrics.jsonl $$out && rm -r $$out.partial; } || exit 1; done; done
 

@@ -209,7 +209,7 @@ def measure(a: Assumptions | None = None) -> dict:
 
 
 def _seconds(call, *args) -> float:
-    """Of processor time, the median of five calls."""
+    """Of processor time, the median of five calls; a first fit may take twice as long."""
     taken = []
     for _ in range(5):
         start = time.process_time()

@@ -138,7 +138,10 @@ def test_a_pass_of_our_own_is_an_eighth_of_a_step():
 @pytest.mark.parametrize("name", [None, *(size.name for size in scale.SIZES)])
 @pytest.mark.parametrize("preset", scale.PRESETS)
 def test_poise_adds_less_than_a_hundredth_of_a_step(name, preset):
-    """On paper, up to 64 GPUs: with the speeds that are assumed, and with those measured at each width."""
+    """On paper, up to 64 GPUs: with the speeds that are assumed, and with those measured at each width.
+
+    Also where a fit takes twice as long as the median, as the first one may.
+    """
     a = scale.Assumptions()
     if name:
         recorded = read_json(pl.data_dir() / "scale" / "cpu.json")
@@ -147,8 +150,10 @@ def test_poise_adds_less_than_a_hundredth_of_a_step(name, preset):
         a = dataclasses.replace(a, **speeds)
     for size in scale.SIZES:
         if name in (None, size.name):
+            slow = dataclasses.replace(a, release_flops=a.release_flops / 2, paper_flops=a.paper_flops / 2)
             for gpus in (1, 8, 64):
-                assert scale.step_cost(size, gpus, a, preset)["added_share"] < 0.01, (size.name, gpus)
+                for speeds in (a, slow):
+                    assert scale.step_cost(size, gpus, speeds, preset)["added_share"] < 0.01, (size.name, gpus)
 
 
 def test_table_says_the_same():

@@ -25,6 +25,7 @@ from poise_lab.launch import (
     Recorder,
     RunOptions,
     accelerate_command,
+    batches_of,
     from_train_config,
     last_checkpoint,
     one_sentence_if_a_process_is_lost,
@@ -268,7 +269,7 @@ def test_rows_are_counted_however_often_the_trainer_logs(tmp_path, steps_per_gen
     ],
 )
 def test_one_sentence(tmp_path, capsys, monkeypatch, flags, message):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # read from the environment once, at import
     assert main(["train", "--engine", "trl", "--steps", "2", "--out", str(tmp_path / "run"), *flags]) == 2
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert said.startswith("poise-lab: ") and message in said
@@ -344,6 +345,8 @@ def test_settings_of_the_laptop_as_trl_s(tmp_path):
 def test_ready_configurations_are_read_by_their_readers(path, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "is_vllm_available", lambda: True)
     text = yaml.safe_load(path.read_text())
+    processes = {"qwen3-4b-vllm-server.yaml": 4, "tiny.yaml": 1}.get(path.name, 8)
+    monkeypatch.setattr(PoiseConfig, "world_size", processes)
     if "compute_environment" in text:
         config = load_config_from_file(str(path))
         assert config.num_processes >= 1 and config.distributed_type
@@ -356,6 +359,10 @@ def test_ready_configurations_are_read_by_their_readers(path, tmp_path, monkeypa
     assert set(text) <= set(PoiseConfig.__dataclass_fields__) | set(RunOptions.__dataclass_fields__)
     if options.policy != "tiny":
         assert text["bf16"] and args.poise_layer in (None, 19)
+        assert (
+            args.per_device_train_batch_size * processes * args.gradient_accumulation_steps == 64
+        )  # per optimizer step
+        assert f"for {processes} GPUs" in path.read_text() and batches_of(args) == (120, 8)
 
 
 @pytest.mark.parametrize(("name", "gpus"), [("two_cpu_processes.yaml", ["-1,-1", "-1,-1"]), ("one_gpu.yaml", ["0"])])
