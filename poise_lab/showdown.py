@@ -426,12 +426,12 @@ def held_bytes(baseline: Baseline) -> int:
     return sum(each.numel() * each.element_size() for each in baseline.state_dict().values())
 
 
-def crossing(x: np.ndarray, y: np.ndarray, level: np.ndarray) -> tuple[tuple[float, float, float] | None, float]:
-    """Where a line first falls below a level, as x does: ((value, low, high), share of the draws above it throughout).
+def crossing(x: np.ndarray, y: np.ndarray, level: np.ndarray) -> tuple[tuple[float, float, float], float, float]:
+    """Where a line falls below a level: the x with its 95 % interval; shares of the draws all above and never above.
 
     x, y: (1 + draws, N) from the largest x to the smallest; level: (1 + draws,). The first row is the data, the others
-    are bootstrap draws. A line that starts below the level crosses nowhere: its x is NaN. The interval is None
-    unless the data and at least 95 % of the draws cross.
+    are bootstrap draws. The x is NaN where the line does not fall below the level; the interval is that of the
+    draws in which it does.
     """
     above = y > level[:, None]
     found = np.full(len(x), np.nan)
@@ -439,12 +439,10 @@ def crossing(x: np.ndarray, y: np.ndarray, level: np.ndarray) -> tuple[tuple[flo
         i = int(np.argmin(above[k]))  # the first that is not above
         share = (y[k, i - 1] - level[k]) / (y[k, i - 1] - y[k, i])
         found[k] = x[k, i - 1] + share * (x[k, i] - x[k, i - 1])
-    crosses = np.isfinite(found)
-    throughout = float(above[1:].all(1).mean())
-    if not crosses[0] or crosses[1:].mean() < 0.95:
-        return None, throughout
-    low, high = np.nanquantile(found[1:], [0.025, 0.975])
-    return (float(found[0]), float(low), float(high)), throughout
+    crossed = found[1:][np.isfinite(found[1:])]
+    low, high = np.quantile(crossed, [0.025, 0.975]) if len(crossed) else (np.nan, np.nan)
+    never = float((~above[1:]).all(1).mean())
+    return (float(found[0]), float(low), float(high)), float(above[1:].all(1).mean()), never
 
 
 # --- what the README says of them ------------------------------------------------------------------

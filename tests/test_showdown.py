@@ -123,11 +123,15 @@ def test_short_run_is_compared_where_it_ended():
 def test_crossing_by_hand():
     x = np.array([[0.8, 0.4, 0.0]] * 4)
     y = np.array([[0.3, 0.1, -0.1], [0.3, 0.1, -0.1], [0.5, 0.1, -0.1], [0.3, 0.1, -0.3]])
-    (value, low, high), throughout = showdown.crossing(x, y, np.zeros(4))
-    assert value == pytest.approx(0.2) and 0.2 <= low < high <= 0.3 and throughout == 0
-    assert showdown.crossing(x, y, np.full(4, -1.0)) == (None, 1.0)
-    assert showdown.crossing(x, y, np.full(4, 0.9)) == (None, 0.0)
-    assert showdown.crossing(x, y, np.array([0.0, 0.0, 0.9, 0.9]))[0] is None  # half of the draws do not cross
+    (value, low, high), above, never = showdown.crossing(x, y, np.zeros(4))
+    assert value == pytest.approx(0.2) and 0.2 <= low < high <= 0.3 and above == never == 0
+    (value, *_), above, never = showdown.crossing(x, y, np.full(4, -1.0))
+    assert math.isnan(value) and (above, never) == (1, 0)
+    (value, *_), above, never = showdown.crossing(x, y, np.full(4, 0.9))
+    assert math.isnan(value) and (above, never) == (0, 1)
+    (value, low, high), above, never = showdown.crossing(x, y, np.array([0.0, 0.0, 0.9, -0.2]))
+    assert value == low == pytest.approx(0.2) and (above, never) == (0, pytest.approx(1 / 3))
+    assert high == pytest.approx(0.2, abs=0.01)  # the third falls below at 0.2 too
 
 
 def test_a_second_network_is_counted_and_a_mean_holds_nothing(bundled):
