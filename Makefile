@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 SCALE := .venv-scale
 RUN := runs/poise-0
 
-.PHONY: run fetch probes test test-scale test-lab lab notebooks record record-real tracking transfer showdown engines bench assignments grade grade-check lint clean
+.PHONY: run fetch probes sums test test-scale test-lab lab notebooks record record-real tracking transfer showdown engines bench assignments grade grade-check lint clean
 
 run: $(STAMP)
 	$(BIN)/poise-lab train --baseline poise --seed 0 --out $(RUN) $(if $(wildcard $(RUN)/config.json),--resume)
@@ -88,6 +88,11 @@ engines: $(SCALE)/.installed
 probes: fetch
 	OMP_NUM_THREADS=1 $(BIN)/poise-lab probes --policy smollm2-135m --out data/real
 	OMP_NUM_THREADS=1 $(BIN)/poise-lab probes --policy gemma3-270m --out data/real
+
+# The quick probe: 320 sums x 8 responses on SmolLM2, five seeds, timed.
+sums: $(STAMP)
+	$(BIN)/poise-lab fetch smollm2-135m
+	OMP_NUM_THREADS=1 $(BIN)/python -m poise_lab.sums data/real/sums.json
 
 # Value models that watch five training runs, and probes carried from one setting to another (notebook 10): what is
 # missing under data. Two more tiny policies are pretrained into the cache.

@@ -10,7 +10,7 @@ computed from them is in `tables.py`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -69,7 +69,7 @@ CANDIDATES = (
 )  # fmt: skip
 
 
-# What is recorded in full: one of each kind on which V(x) spreads, most of them for both models.
+# What is recorded in full: tasks of four kinds on which V(x) spreads for both models.
 TASKS = tuple(CANDIDATES[i] for i in (1, 20, 5, 16))
 
 
@@ -78,6 +78,17 @@ def value_spread(rewards: torch.Tensor) -> float:
     rewards = rewards.double()
     variance = rewards.mean(1).var() - rewards.var(1).mean() / rewards.shape[1]
     return float(variance.clamp(min=0).sqrt())
+
+
+def share_explained(rewards: torch.Tensor, labels: Sequence) -> float:
+    """Share of the variance of prompts' mean rewards (P, M) that lies between labels, one per prompt.
+
+    Degrees of freedom are taken into account, so labels that mean nothing have 0, however many there are.
+    """
+    y, labels = rewards.double().mean(1).numpy(), np.asarray(labels)
+    kinds, at = np.unique(labels, return_inverse=True)
+    means = np.bincount(at, y) / np.bincount(at)
+    return float(1 - ((y - means[at]) ** 2).sum() / (len(y) - len(kinds)) / y.var(ddof=1))
 
 
 def piece(path: Path, make: Callable[[], object]):

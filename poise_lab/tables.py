@@ -1,4 +1,4 @@
-"""The paper's analysis tables from readings of real models, beside the paper's numbers.
+"""The paper's analysis tables from readings of real models. `paper.py` puts them beside the paper's numbers.
 
 Every probe is fitted on four fifths of the prompts and scored on the last fifth, five times, so that each prompt is
 held out once. Fitted and scored against the mean reward of the *other* responses to the prompt, never the own.
@@ -23,13 +23,12 @@ from sklearn.neural_network import MLPRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from . import plots
 from .baselines import variance_reduction
 from .critic import Critic
 from .policies import Policy, data_dir, load_policy
 from .probe import ENTROPIES, ValueProbe, agreement
 from .real import POOL, SEED, SHOTS, TASKS, Readings, Setting, folder_of, piece, read_task, search, value_spread
-from .records import mean_interval, provenance, read_json, write_arrays, write_json
+from .records import provenance, read_json, write_arrays, write_json
 from .rollouts import build_rollouts
 from .tasks import Problem, load_task
 
@@ -38,18 +37,6 @@ RIDGES = (0.01, 1.0, 10.0, 100.0, 1000.0, 10000.0)
 MLPS = {"MLP 1x512": (512,), "MLP 3x512": (512,) * 3, "MLP 5x512": (512,) * 5, "MLP 3x1024": (1024,) * 3}
 TRAIN_PROMPTS = (20, 40, 80, 160, 320)
 CRITIC_TASKS = ("chain_sum", "letter_counting")  # fine-tuning is the dearest part by far
-
-# Our tables and the paper's: (key in paper_results.json, title). Names of rows are the same in both.
-PAPER = {
-    "inputs": ("table3_inputs_qwen3_4b", "Table 3: one input at a time"),
-    "layers": ("table8_layers_qwen3_4b", "Table 8: layers"),
-    "pools": ("table10_pooling_qwen3_4b", "Table 10: pooling windows"),
-    "architectures": ("table12_probe_architectures", "Table 12: ridge against MLPs"),
-    "critic": ("figure1", "Figure 1: probe against a fine-tuned critic"),
-}
-
-
-PAPER_DEPTH = 36  # layers of Qwen3-4B
 
 
 class Plain(RegressorMixin, BaseEstimator):
@@ -79,7 +66,7 @@ class Reduced(RegressorMixin, BaseEstimator):
         ])  # fmt: skip
         self.model_ = make_pipeline(columns, StandardScaler(), clone(self.regressor))
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # a set number of epochs, as in the paper
+            warnings.simplefilter("ignore", ConvergenceWarning)  # few epochs on purpose; the paper gives no number
             self.model_.fit(np.asarray(X, dtype=np.float32), np.asarray(y, dtype=np.float32))
         return self
 
@@ -283,98 +270,3 @@ def recorded(folder: str | Path | None = None) -> dict[str, dict[str, dict]]:
 def recorded_rows(folder: str | Path, policy: str, task: str) -> dict[str, np.ndarray]:
     """The arrays that `write_rows` wrote."""
     return load_file(Path(folder) / "rows" / policy / f"{task}.safetensors")
-
-
-def over_tasks(tasks: Sequence[dict], table: str, row: str, measure: str = "r") -> list[float]:
-    """A measure of each split, mean over the tasks that have the row."""
-    return np.mean([task["tables"][table][row][measure] for task in tasks], 0).tolist()
-
-
-def order_verdicts(ours: dict[str, Sequence[float]], paper: dict[str, float]) -> dict[str, tuple[int, int, int]]:
-    """For each row that both have: on how many other rows (same side as in the paper, other side, open).
-
-    ours: row to its values over splits; a pair is open where the 95 % interval of the paired difference holds 0.
-    paper: row to one value; equal values are open too.
-    """
-    names = [name for name in ours if name in paper]
-    verdicts = {}
-    for a in names:
-        counts = [0, 0, 0]
-        for b in names:
-            if a == b:
-                continue
-            _, low, high = mean_interval(np.subtract(ours[a], ours[b]))
-            theirs = paper[a] - paper[b]
-            counts[2 if low <= 0 <= high or theirs == 0 else 0 if (low > 0) == (theirs > 0) else 1] += 1
-        verdicts[a] = tuple(counts)
-    return verdicts
-
-
-def papers(table: str, names: Sequence[str], depth: int = 0) -> dict[str, dict[str, float]]:
-    """The paper's numbers, {"mae", "r"}, for those of our rows that it has too; a layer's at the same relative depth."""
-    if table not in PAPER:
-        return {}
-    theirs = read_json(data_dir() / "paper_results.json")[PAPER[table][0]]
-    theirs = {name: value for name, value in theirs.items() if isinstance(value, dict)}
-    if table != "layers":
-        return {name: theirs[name] for name in names if name in theirs}
-    return {
-        name: theirs[min(theirs, key=lambda k: abs((int(k) + 0.5) / PAPER_DEPTH - (int(name) + 0.5) / depth))]
-        for name in names
-    }
-
-
-def beside_paper(tasks: Sequence[dict], table: str) -> list[dict]:
-    """Rows of a table, mean over tasks, with the paper's and what the ordering (by r) says."""
-    tasks = [task for task in tasks if table in task["tables"]]
-    names = list(tasks[0]["tables"][table])
-    theirs = papers(table, names, tasks[0]["config"]["depth"])
-    ours = {name: over_tasks(tasks, table, name) for name in names}
-    verdicts = order_verdicts(ours, {name: value["r"] for name, value in theirs.items()})
-    nan = float("nan")
-    rows = []
-    for name in names:
-        measured = {
-            label: mean_interval(over_tasks(tasks, table, name, measure))
-            for label, measure in (("r", "r"), ("MAE", "mae"), ("1 - Var(A)/Var(R)", "variance_reduction"))
-        }
-        of_paper = {
-            f"paper's {label}": (theirs.get(name, {}).get(m, nan), nan, nan)
-            for label, m in (("r", "r"), ("MAE", "mae"))
-        }
-        order = "{} agree, {} against, {} open".format(*verdicts[name]) if name in verdicts else "-"
-        rows.append({"row": name, **measured, **of_paper, "order": order})
-    return rows
-
-
-def table_figure(models: dict[str, Sequence[dict]], table: str, title: str, x: str, measure: str = "r", **layout):
-    """A table of several models as points with 95 % intervals over splits, the paper's numbers as open diamonds.
-
-    models: name to the files of its tasks, over which the mean is taken.
-    """
-    values, marked = {}, {}
-    for model, tasks in models.items():
-        tasks = [task for task in tasks if table in task["tables"]]
-        if tasks:
-            names = list(tasks[0]["tables"][table])
-            values[model] = {name: mean_interval(over_tasks(tasks, table, name, measure)) for name in names}
-            if table != "layers":  # theirs are of another model's depth
-                marked |= {name: value[measure] for name, value in papers(table, names).items() if measure in value}
-    y = {"r": "Pearson r with the mean of other rewards", "mae": "mean absolute error (reward)"}.get(
-        measure, "1 - Var(A) / Var(R)"
-    )
-    return plots.side_by_side(values, marked, title, x, y, **layout)
-
-
-def depth_figure(models: dict[str, Sequence[dict]], title: str):
-    """r over the relative depth of the layer, mean over tasks with 95 % bands, the paper's model beside ours."""
-    fig = plots.figure(title, "depth of the layer (0 first, 1 last)", "Pearson r with the mean of other rewards")
-    for (model, tasks), style in zip(models.items(), plots.line_styles(len(models)), strict=True):
-        names = list(tasks[0]["tables"]["layers"])
-        mean, low, high = np.array([mean_interval(over_tasks(tasks, "layers", name)) for name in names]).T
-        depth = [round(int(name) / (tasks[0]["config"]["depth"] - 1), 3) for name in names]
-        plots.add_line(fig, depth, mean, model, low=low, high=high, **style)
-    theirs = read_json(data_dir() / "paper_results.json")[PAPER["layers"][0]]
-    depth = [round(int(name) / (PAPER_DEPTH - 1), 3) for name in theirs]
-    plots.add_line(fig, depth, [value["r"] for value in theirs.values()], "Qwen3-4B (paper)", "#999999", dash="dot")
-    return fig

@@ -23,6 +23,7 @@ import poise_lab as pl
 from poise_lab import convert as conversion
 from poise_lab import fetch as fetching
 from poise_lab.cli import main
+from poise_lab.sums import measure
 
 GGUF_NAMES = {
     "embed_tokens": "token_embd", "norm": "output_norm", "q_proj": "attn_q", "k_proj": "attn_k", "v_proj": "attn_v",
@@ -497,13 +498,4 @@ def test_probe_on_sums_of_a_real_model():
     """320 prompts x 8 responses: on prompts that it was not fitted on, the probe has r of at least 0.8."""
     if fetching.fetched("smollm2-135m") is None:
         pytest.skip("smollm2-135m is not in the cache; `make fetch`")
-    policy = pl.load_policy("smollm2-135m", shots=4, wording="line", dtype=torch.bfloat16)
-    problems = pl.load_task("chain_sum", max_terms=2).sample(320, seed=0)
-    rollouts = pl.sample_rollouts(policy, problems, responses=8, seed=0, max_new_tokens=8)
-    internals = pl.read_internals(policy, rollouts, layer=15, pool=4)
-    targets, r = rollouts.partner_rewards(), []
-    for part in range(5):
-        held_out = torch.arange(320) % 5 == part
-        probe = pl.ValueProbe.preset("release").fit(internals.select(~held_out), targets[~held_out])
-        r.append(probe.score(internals.select(held_out), targets[held_out])["r"])
-    assert sum(r) / 5 >= 0.8, r
+    assert measure(0)["r"] >= 0.8

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+import dataclasses
 import json
 import math
 import subprocess
@@ -164,6 +166,21 @@ def test_no_end_of_sequence_token():
     tokenizer.eos_token = None
     with pytest.raises(pl.PoiseLabError, match="has no end-of-sequence token"):
         pl.Policy(model, tokenizer, "without")
+
+
+def test_the_padding_side_of_the_tokenizer_does_not_matter(policy, toys):
+    """Rows are laid out by us: prompts of several lengths give the same tokens and the same states."""
+    found = {}
+    for side in ("left", "right"):
+        tokenizer = copy.deepcopy(policy.tokenizer)
+        tokenizer.padding_side = side
+        other = dataclasses.replace(policy, tokenizer=tokenizer)
+        rollouts = pl.sample_rollouts(other, toys, responses=2, seed=0, max_new_tokens=8)
+        found[side] = rollouts, pl.read_internals(other, rollouts, layer=1, pool=3)
+    (a, x), (b, y) = found.values()
+    assert len({len(ids) for ids in a.prompt_ids}) > 1
+    assert a.prompt_ids == b.prompt_ids and (a.response_ids == b.response_ids).all() and a.texts == b.texts
+    assert (x.features() == y.features()).all() and (x.logprobs == y.logprobs).all()
 
 
 def test_no_pad_token(toys):

@@ -14,10 +14,11 @@ from sklearn.linear_model import Ridge
 from support import EOS, tiny_policy
 
 import poise_lab as pl
-from poise_lab import cli, real, tables
-from poise_lab.records import read_json
+from poise_lab import cli, paper, real, sums, tables
+from poise_lab.records import mean_interval, read_json
 
 FOLDER = pl.data_dir() / "real"
+VARIANCES = ("variance_reduction", "variance_reduction_rloo")
 
 
 def planted(signal: float = 2.0, prompts: int = 120, width: int = 40, seed: int = 0) -> real.Readings:
@@ -122,16 +123,75 @@ def test_reduced_ridge_is_the_releases_probe():
 
 def test_order_verdicts_by_hand():
     ours = {"a": [0.9, 0.91, 0.92], "b": [0.5, 0.51, 0.52], "c": [0.1, 0.9, 0.5], "not theirs": [0, 0, 0]}
-    assert tables.order_verdicts(ours, {"a": 0.8, "b": 0.7, "c": 0.6, "d": 1}) == {
+    assert paper.order_verdicts(ours, {"a": 0.8, "b": 0.7, "c": 0.6, "d": 1}) == {
         "a": (1, 0, 1), "b": (1, 0, 1), "c": (0, 0, 2),
     }  # fmt: skip
-    assert tables.order_verdicts(ours, {"a": 0.7, "b": 0.8}) == {"a": (0, 1, 0), "b": (0, 1, 0)}
-    assert tables.order_verdicts(ours, {"a": 0.7, "b": 0.7}) == {"a": (0, 0, 1), "b": (0, 0, 1)}
+    assert paper.order_verdicts(ours, {"a": 0.7, "b": 0.8}) == {"a": (0, 1, 0), "b": (0, 1, 0)}
+    assert paper.order_verdicts(ours, {"a": 0.7, "b": 0.7}) == {"a": (0, 0, 1), "b": (0, 0, 1)}
 
 
 def test_over_tasks_is_the_mean_of_each_split():
     tasks = [{"tables": {"t": {"x": {"r": r}}}} for r in ([0.0, 1.0], [1.0, 0.0])]
-    assert tables.over_tasks(tasks, "t", "x") == [0.5, 0.5]
+    assert paper.over_tasks(tasks, "t", "x") == [0.5, 0.5]
+
+
+@pytest.mark.parametrize("labels", [2, 60])
+def test_share_explained_counts_degrees_of_freedom(labels):
+    rng = np.random.default_rng(0)
+    kinds = np.arange(1200) % labels
+    value = np.where(kinds < labels // 2, 0.1, 0.9)
+    rewards = torch.from_numpy((rng.random((1200, 8)) < value[:, None]).astype(np.float32))
+    exact = torch.from_numpy(value)[:, None].repeat(1, 8)
+    assert abs(real.share_explained(exact, kinds) - 1) < 1e-9
+    noise = rewards.var(1).mean() / 8 / rewards.mean(1).var()
+    assert abs(real.share_explained(rewards, kinds) - (1 - noise)) < 0.03
+    assert abs(real.share_explained(rewards, rng.permutation(kinds))) < 0.06
+
+
+def test_rloo_row_is_one_minus_twice_the_variance_within():
+    rng = np.random.default_rng(0)
+    value = np.where(np.arange(20_000) % 2, 0.1, 0.9)
+    found = paper.rloo_row(rng.random((20_000, 8)) < value[:, None], 4)["variance_reduction"]
+    assert len(found) == tables.SPLITS and abs(np.mean(found) - (1 - 2 * 0.09 / 0.25)) < 0.02
+
+
+def made_up(task: str, r: dict[str, list[float]], mae: dict[str, list[float]]) -> dict:
+    """A task's file with a table of regressors, the variance reductions equal to r, and one control."""
+    rows = {name: {"r": r[name], "mae": mae[name], "variance_reduction": r[name]} for name in r}
+    controls = {"shuffled targets": rows["Linear ridge"], "RLOO on the same pairs": {"variance_reduction": [0.1, 0.2]}}
+    return {"config": {"task": task, "depth": 6}, "tables": {"architectures": rows, "controls": controls}}
+
+
+def test_beside_the_paper_by_hand():
+    """The paper's ridge has the better r, its MLP 3x1024 the better MAE; so has ours, but for r of task b."""
+    r, mae = (
+        {"Linear ridge": [0.5, 0.52], "MLP 3x1024": [0.4, 0.42]},
+        {"Linear ridge": [0.3, 0.3], "MLP 3x1024": [0.2, 0.21]},
+    )
+    tasks = [made_up("a", r, mae), made_up("b", {k: [x + 0.5 * (x < 0.45) for x in v] for k, v in r.items()}, mae)]
+    rows = {row["row"]: row for row in paper.beside_paper(tasks, "architectures", without=["b"])}
+    assert list(rows) == ["(shuffled targets)", "(RLOO on the same pairs)", "Linear ridge", "MLP 3x1024"]
+    ridge = rows["Linear ridge"]
+    assert ridge["r without"][0] == pytest.approx(0.51) and ridge["Qwen3-4B's MAE"][0] == 0.124
+    assert ridge["order by MAE, Qwen3-4B"] == "1 agree, 0 against, 0 open"
+    assert ridge["order by r, Qwen3-4B"] == "0 agree, 1 against, 0 open"
+    assert ridge["the same without, Qwen3-4B"] == "1 agree, 0 against, 0 open"
+    rloo = rows["(RLOO on the same pairs)"]
+    assert rloo["1 - Var(A)/Var(R)"][0] == pytest.approx(0.15) and rloo["r"][0] != rloo["r"][0]
+    assert "r without" not in paper.beside_paper([made_up("a", r, mae)], "architectures", without=["b"])[0]
+
+
+def test_of_errors_the_lower_is_better():
+    task = {"tables": {"t": {"a": {"r": [0.9, 0.91], "mae": [0.1, 0.11]}, "b": {"r": [0.1, 0.12], "mae": [0.5, 0.52]}}}}
+    assert [paper.compared(task, "t", "a", "b", measure)[0] for measure in ("r", "mae")] == ["better", "better"]
+    assert paper.compared(task, "t", "b", "a", "mae")[0] == "worse"
+    assert paper.compared(task, "t", "a", "b", "mae")[1][0] == pytest.approx(-0.405)
+
+
+@pytest.mark.parametrize(("model", "first", "last"), [("Qwen3-4B", 0.807, 0.827), ("R1-1.5B", 0.425, 0.292)])
+def test_layers_stand_beside_the_papers_of_the_same_depth(model, first, last):
+    theirs = paper.papers("layers", ["0", "29"], 30, model)
+    assert (theirs["0"]["r"], theirs["29"]["r"]) == (first, last)
 
 
 # --- readings of a model -------------------------------------------------------------------------
@@ -298,3 +358,34 @@ def test_the_search_holds_its_failures(model):
     found = read_json(FOLDER / f"search-{model}.json")
     assert [(row["task"], row["settings"]) for row in found["rows"]] == [(c.task, c.settings) for c in real.CANDIDATES]
     assert min(row["spread"] for row in found["rows"]) < 0.05 < 0.2 < max(row["spread"] for row in found["rows"])
+
+
+def test_recorded_quick_probe():
+    """320 sums x 8 responses: r of at least 0.8 on held-out prompts, surely, in under three minutes."""
+    found = read_json(FOLDER / "sums.json")
+    assert found["setting"] == dataclasses.asdict(sums.Sums()) and found["provenance"]["threads"] <= 2
+    assert (found["setting"]["prompts"], found["setting"]["responses"]) == (320, 8)
+    assert [run["seed"] for run in found["runs"]] == list(sums.SEEDS)
+    assert not set(found["searched"]) & set(sums.SEEDS) and found["command"].startswith("python -m poise_lab.sums ")
+    mean, low, _ = mean_interval([run["r"] for run in found["runs"]])
+    assert low > 0.8 and mean - np.mean([run["r_settings"] for run in found["runs"]]) > 0.1
+    assert all(run["seconds"] < 180 and run["dtype"] == "bfloat16" for run in found["runs"])
+    assert abs(found["float32"]["r"] - mean) < 0.05
+
+
+def test_readme_quotes_the_quick_probe_and_the_variance_of_the_real_model():
+    text = " ".join((pl.data_dir().parent / "README.md").read_text().split())
+    runs = read_json(FOLDER / "sums.json")["runs"]
+    interval = "{:.3f} [{:.3f}, {:.3f}]".format(*mean_interval([run["r"] for run in runs]))
+    slowest = max(run["seconds"] for run in runs)
+    assert f"has r {interval} on held-out prompts over five seeds" in text
+    assert f"took {slowest:.0f} s at most" in text
+    poise = [pl.read_run(pl.data_dir() / "runs-smollm2" / f"poise-{seed}") for seed in range(5)]
+    after = poise[0].config["train"]["steps"] - poise[0].config["baseline"]["warmup"]
+    own, rloo = ([run.mean(name, last=after) for run in poise] for name in VARIANCES)
+    gap = "{:+.3f} [{:+.3f}, {:+.3f}]".format(*mean_interval(np.subtract(own, rloo)))
+    assert f"{np.mean(own):.3f} against {np.mean(rloo):.3f}" in text and gap in text
+
+
+def test_data_is_small():
+    assert sum(path.stat().st_size for path in pl.data_dir().rglob("*") if path.is_file()) < 30e6
