@@ -130,8 +130,8 @@ def test_crossing_by_hand():
     (value, *_), above, never = showdown.crossing(x, y, np.full(4, 0.9))
     assert math.isnan(value) and (above, never) == (0, 1)
     (value, low, high), above, never = showdown.crossing(x, y, np.array([0.0, 0.0, 0.9, -0.2]))
-    assert value == low == pytest.approx(0.2) and (above, never) == (0, pytest.approx(1 / 3))
-    assert high == pytest.approx(0.2, abs=0.01)  # the third falls below at 0.2 too
+    assert value == pytest.approx(0.2) and (above, never) == (0, pytest.approx(1 / 3))
+    assert (low, high) == pytest.approx((0.1025, 0.1975))  # draws cross at 0.2 and 0.1, the second one nowhere
 
 
 def test_a_second_network_is_counted_and_a_mean_holds_nothing(bundled):
