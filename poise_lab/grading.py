@@ -38,6 +38,10 @@ except ImportError:
 TIMEOUT = 120  # seconds per cell; the slowest cell of a solution takes a tenth of it
 MOST_OUTPUT = 100_000  # characters kept of what a cell prints
 PLANTED = "planted"
+# In front of every test: a submission that changed what the tests call (in memory) has changed nothing.
+FRESH_CHECKS = (
+    '[__import__("importlib").reload(m) for m in [__import__("sys").modules.get("poise_lab.checks")] if m is not None]'
+)
 
 
 class RunSubmission(Execute):
@@ -65,20 +69,30 @@ class RunSubmission(Execute):
             says = self.fatal[index]
             cell.outputs = [nbformat.v4.new_output("error", ename="Stopped", evalue=says, traceback=[says])]
             return cell, resources
-        return super().preprocess_cell(cell, resources, index)
+        source = cell.source
+        if is_test(cell):
+            cell.source = f"{FRESH_CHECKS}\n{source}"
+        try:
+            return super().preprocess_cell(cell, resources, index)
+        finally:
+            cell.source = source
 
     def output(self, outs, msg, display_id, cell_index):
         content = msg["content"]
+        before = self.printed.get(cell_index, 0)
+        self.printed[cell_index] = before + len(str(content))
+        too_much = self.printed[cell_index] > self.most_output
+        if msg["msg_type"] == "error":
+            content["evalue"], content["traceback"] = content["evalue"][:1000], content["traceback"][-1:]
+            content["traceback"] = [line[:1000] for line in content["traceback"]]
+        elif before > self.most_output:
+            return None
+        elif too_much:  # what it is, a text says so in its place
+            text = content["text"][: self.most_output] if msg["msg_type"] == "stream" else ""
+            msg["msg_type"] = msg["header"]["msg_type"] = "stream"
+            msg["content"] = content = {"name": "stdout", "text": f"{text}\n[cut: this cell prints too much]\n"}
         if msg["msg_type"] == "stream":
             content["name"] = "stdout"  # nbgrader takes all points for a warning
-            before = self.printed.get(cell_index, 0)
-            self.printed[cell_index] = before + len(content["text"])
-            if before > self.most_output:
-                return None
-            if self.printed[cell_index] > self.most_output:
-                content["text"] = content["text"][: self.most_output] + "\n[cut: this cell prints too much]\n"
-        elif msg["msg_type"] != "error" and len(str(content)) > self.most_output:
-            return None
         return super().output(outs, msg, display_id, cell_index)
 
 

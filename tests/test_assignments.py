@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import copy
 import json
 import re
 import tomllib
@@ -338,6 +339,35 @@ def test_megabytes_are_cut(room):
     graded = room.grade("prints", room.solved({"two": answer}))
     assert graded.total == 5 and "two: prints too much; only its beginning was kept" in graded.messages
     assert sum(p.stat().st_size for p in (room.course / "autograded" / "prints").rglob("*.ipynb")) < 500_000
+
+
+@pytest.mark.parametrize(
+    "wild",
+    [
+        "from IPython.display import HTML, display\nfor _ in range(300):\n    display(HTML('x' * 50_000))",
+        "import sys\nfor _ in range(3000):\n    print('y' * 1000, file=sys.stderr)",
+        "def many(n):\n    return many(n - 1) if n else 1 / 0\n\n\nraise ValueError('z' * 3_000_000)",
+    ],
+    ids=["display", "stderr", "exception"],
+)
+def test_megabytes_of_any_kind_are_cut(room, wild):
+    graded = room.grade("shows", room.solved({"two": f"def two():\n    return 2\n\n\n{wild}"}))
+    assert graded.points["test_one"] == 2 and any(message.startswith("two: ") for message in graded.messages)
+    assert sum(p.stat().st_size for p in (room.course / "autograded" / "shows").rglob("*.ipynb")) < 500_000
+    assert room.grade("good", room.solved()).total == 5
+
+
+def test_tests_are_not_fooled_by_a_changed_checker(grading):
+    """Answers that give None, and a cell that makes the checker agree with everything."""
+    folder = ROOT / "notebooks" / "assignments" / "source" / "1_policy_gradient"
+    with grading.Classroom(folder) as real:
+        notebook = copy.deepcopy(real.released)
+        for cell in notebook.cells:
+            if grading.is_answer(cell):
+                cell.source = cell.source.replace("raise NotImplementedError()", "return None")
+        agrees = "import poise_lab.checks\n\npoise_lab.checks.check = poise_lab.checks.require = lambda *a, **k: None"
+        notebook.cells.insert(2, nbformat.v4.new_code_cell(agrees))
+        assert real.grade("agrees", notebook).total == 0
 
 
 def test_a_warning_costs_nothing(room):

@@ -112,6 +112,12 @@ def test_defines_next_to_nothing(notebook):
     assert len(found) <= MOST_DEFINITIONS, found
 
 
+def test_the_first_cell_names_what_is_missing(notebook):
+    cell = code_cells(notebook)[0].source
+    with pytest.raises(ImportError, match="^nosuch is not installed: run `pip install -e .*then restart this kernel$"):
+        exec(cell.replace("import poise_lab as pl", "import nosuch", 1), {})
+
+
 def is_baseline(node) -> bool:
     return isinstance(node, ast.ClassDef) and [ast.unparse(base) for base in node.bases] == ["pl.Baseline"]
 
