@@ -92,6 +92,10 @@ def test_figures_are_followed_by_a_check(notebook):
     assert not shown, "the last figure has no cell after it that prints numbers from it"
 
 
+def test_no_prose_is_left_to_be_written(notebook):
+    assert not [c.source for c in notebook.cells if c.cell_type == "markdown" and c.source.upper() == c.source]
+
+
 def test_no_machine_paths(notebook):
     for cell in notebook.cells:
         texts = [cell.source, *(text_of(output) for output in cell.get("outputs", []))]
