@@ -103,13 +103,14 @@ def beside_paper(tasks: Sequence[dict], table: str, without: Sequence[str] = ())
     orders, numbers = {}, {}
     for model in PAPER.get(table, {}):
         theirs = papers(table, names, tasks[0]["config"]["depth"], model)
-        for label, measure in (("r", "r"), ("MAE", "mae")):
-            numbers[f"{model}'s {label}"] = {name: (value[measure], *nan[1:]) for name, value in theirs.items()}
-            paper = {name: value[measure] for name, value in theirs.items()}
-            orders[f"order by {label}, {model}"] = order_verdicts(ours(tasks, measure), paper)
-        if len(fewer) < len(tasks):
-            paper = {name: value["r"] for name, value in theirs.items()}
-            orders[f"the same without, {model}"] = order_verdicts(ours(fewer, "r"), paper)
+        r, mae = ({name: value[measure] for name, value in theirs.items()} for measure in ("r", "mae"))
+        numbers[f"{model}'s r"] = r
+        orders[f"order by r, {model}"] = order_verdicts(ours(tasks, "r"), r)
+        if model == QWEN:
+            numbers[f"{model}'s MAE"] = mae
+            orders["order by MAE"] = order_verdicts(ours(tasks, "mae"), mae)
+            if len(fewer) < len(tasks):
+                orders["order by r without"] = order_verdicts(ours(fewer, "r"), r)
     rows = []
     for control, name in [*((True, name) for name in CONTROLS), *((False, name) for name in names)]:
         at = "controls" if control else table
@@ -121,7 +122,7 @@ def beside_paper(tasks: Sequence[dict], table: str, without: Sequence[str] = ())
             row[label] = mean_interval(over_tasks(tasks, at, name, measure)) if measure in has else nan
         if len(fewer) < len(tasks):
             row["r without"] = mean_interval(over_tasks(fewer, at, name)) if "r" in has else nan
-        row |= {label: nan if control else values.get(name, nan) for label, values in numbers.items()}
+        row |= {label: (nan if control else (values.get(name, nan[0]), *nan[1:])) for label, values in numbers.items()}
         row |= {label: "-" if control else order_cell(values.get(name)) for label, values in orders.items()}
         rows.append(row)
     return rows
