@@ -134,6 +134,7 @@ class PPO(Critic):
 
     The reward comes with the last token and there is no discount: delta_t = V_{t+1} - V_t, the last one
     r - V_t, and A_t = sum_k lambda^k delta_{t+k}. The critic's target is the lambda-return A_t + V_t.
+    Below lambda = 1 the advantages lean on V, and where the learned V is wrong the gradient is biased.
 
     gae_lambda: 1 gives r - V_t.
     """

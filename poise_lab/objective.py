@@ -1,4 +1,9 @@
-"""The clipped surrogate (arXiv 2605.07579, Eq. 14) and its aggregations over tokens."""
+"""The clipped surrogate (arXiv 2605.07579, Eq. 14) and its aggregations over tokens.
+
+That a baseline leaves the expected gradient as it is holds for a sum over a response's tokens. `token_mean` divides by
+the tokens of the mini-batch, the response's own among them, so there it holds the better, the more responses a
+mini-batch has; and only for the first of several steps on a batch, before a ratio is clipped.
+"""
 
 from __future__ import annotations
 

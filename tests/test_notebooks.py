@@ -159,6 +159,17 @@ def test_another_baseline_joins_every_figure_and_every_slider_is_quick():
         assert redraw_seconds(box) < 0.2, box.figure.layout.title.text
 
 
+def test_an_own_baseline_stands_in_every_figure_of_the_comparison():
+    """Notebook 8: in the figures that are stored, and in what the checked cells read from the others."""
+    cells = code_cells(nbformat.read(HERE.parent / "notebooks" / "08_baselines_compared.ipynb", as_version=4))
+    figures = [i for i, cell in enumerate(cells) if IGNORE in tags(cell)]
+    assert len(figures) >= 6
+    for i in figures:
+        stored = [output.data[PLOTLY] for output in cells[i].outputs if PLOTLY in output.get("data", {})]
+        assert all("halfway x2" in str(figure["data"]) for figure in stored), cells[i].source
+        assert CHECK in tags(cells[i + 1]) and "halfway x2" in text_of(cells[i + 1].outputs[0]), cells[i + 1].source
+
+
 def test_opens_and_ends_as_all_do(notebook):
     prose = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
     for word in ("needs", "minute", "seed"):

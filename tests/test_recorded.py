@@ -6,11 +6,12 @@ import dataclasses
 import re
 from pathlib import Path
 
+import nbformat
 import pytest
 
 import poise_lab as pl
 from poise_lab import showdown
-from poise_lab.records import by_label, format_table
+from poise_lab.records import by_label, format_table, read_json
 
 ROOT = Path(__file__).parent.parent
 FOLDER = pl.data_dir() / "runs"
@@ -169,6 +170,109 @@ def test_readme_quotes_the_showdown(showdown_runs):
     text = (ROOT / "README.md").read_text()
     (quoted,) = re.findall(r"<!-- showdown -->\n(.*?)<!-- /showdown -->", text, re.S)
     assert quoted.strip() == showdown.quote(showdown_runs)
+
+
+GROUPS_OF_EIGHT = ("rloo x8", "grpo x8", "dr_grpo x8", "opo x8", "dapo x8")
+
+
+def words(runs, budget: str = "tokens") -> dict[tuple[str, str], str]:
+    return {pair: word for pair, (word, _) in showdown.verdicts(runs, budget).items()}
+
+
+def one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def test_what_the_readme_says_in_words_of_the_showdown(showdown_runs):
+    """Every sentence on verdicts stands there, and the recorded runs say it."""
+    text = (ROOT / "README.md").read_text()
+    section = one_line(text[text.index("<!-- /showdown -->") : text.index("## Notebooks")])
+    found, labels = words(showdown_runs), list(by_label(showdown_runs))
+    (_, low, high), _ = showdown.ratio_to(showdown_runs, "poise x2", "dapo x8", "seconds", 0.72)
+    said = {
+        "it knows nothing of the prompt, and no method is better": all(
+            found[b, "constant x1"] != "better" for b in labels if b != "constant x1"
+        ),
+        "`score_weighted` is POISE with its probe taught that number; it is ahead of POISE": found[
+            "score_weighted x2", "poise x2"
+        ] == "better",
+        "and `constant`, its control, is ahead of it": found["constant x1", "score_weighted x2"] == "better",
+        "At equal tokens POISE is ahead of the methods that need groups of eight.": all(
+            found["poise x2", b] == "better" for b in GROUPS_OF_EIGHT
+        ),
+        "The paper's saving of time over DAPO is not reproduced here.": low < 1 < high,
+    }  # fmt: skip
+    for sentence, true in said.items():
+        assert sentence in section, sentence
+        assert true, sentence
+
+
+@pytest.fixture(scope="module")
+def notebook_08():
+    """(prose in one line, stored output) of the notebook."""
+    notebook = nbformat.read(ROOT / "notebooks" / "08_baselines_compared.ipynb", as_version=4)
+    prose = one_line(" ".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown"))
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    return prose, "".join(output.text for output in outputs if output.output_type == "stream")
+
+
+def test_notebook_08_stores_the_numbers_of_the_recorded_runs(showdown_runs, notebook_08):
+    _, output = notebook_08
+
+    def shown(interval, digits, sign=""):
+        return "{:{s}.{d}f} [{:{s}.{d}f}, {:{s}.{d}f}]".format(*interval, s=sign, d=digits)
+
+    table = output[output.index("accuracy, equal tokens") :].split("\n")[1:]
+    for row, line in zip(showdown.summary(showdown_runs), table[: len(showdown.METHODS)], strict=True):
+        assert line.startswith(row["method"]) and f" {row['learning rate']} " in line, line
+        for column, digits in (("accuracy at equal tokens", 3), ("at equal seconds", 3), ("milliseconds per token", 2)):
+            assert shown(row[column], digits) in line, line
+    for budget in ("tokens", "seconds"):
+        part = output[output.index(f"POISE against the others at equal {budget}:") :].split("\n\n")[0]
+        for (a, b), (word, difference) in showdown.verdicts(showdown_runs, budget).items():
+            if a == "poise x2":
+                (line,) = [line.split(maxsplit=3) for line in part.split("\n") if line.strip().startswith(f"{b} ")]
+                assert line[2:] == [word, shown(difference, 3, "+")], line
+        ratio, seeds = showdown.ratio_to(showdown_runs, "poise x2", "dapo x8", budget, 0.72)
+        assert f"POISE over DAPO in {budget}: ratio {shown(ratio, 2)} over {seeds} seeds" in output
+
+
+def test_what_notebook_08_says_in_words_of_the_recorded_runs(showdown_runs, notebook_08):
+    prose, _ = notebook_08
+    found, labels = words(showdown_runs), list(by_label(showdown_runs))
+    best = ("constant x1", "none x1")
+    searched = {job.folder.name: pl.read_run(job.folder).series("accuracy")[1][-1]
+                for job in showdown.search_jobs(pl.data_dir() / "showdown")}  # fmt: skip
+    ratios = {budget: showdown.ratio_to(showdown_runs, "poise x2", "dapo x8", budget, 0.72)[0]
+              for budget in ("tokens", "seconds")}  # fmt: skip
+    hours = read_json(pl.data_dir() / "paper_results.json")["wall_clock_hours"].values()
+    said = {
+        "One number for all prompts does best, together with no baseline at all": all(
+            found[a, b] == "better" for a in best for b in labels if b not in (*best, "score_weighted x2")
+        ) and found["constant x1", "score_weighted x2"] == "better",
+        "between these two the runs do not decide": found[best] == "inconclusive",
+        "is ahead of POISE, and even of the oracle": all(
+            found["score_weighted x2", b] == "better" for b in ("poise x2", "oracle x1")
+        ),
+        "it is behind the constant that aims at the same number": found["score_weighted x2", "constant x1"] == "worse",
+        "in the search above it is ahead at each of the three rates, on one seed": all(
+            searched[f"constant-x1-{rate:g}"] > searched[f"score_weighted-x2-{rate:g}"]
+            for rate in showdown.LEARNING_RATES
+        ),
+        "POISE is ahead of all of them, of GRPO and DAPO too": all(
+            found["poise x2", b] == "better" for b in GROUPS_OF_EIGHT
+        ),
+        "Between POISE and plain RLOO with the same pairs, a critic, PPO, SPO or the batch mean these runs do not decide": (
+            all(found["poise x2", b] == "inconclusive"
+                for b in ("rloo x2", "critic x1", "ppo x1", "spo x1", "batch_mean x1"))
+        ),
+        "The paper's saving of time is not reproduced here.": ratios["seconds"][1] < 1 < ratios["seconds"][2],
+        "POISE needs somewhat fewer tokens than DAPO, by less than the paper's ratio": ratios["tokens"][2] < 1
+        and all(one["POISE"] / one["DAPO"] < ratios["tokens"][1] for one in hours),
+    }  # fmt: skip
+    for sentence, true in said.items():
+        assert sentence in prose.replace("*", ""), sentence
+        assert true, sentence
 
 
 # --- the engines ---------------------------------------------------------------------------------
