@@ -135,7 +135,7 @@ def test_over_tasks_is_the_mean_of_each_split():
     assert paper.over_tasks(tasks, "t", "x") == [0.5, 0.5]
 
 
-@pytest.mark.parametrize("labels", [2, 60])
+@pytest.mark.parametrize("labels", [2, 300])
 def test_share_explained_counts_degrees_of_freedom(labels):
     rng = np.random.default_rng(0)
     kinds = np.arange(1200) % labels
@@ -145,7 +145,7 @@ def test_share_explained_counts_degrees_of_freedom(labels):
     assert abs(real.share_explained(exact, kinds) - 1) < 1e-9
     noise = rewards.var(1).mean() / 8 / rewards.mean(1).var()
     assert abs(real.share_explained(rewards, kinds) - (1 - noise)) < 0.03
-    assert abs(real.share_explained(rewards, rng.permutation(kinds))) < 0.06
+    assert abs(real.share_explained(rewards, rng.permutation(kinds))) < 0.1
 
 
 def test_rloo_row_is_one_minus_twice_the_variance_within():
