@@ -169,10 +169,11 @@ class Trainer:
                 self._record(metrics)
                 if step == PATIENCE:
                     self._check_rewards(step)
-                if step % config.checkpoint_every == 0 or step == config.steps or interrupted:
+                stop = bool(interrupted)  # looked at once: a Ctrl-C after this line is the next step's
+                if step % config.checkpoint_every == 0 or step == config.steps or stop:
                     self._save_checkpoint(step)
                 bar.set_postfix_str(self._postfix())
-                if interrupted and step < config.steps:
+                if stop and step < config.steps:
                     bar.close()
                     print(f"stopped after step {step}; run folder {self.out} is saved, go on with resume")
                     break

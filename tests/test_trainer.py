@@ -449,6 +449,20 @@ def test_interrupt_saves_and_says_how_to_go_on(tmp_path):
     assert [m["step"] for m in read_metrics(out)] == list(range(last + 2))
 
 
+def test_interrupt_after_a_step_is_that_of_the_next(tmp_path, monkeypatch):
+    """Between the checkpoint of a step and the end of its loop: what is called saved is saved."""
+    run, postfix = trainer(tmp_path / "r", steps=5), pl.Trainer._postfix
+
+    def interrupting(self):
+        if self.step == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return postfix(self)
+
+    monkeypatch.setattr(pl.Trainer, "_postfix", interrupting)
+    last = run.run().metrics[-1]["step"]
+    assert last == 3 and (run.out / "checkpoints" / f"step-{last:06d}" / "state.json").is_file()
+
+
 def test_interrupt_inside_a_step_finishes_the_step(tmp_path):
     """What was done before the resume equals a run that was never interrupted."""
 
