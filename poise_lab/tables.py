@@ -27,16 +27,15 @@ from .baselines import variance_reduction
 from .critic import Critic
 from .policies import Policy, data_dir, load_policy
 from .probe import ENTROPIES, ValueProbe, agreement
-from .real import POOL, SEED, SHOTS, TASKS, Readings, Setting, folder_of, piece, read_task, search, value_spread
+from .real import POOL, READ, SEED, SHOTS, TASKS, Readings, Setting, folder_of, piece, read_task, search, value_spread
 from .records import provenance, read_json, write_arrays, write_json
-from .rollouts import build_rollouts
+from .rollouts import build_rollouts, leave_one_out_mean
 from .tasks import Problem, load_task
 
 SPLITS = 5
 RIDGES = (0.01, 1.0, 10.0, 100.0, 1000.0, 10000.0)
 MLPS = {"MLP 1x512": (512,), "MLP 3x512": (512,) * 3, "MLP 5x512": (512,) * 5, "MLP 3x1024": (1024,) * 3}
 TRAIN_PROMPTS = (20, 40, 80, 160, 320)
-CRITIC_TASKS = ("chain_sum", "letter_counting")  # fine-tuning is the dearest part by far
 
 
 class Plain(RegressorMixin, BaseEstimator):
@@ -176,25 +175,28 @@ def critic_values(policy: Policy, problems: Sequence[Problem], rewards: np.ndarr
         return critic.values(rollouts.select(held_out), None)[:, 0].numpy()
 
 
-def critic_split(policy: Policy, one: Setting, readings: Readings, split: int) -> dict[str, float]:
-    """The measures of a critic on one split, as those of `evaluate`; its value is the same for all responses."""
-    fit, held_out = splits(len(readings.rewards))[split]
-    problems = load_task(one.task, **one.settings).sample(len(readings.rewards), seed=SEED)
-    values = critic_values(policy, problems, readings.rewards, fit, held_out)
-    y = readings.targets()[held_out]
+def critic_split(policy: Policy, one: Setting, rewards: np.ndarray, split: int) -> dict[str, float]:
+    """The measures of a critic on one split, as those of `evaluate`; its value is the same for all responses.
+
+    rewards: (P, M), as recorded. Scored on the responses that the probe is scored on.
+    """
+    fit, held_out = splits(len(rewards))[split]
+    problems = load_task(one.task, **one.settings).sample(len(rewards), seed=SEED)
+    values = critic_values(policy, problems, rewards, fit, held_out)
+    y = leave_one_out_mean(torch.from_numpy(rewards[held_out]))[:, :READ].numpy()
     predicted = np.repeat(values[:, None], y.shape[1], 1)
     found = agreement(predicted, y)
-    reduction = pair_reduction(predicted, readings.rewards[held_out])
+    reduction = pair_reduction(predicted, rewards[held_out])
     return {"mae": round(found["mae"], 5), "r": round(found["r"], 5), "variance_reduction": round(reduction, 5)}
 
 
-def critic_row(name: str, one: Setting, readings: Readings, folder: Path, log: Callable[[str], None]) -> dict:
+def critic_row(name: str, one: Setting, rewards: np.ndarray, folder: Path, log: Callable[[str], None]) -> dict:
     """The measures of a critic on every split; splits that stand in the folder are taken as they are."""
     parts: list[dict] = []
     for split in range(SPLITS):
 
         def make(split=split):  # in float32: in bfloat16 small updates vanish
-            return critic_split(load_policy(name, shots=SHOTS), one, readings, split)
+            return critic_split(load_policy(name, shots=SHOTS), one, rewards, split)
 
         parts.append(piece(folder / f"critic-{split}.json", make))
         log(f"{name}: {one.task}, critic, split {split}")
@@ -206,12 +208,10 @@ def record(name: str, out: str | Path, log: Callable[[str], None] = print) -> No
     out = Path(out)
     policy = load_policy(name, shots=SHOTS, dtype=torch.bfloat16)
     about = {"command": f"poise-lab probes --policy {name} --out {out}", "provenance": provenance()}
-    found = search(policy, log=log)
-    if not (out / f"search-{policy.name}.json").is_file():
-        write_json(
-            out / f"search-{policy.name}.json",
-            {**about, "policy": policy.name, "shots": SHOTS, "seed": 1000, "rows": found},
-        )
+    searched = out / f"search-{policy.name}.json"
+    if not searched.is_file():
+        found = search(policy, log=log)
+        write_json(searched, {**about, "policy": policy.name, "shots": SHOTS, "seed": 1000, "rows": found})
     for one in TASKS:
         path, folder = out / policy.name / f"{one.task}.json", folder_of(policy) / one.task
         if path.is_file():
@@ -230,9 +230,11 @@ def record(name: str, out: str | Path, log: Callable[[str], None] = print) -> No
     for one in TASKS:
         path = out / policy.name / f"{one.task}.json"
         found = read_json(path)
-        if one.task in CRITIC_TASKS and "critic" not in found["tables"]:
-            critic = critic_row(name, one, read_task(policy, one), folder_of(policy) / one.task, log)
+        if "critic" not in found["tables"]:
+            rewards = recorded_rows(out, policy.name, one.task)["rewards"].astype(np.float32)
+            critic = critic_row(name, one, rewards, folder_of(policy) / one.task, log)
             found["tables"]["critic"] = {"probe": found["tables"]["presets"]["release"], "critic": critic}
+            found["critic_provenance"] = provenance()
             write_json(path, found)
 
 
