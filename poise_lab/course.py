@@ -11,49 +11,21 @@ from __future__ import annotations
 
 import argparse
 import csv
-import dataclasses
-import re
 import shutil
 import sys
 from pathlib import Path
 
 from .errors import PoiseLabError
-from .grading import PLANTED, TIMEOUT, Classroom, Graded
+from .grading import PLANTED, RIGHT, TIMEOUT, Classroom, Graded, planted_answers
 
-RIGHT = "right"  # folder of right answers that look different, named like their cells
 COURSE = Path(__file__).parent.parent / "notebooks" / "assignments"
-
-
-@dataclasses.dataclass
-class PlantedAnswer:
-    """A wrong answer that looks right: for which cell, which points it must lose, what the checker must say."""
-
-    name: str
-    cell: str
-    loses: dict[str, float]
-    says: str
-    source: str
-
-    @classmethod
-    def read(cls, path: Path) -> PlantedAnswer:
-        """A Python file whose first comment lines are `# cell: id`, `# loses: test 3, test 2`, `# says: text`."""
-        text = path.read_text(encoding="utf-8")
-        head = dict(re.findall(r"^# (cell|loses|says): (.*)$", text, re.M))
-        if set(head) != {"cell", "loses", "says"}:
-            raise PoiseLabError(f"{path.name} must begin with the lines # cell:, # loses: and # says:")
-        loses = {test: float(points) for test, points in (part.split() for part in head["loses"].split(","))}
-        source = re.sub(r"^# (cell|loses|says): .*\n", "", text, flags=re.M)
-        return cls(path.stem, head["cell"], loses, head["says"], source.strip())
-
-
-def planted_answers(source: Path) -> list[PlantedAnswer]:
-    return [PlantedAnswer.read(path) for path in sorted((source / PLANTED).glob("*.py"))]
 
 
 def check(source: Path, timeout: int = TIMEOUT, show=print) -> list[str]:
     """Grade untouched, solution, other right answers and planted ones; returns what is not as it should be."""
     wrong = []
     with Classroom(source, timeout) as room:
+        room.controlled = False  # planted answers are not out to deceive, and are themselves what is checked here
         room.require_reference()
         untouched = room.grade("untouched", room.released)
         show(f"{room.name}\n  {untouched}")
@@ -76,6 +48,9 @@ def check(source: Path, timeout: int = TIMEOUT, show=print) -> list[str]:
                 )
             if not any(answer.says in message for message in graded.messages):
                 wrong.append(f"{room.name}: planted {answer.name} is not told {answer.says!r} but {graded.messages}")
+        room.controlled = True
+        if not wrong:
+            room.require_reference()
     return wrong
 
 
