@@ -59,6 +59,10 @@ def _load():
     sys.modules["poise_lab_guard"] = module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     module.lock({own}, {closed})
+
+    def leave():
+        raise SystemExit("exit ends a cell here, not the kernel")
+    get_ipython().ask_exit = leave
 _load()
 del _load
 """  # without the package, whose import takes seconds
@@ -76,7 +80,10 @@ class RunSubmission(Execute):
     def preprocess(self, nb, resources, km=None):
         self.fatal: dict[int, str] = {}
         clean = copy.deepcopy(nb.cells)
+        own = Path(resources["metadata"]["path"] or ".").resolve()
+        handed_in = set(own.rglob("*"))
         while True:
+            self.own = [own, Path(tempfile.mkdtemp(dir=self.room.course))]
             self.printed: dict[int, int] = {}
             self.too_much, self.locked, self.mark, self.over = "", False, uuid.uuid4().hex, threading.Event()
             self.room.notes, self.room.withheld, self.room.seconds = [], [], {}
@@ -89,14 +96,15 @@ class RunSubmission(Execute):
             finally:
                 self.over.set()
                 end_processes(self.mark)
+                shutil.rmtree(self.own[1], ignore_errors=True)
+                for path in set(own.rglob("*")) - handed_in:
+                    with contextlib.suppress(OSError):
+                        path.unlink()
             nb.cells = copy.deepcopy(clean)
 
     def start_new_kernel(self, **kwargs):
         """In an environment of its own: places for temporary files and settings that no other submission sees."""
-        own = Path(self.resources["metadata"]["path"] or ".").resolve()
-        scratch = Path(tempfile.mkdtemp(dir=self.room.course))
-        self.own = [own, scratch]
-        places = dict.fromkeys(("TMPDIR", "TEMP", "TMP", "IPYTHONDIR"), str(scratch))
+        places = dict.fromkeys(("TMPDIR", "TEMP", "TMP", "IPYTHONDIR"), str(self.own[1]))
         env = {**os.environ, **places, "PYTHONDONTWRITEBYTECODE": "1", MARK: self.mark}
         quiet = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # what does not go through Jupyter
         super().start_new_kernel(env=env, **quiet, **kwargs)

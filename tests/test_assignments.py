@@ -9,7 +9,10 @@ import ast
 import builtins
 import copy
 import json
+import os
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -208,7 +211,7 @@ def test_check_accepts_what_is_right_and_names_what_is_not():
 
 TESTS = {
     "test_one": "assert one() == 1, 'one is not one'\n### BEGIN HIDDEN TESTS\nassert one() + one() == 2\n### END HIDDEN TESTS",
-    "test_two": "assert two() == 2, 'two is not two'",
+    "test_two": "assert two() == 2 * unit(), 'two is not two'",
 }
 
 
@@ -231,7 +234,7 @@ def toy_course(root: Path, right: str = "return 1") -> Path:
     body = "def {}():\n    ### BEGIN SOLUTION\n    {}\n    ### END SOLUTION"
     notebook = nbformat.v4.new_notebook(
         cells=[
-            cell("setup", "import os"),
+            cell("setup", "import os\n\nscale = 1\n\n\ndef unit():\n    return scale"),
             cell("one", body.format("one", right), solution=True),
             cell("test_one", TESTS["test_one"], 2),
             cell("two", body.format("two", "return 2"), solution=True),
@@ -242,8 +245,9 @@ def toy_course(root: Path, right: str = "return 1") -> Path:
     folder = root / "source" / "toy"
     (folder / "planted").mkdir(parents=True)
     nbformat.write(notebook, folder / "toy.ipynb")
-    planted = "# cell: one\n# loses: test_one 2\n# says: one is not one\ndef one():\n    return 3\n"
-    (folder / "planted" / "three.py").write_text(planted)
+    planted = "# cell: {0}\n# loses: test_{0} {1}\n# says: {0} is not {0}\ndef {0}():\n    return 3\n"
+    (folder / "planted" / "three.py").write_text(planted.format("one", 2))
+    (folder / "planted" / "two_three.py").write_text(planted.format("two", 3))
     return folder
 
 
@@ -264,7 +268,8 @@ def course(grading):
 
 @pytest.fixture(scope="module")
 def room(grading, tmp_path_factory):
-    with grading.Classroom(toy_course(tmp_path_factory.mktemp("course")), timeout=4) as room:
+    source = toy_course(tmp_path_factory.mktemp("course"))
+    with grading.Classroom(source, timeout=6, most_memory=400 * 2**20, most_disk=20 * 2**20) as room:
         yield room
 
 
@@ -292,10 +297,10 @@ def test_untouched_and_solution(room):
 @pytest.mark.parametrize(
     ("answer", "says"),
     [
-        ("def two():\n    while True:\n        try:\n            pass\n        except:\n            pass", "did not end within 4 seconds"),
+        ("def two():\n    while True:\n        try:\n            pass\n        except:\n            pass", "did not end within 6 seconds"),
         ("def two():\n    os._exit(3)", "ended the kernel"),
         ("os._exit(3)", "two: this cell ended the kernel"),
-        ("while True:\n    print('x' * 1000)", "did not end within 4 seconds"),
+        ("while True:\n    print('x' * 1000)", "did not end within 6 seconds"),
     ],
     ids=["loops for ever", "ends the kernel in a test", "ends the kernel", "prints for ever"],
 )  # fmt: skip
@@ -400,6 +405,189 @@ def test_notebooks_of_other_programs(room, tmp_path):
     (tmp_path / "old.ipynb").write_text(json.dumps(notebook))
     graded = room.grade("old", tmp_path / "old.ipynb")
     assert graded.total == 5, graded.messages
+
+
+# Cells that a hostile student adds in front of answers that are wrong.
+FOOLS = {
+    "tests are emptied": """
+def emptied(lines):
+    return ["pass\\n"] if any(line.startswith("assert") for line in lines) else lines
+
+get_ipython().input_transformers_cleanup.append(emptied)""",
+    "errors are not shown": "get_ipython().showtraceback = lambda *args, **more: None",
+    "errors do not happen": """
+shell = type(get_ipython())
+run = shell.run_code
+
+async def quiet(self, code, result=None, **more):
+    await run(self, code, result, **more)
+    if result is not None:
+        result.error_in_exec = None
+    return False
+
+shell.run_code, shell.showtraceback = quiet, lambda *args, **more: None""",
+    "a test shows a number": "def one():\n    get_ipython().displayhook(2)\n\n\ndef two():\n    get_ipython().displayhook(3)",
+    "output is cleared": """
+import threading, time
+from IPython.display import clear_output
+
+def clear():
+    while True:
+        time.sleep(0.002)
+        clear_output()
+
+threading.Thread(target=clear, daemon=True).start()""",
+    "the grader's database is read": "open('../../../gradebook.db', 'rb').read()",
+    "the solutions are read": """
+import glob, json, re
+
+for path in glob.glob("../../../**/*.ipynb", recursive=True) + [MASTER]:
+    for cell in json.loads(open(path).read())["cells"]:
+        if "SOLUTION" in "".join(cell["source"]):
+            globals().update(solved={})
+            code = compile("".join(cell["source"]), "x", "single" if 0 else "exec")
+            eval(code)""",
+}
+
+
+@pytest.mark.parametrize("fool", FOOLS)
+def test_nothing_is_gained_by_changing_what_grades(room, fool):
+    notebook = room.released
+    wrong = {"one": "one = globals().get('one', lambda: 7)", "two": "two = globals().get('two', lambda: 7)"}
+    notebook = room.solved(wrong)
+    source = FOOLS[fool].replace("MASTER", repr(str(room.closed / "source" / "toy" / "toy.ipynb")))
+    notebook.cells.insert(0, nbformat.v4.new_code_cell(source))
+    graded = room.grade("fools", notebook)
+    assert graded.total == 0, graded.messages
+    assert room.grade("good", room.solved()).total == 5
+
+
+def test_a_test_that_accepts_a_wrong_answer_says_so(room):
+    notebook = room.solved()
+    notebook.cells.insert(0, nbformat.v4.new_code_cell(FOOLS["tests are emptied"]))
+    graded = room.grade("empties", notebook)
+    assert graded.total == 0 and "test_one: no points, for here it passes a wrong answer too" in graded.messages[0]
+
+
+# What a hostile student's cell tries. FILE: one of the grader's. Each prints "done" if it was let.
+HARM = {
+    "writes a file of the grader": "open(FILE, 'a').close()",
+    "writes over another submission": "open(OTHER, 'w').close()",
+    "reads another submission": "open(OTHER).read()",
+    "lists other submissions": "os.listdir(os.path.dirname(OTHER))",
+    "deletes": "os.remove(OTHER)",
+    "moves": "os.rename(OTHER, 'mine.ipynb')",
+    "links": "os.link(OTHER, 'mine.ipynb')",
+    "opens a database": "import sqlite3; sqlite3.connect('../../../gradebook.db').execute('select 1')",
+    "starts a shell": "assert os.system('exit 0') == 0",
+    "starts a program": "import subprocess, sys; subprocess.run([sys.executable, '-c', ''], check=True)",
+    "starts a process": "import multiprocessing as m; p = m.get_context('spawn').Process(target=print); p.start()",
+    "forks": "import multiprocessing as m; p = m.get_context('fork').Process(target=print); p.start()",
+    "kills its parent": "os.kill(os.getppid(), 0)",
+    "opens the network": "import socket; socket.create_connection(('192.0.2.1', 80), timeout=1)",
+    "asks for an address": "import socket; socket.getaddrinfo('example.org', 80)",
+}
+
+
+@pytest.mark.parametrize("harm", HARM)
+def test_doors_are_closed(room, harm):
+    if "fork" in harm and not hasattr(os, "fork"):
+        pytest.skip("this system has no fork")
+    file = room.closed / "of_the_grader.py"
+    other = room.closed / "submitted" / "ann" / "toy" / "toy.ipynb"
+    other.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("x = 1\n")
+    other.write_text("mine")
+    body = HARM[harm].replace("FILE", repr(str(file))).replace("OTHER", repr(str(other)))
+    notebook = room.solved({"two": f"def two():\n    {body}\n    return 2"})
+    graded = room.grade("harms", notebook)
+    assert graded.points == {"test_one": 2, "test_two": 0}
+    assert any("while it is graded, a notebook" in message for message in graded.messages), graded.messages
+    assert (file.read_text(), other.read_text()) == ("x = 1\n", "mine")
+
+
+def test_what_is_one_s_own_may_be_written_and_read(room):
+    answer = """
+import tempfile
+from pathlib import Path
+
+
+def two():
+    Path("mine.txt").write_text("2")
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "x").write_text("1")
+    return int(Path("mine.txt").read_text())"""
+    graded = room.grade("writes", room.solved({"two": answer}))
+    assert graded.total == 5, graded.messages
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ("x = [bytearray(b'x' * 2**20) for _ in range(2000)]", "took more than 0.39 GB of memory"),
+        ("for i in range(2000):\n        open(f'{i}', 'wb').write(b'x' * 2**20)", "wrote more than 0.02 GB"),
+        ("exit()", "exit ends a cell here"),
+    ],
+    ids=["memory", "disk", "exit"],
+)
+def test_too_much_costs_its_own_points_only(room, body, says):
+    graded = room.grade("takes", room.solved({"two": f"def two():\n    {body}"}))
+    assert graded.points == {"test_one": 2, "test_two": 0}
+    assert any(says in message for message in graded.messages), graded.messages
+
+
+def test_processes_that_a_submission_leaves_behind_are_ended(grading):
+    command = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(60)"]
+    left, other = (
+        subprocess.Popen(
+            command, env={**os.environ, grading.MARK: mark}, stdout=subprocess.PIPE, start_new_session=True
+        )
+        for mark in ("mine", "other")
+    )
+    try:
+        assert left.stdout.readline() and other.stdout.readline()
+        grading.end_processes("mine")
+        assert left.wait(timeout=20) != 0 and other.poll() is None
+    finally:
+        left.kill()
+        other.kill()
+
+
+def test_names_that_the_notebook_gives_are_put_back(room):
+    notebook = room.solved()
+    notebook.cells.insert(3, nbformat.v4.new_code_cell("scale = 10\nmine = 3\n\n\ndef unit():\n    return 'x'"))
+    graded = room.grade("redefines", notebook)
+    assert graded.total == 5
+    assert graded.messages == [
+        f"cell 4 redefines `{name}`, which the notebook gives; the tests took the notebook's"
+        for name in ("scale", "unit")
+    ]
+    graded = room.grade("deletes", room.solved({"two": "def two():\n    return 2\n\n\ndel unit"}))
+    assert graded.total == 5 and "`unit`" in graded.messages[0]
+
+
+def test_swapped_and_doubled_cells_gain_nothing(room):
+    notebook = room.solved({"one": "def one():\n    return 7"})
+    source_of(notebook, "test_one").metadata.nbgrader.points = 0
+    source_of(notebook, "test_two").metadata.nbgrader.points = 50
+    source_of(notebook, "one").metadata.nbgrader.grade_id = "two"  # an answer under another's name
+    for cell in notebook.cells:
+        cell.id = "same"
+    graded = room.grade("swaps", notebook)
+    assert graded.points == {"test_one": 0, "test_two": 3} and graded.full == 5, graded.messages
+
+
+def test_what_a_notebook_carries_is_left_behind_and_a_huge_one_refused(room, grading, tmp_path, monkeypatch):
+    notebook = room.solved()
+    pictures = {"x.png": {"image/png": "x" * 2_000_000}}
+    notebook.cells.append(nbformat.v4.new_markdown_cell("![x](attachment:x.png)", attachments=pictures))
+    notebook.metadata.widgets = {"state": "x" * 2_000_000}
+    notebook.cells[0].outputs = [nbformat.v4.new_output("stream", text="x" * 2_000_000)]
+    nbformat.write(notebook, tmp_path / "toy.ipynb")
+    assert room.grade("carries", tmp_path / "toy.ipynb").total == 5
+    assert (room.course / "submitted" / "carries" / "toy" / "toy.ipynb").stat().st_size < 50_000
+    monkeypatch.setattr(grading, "MOST_NOTEBOOK", 2**20)
+    assert "clear its outputs" in room.grade("carries", tmp_path / "toy.ipynb").messages[0]
 
 
 def test_what_is_no_notebook_is_graded_too(room, tmp_path):
