@@ -421,6 +421,11 @@ def is_answer(cell) -> bool:
     return bool(cell.metadata.get("nbgrader", {}).get("solution"))
 
 
+def is_open(cell) -> bool:
+    """Whether students write here: an answer, or a cell that gives no points and is not locked."""
+    return is_answer(cell) or not cell.metadata.get("nbgrader", {}).get("locked")
+
+
 def is_test(cell) -> bool:
     return bool(cell.metadata.get("nbgrader", {}).get("grade"))
 
@@ -460,11 +465,11 @@ def repaired(notebook, released):
         else:
             seen.add(name)
             original, answer = wanted[name], cell.source
-            if not is_answer(original) and answer != original.source:
-                messages.append(f"cell {name!r} was edited; it was graded as handed out")
             cell = copy.deepcopy(original)
-            if is_answer(original):
+            if is_open(original):
                 cell.source = answer
+            elif answer != original.source:
+                messages.append(f"cell {name!r} was edited; it was graded as handed out")
         cells.append(cell)
     for before, name in zip([None, *wanted], wanted, strict=False):
         if name not in seen:
