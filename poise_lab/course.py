@@ -99,7 +99,7 @@ def exercises(master) -> list[dict]:
         at["words"] += len(re.findall(r"\w+", seen))
         at["lines"] += sum(bool(line.strip()) and line.strip()[0] != "#" for line in solution.splitlines())
         at["cells"] += [grade_id(cell)] if grade_id(cell) else []
-    for key in ("words", "cells"):
+    for key in ("words", "cells") if found else ():
         found[0][key] = before[key] + found[0][key]
     return found
 

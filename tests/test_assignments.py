@@ -11,9 +11,11 @@ import copy
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import nbformat
@@ -82,6 +84,47 @@ def test_points_and_minutes_are_stated_as_they_are(master):
     assert f"{sum(minutes)} minutes" in master.cells[0].source
 
 
+def test_minutes_are_those_of_the_formula():
+    """A master that was changed is measured again by `python -m poise_lab.course minutes`."""
+    pytest.importorskip("nbgrader", reason="make assignments installs it")
+    from poise_lab import course
+
+    seconds = json.loads((course.COURSE / course.SECONDS).read_text(encoding="utf-8"))
+    for path in MASTERS:
+        found = course.timed(course.COURSE, path.stem)
+        assert len(found) == len(seconds[path.stem]) and all(s >= 0 for s in seconds[path.stem])
+        assert [e["stated"] for e in found] == [e["minutes"] for e in found], path.stem
+        assert 60 <= sum(e["minutes"] for e in found) <= 120
+    # two readings of 200 words, ten minutes, 4 lines, five runs of 12 seconds: 2 + 10 + 6 + 1
+    assert course.minutes(200, 4, 12.0) == 20 and course.minutes(200, 0, 0) == 10
+    for constant in (course.WORDS_PER_MINUTE, course.MINUTES_PER_EXERCISE, course.MINUTES_PER_LINE, course.RUNS):
+        assert re.search(rf"\b{constant:g}\b", INSTRUCTORS[INSTRUCTORS.index("### Where the minutes come from") :])
+
+
+def test_words_lines_and_cells_of_an_exercise_are_counted():
+    pytest.importorskip("nbgrader", reason="make assignments installs it")
+    from poise_lab import course
+
+    text, code = nbformat.v4.new_markdown_cell, nbformat.v4.new_code_cell
+    answer = "def f():\n    ### BEGIN SOLUTION\n    # why\n    x = 1\n\n    return x\n    ### END SOLUTION"
+    test = "assert f()\n### BEGIN HIDDEN TESTS\nassert not seen\n### END HIDDEN TESTS"
+    named = [code(answer), code(test)]
+    for cell, name in zip(named, ("f", "test_f"), strict=True):
+        cell.metadata.nbgrader = {"grade_id": name}
+    heading = "## Exercise 1 (4 points, 15 minutes): one"
+    cells = [text("three words here"), text(heading), *named, text("## After it\nnot counted")]
+    (found,) = course.exercises(nbformat.v4.new_notebook(cells=cells))
+    # 3 words before, 7 in the heading, "def f" and "assert f"
+    assert found == {"number": 1, "stated": 15, "words": 14, "lines": 2, "cells": ["f", "test_f"]}
+
+
+def test_students_may_say_how_long_they_took(master):
+    (cell,) = (c for c in master.cells if c.metadata.get("nbgrader", {}).get("grade_id") == "minutes_taken")
+    assert not cell.metadata.nbgrader.locked and not cell.metadata.nbgrader.grade
+    numbers = [int(n) for n in re.findall(r"^## Exercise (\d+)", "\n".join(c.source for c in master.cells), re.M)]
+    assert ast.literal_eval(cell.source.removeprefix("minutes = ")) == dict.fromkeys(numbers)
+
+
 def test_a_solution_is_not_in_what_students_see(master):
     """Single lines may stand elsewhere (a bug is shown in code that is otherwise right), but no three in a row."""
 
@@ -143,6 +186,34 @@ def test_guides_name_what_exists():
         for path in re.findall(r"`((?:notebooks|tests)/[\w/]+\.?\w*)`", text):
             assert (ROOT / path).exists() or path.startswith("notebooks/assignments/"), path
     assert all(f"`{path.stem}`" in INSTRUCTORS for path in MASTERS)
+
+
+def test_every_notebook_has_its_place_in_the_plan_of_eight_sessions():
+    rows = re.findall(r"^\| (\d) \|.*\| ([^|]+) \|$", INSTRUCTORS[INSTRUCTORS.index("## Plans") :], re.M)[:8]
+    assert [number for number, _ in rows] == list("12345678")
+    named = {n for _, last in rows for n in re.findall(r"\b(\d\d)\b", last)}
+    assert named == {path.name[:2] for path in (ROOT / "notebooks").glob("*.ipynb")}
+    assert all(f"home: `{path.stem}`" in " ".join(last for _, last in rows) for path in MASTERS)
+
+
+def test_commands_of_the_course_are_given_with_and_without_make():
+    pytest.importorskip("nbgrader", reason="make assignments installs it")
+    from poise_lab import course
+
+    for command in re.findall(r"python -m poise_lab\.course (\w+)", INSTRUCTORS):
+        assert f"course {command}" in course.__doc__
+    makefile = (ROOT / "Makefile").read_text()
+    for target, command in re.findall(
+        r"^\| .*\| `make ([a-z-]+)` \| .*`python -m poise_lab\.course (\w+)` \|$", INSTRUCTORS, re.M
+    ):
+        recipe = makefile[makefile.index(f"\n{target}:") :].split("\n\n")[0]
+        assert f"poise_lab.course {command}" in recipe
+
+
+def test_the_grader_needs_no_shell_no_fork_and_no_signal_of_one_system():
+    for name in ("course", "grading"):
+        source = (ROOT / "poise_lab" / f"{name}.py").read_text(encoding="utf-8")
+        assert not re.search(r"\bsignal\b|os\.(kill|fork|setsid)|preexec_fn|shell=True|\bresource\b|/tmp|/dev/", source)
 
 
 def test_instructors_table_is_that_of_the_masters():
@@ -620,9 +691,8 @@ def test_one_command_checks_and_one_grades(course, tmp_path, capsys):
         if file:
             (folder_of / file).write_bytes((tmp_path / "release" / "toy" / "toy.ipynb").read_bytes())
     assert course.main(["grade", "--course", str(tmp_path)]) == 0
-    assert (tmp_path / "grades.csv").read_text().split() == [
-        "student,assignment,points,of", "ann,toy,0.0,5.0", "bob,toy,0.0,5.0", "eve,toy,0.0,5.0",
-    ]  # fmt: skip
+    rows = [line.rsplit(",", 2)[0] for line in (tmp_path / "grades.csv").read_text().splitlines()]
+    assert rows == ["student,assignment,points,of", "ann,toy,0.0,5.0", "bob,toy,0.0,5.0", "eve,toy,0.0,5.0"]
     feedback = {s: (tmp_path / "feedback" / s / "toy.md").read_text() for s in ("ann", "bob", "eve")}
     assert all("0 of 5 points" in text for text in feedback.values())
     assert (
@@ -637,3 +707,105 @@ def test_one_command_checks_and_one_grades(course, tmp_path, capsys):
     assert course.main(["check", "toy", "--course", str(tmp_path)]) == 1
     told = capsys.readouterr().err
     assert "planted three gets" in told and "right answers in planted/right get" in told
+
+
+def hand_in(course_folder: Path, student: str, notebook) -> Path:
+    path = course_folder / "submitted" / student / "toy" / "toy.ipynb"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(notebook, path)
+    return path
+
+
+def test_grades_are_kept_after_each_submission_and_given_once(course, grading, room, tmp_path, monkeypatch, capsys):
+    toy_course(tmp_path)
+    for student in ("ann", "bob", "eve"):
+        hand_in(tmp_path, student, room.solved())
+    graded, grade = [], grading.Classroom.grade
+
+    def interrupted(self, student, submission):
+        graded.append(student)
+        if student == "bob" and graded.count("bob") == 1:
+            raise KeyboardInterrupt
+        return grade(self, student, submission)
+
+    monkeypatch.setattr(grading.Classroom, "grade", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        course.main(["grade", "--course", str(tmp_path)])
+    assert list(course.read_grades(tmp_path / "grades.csv")) == [("ann", "toy")]
+    assert course.main(["grade", "--course", str(tmp_path)]) == 0
+    assert graded == ["reference", "ann", "bob", "reference", "bob", "eve"]
+    assert "2 submissions graded" in capsys.readouterr().out
+    hand_in(tmp_path, "eve", room.released)
+    (tmp_path / "submitted" / "ann" / "toy" / "toy.ipynb").unlink()
+    (tmp_path / "submitted" / "ann" / "toy").rmdir()
+    graded.clear()
+    assert course.main(["grade", "--course", str(tmp_path)]) == 0
+    assert graded == ["reference", "eve"]  # the only one that has changed
+    rows = course.read_grades(tmp_path / "grades.csv")
+    assert {student: row["points"] for (student, _), row in rows.items()} == {"bob": "5.0", "eve": "0.0"}
+    graded.clear()
+    assert course.main(["grade", "--course", str(tmp_path)]) == 0 and graded == []
+
+
+def test_medians_of_the_minutes_that_students_say(course, tmp_path):
+    folder = toy_course(tmp_path)
+    master = nbformat.read(folder / "toy.ipynb", 4)
+    metadata = dict(schema_version=3, grade_id="minutes_taken", solution=False, grade=False, locked=False, task=False)
+    asked = nbformat.v4.new_code_cell("minutes = {1: None}", metadata={"nbgrader": metadata})
+    heading = nbformat.v4.new_markdown_cell("## Exercise 1 (5 points, 15 minutes): both")
+    master.cells = [heading, *master.cells, asked]
+    nbformat.write(master, folder / "toy.ipynb")
+    said = {
+        "ann": "{1: 10}",
+        "bob": "{1: 22.5}",
+        "cis": "{1: 30}",
+        "dan": "{1: None}",
+        "eve": "{1: 1 / 0}",
+        "fay": "{1: -3}",
+    }
+    with course.Classroom(folder) as room:
+        for student, text in said.items():
+            notebook = room.solved()
+            source_of(notebook, "minutes_taken", f"minutes = {text}")
+            hand_in(tmp_path, student, notebook)
+    shown = []
+    assert course.grade_all(tmp_path, "toy", show=shown.append) == 6
+    assert all("5 of 5" in line for line in shown)
+    assert "edited" not in (tmp_path / "feedback" / "ann" / "toy.md").read_text()
+    assert course.medians(tmp_path, "toy") == ["toy exercise 1: stated 15 minutes, median 22.5 of 3 students"]
+
+
+def test_what_is_handed_out_installs_and_shows_no_solution(course, tmp_path):
+    """Of the real course: every line of a solution that stands in no other file of the package, and all hidden tests."""
+    name = "6_silent_bug"
+    (tmp_path / "course" / "source").mkdir(parents=True)
+    shutil.copytree(SOURCE / name, tmp_path / "course" / "source" / name)
+    archive = course.handout(tmp_path / "course", [name], tmp_path / "students.zip")
+    with zipfile.ZipFile(archive) as file:
+        file.extractall(tmp_path / "student")
+    folder = tmp_path / "student" / "students"
+    files = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    assert f"notebooks/assignments/{name}/{name}.ipynb" in files and "notebooks/STUDENTS.md" in files
+    assert not any("planted" in f or "INSTRUCTORS" in f or f.startswith("tests/") or ".git/" in f for f in files)
+    assert [f for f in files if f.startswith("notebooks/assignments/")] == [
+        f"notebooks/assignments/{name}/{name}.ipynb"
+    ]
+    texts = "\n".join(
+        (folder / f).read_text(encoding="utf-8") for f in files if f.endswith((".ipynb", ".md", ".py", ".toml"))
+    )
+    assert "BEGIN HIDDEN TESTS\\n" not in texts and "BEGIN SOLUTION\\n    " not in texts
+    plain = "\n".join(line.strip() for line in texts.replace("\\n", "\n").replace('\\"', '"').splitlines())
+    for path in MASTERS:
+        for cell in nbformat.read(path, as_version=4).cells:
+            for secret in SOLUTION.findall(cell.source) + HIDDEN.findall(cell.source):
+                lines = [line.strip() for line in secret.strip().splitlines()]
+                assert len(lines) == 1 and "honest" not in secret or "\n".join(lines) not in plain, secret
+    project = tomllib.loads((folder / "pyproject.toml").read_text())
+    assert (folder / project["project"]["readme"]).is_file()
+    assert all(
+        (folder / source).exists() for source in project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
+    )
+    code = "import poise_lab as pl; print(pl.__file__); pl.load_policy('tiny')"
+    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    ran = subprocess.run([sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert ran.returncode == 0 and ran.stdout.startswith(str(folder)), ran.stderr
