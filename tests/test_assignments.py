@@ -776,7 +776,7 @@ def test_medians_of_the_minutes_that_students_say(course, tmp_path):
 
 
 def test_what_is_handed_out_installs_and_shows_no_solution(course, tmp_path):
-    """Of the real course: every line of a solution that stands in no other file of the package, and all hidden tests."""
+    """A single line that returns something may stand in the package as well; nothing longer, and no named choice."""
     name = "6_silent_bug"
     (tmp_path / "course" / "source").mkdir(parents=True)
     shutil.copytree(SOURCE / name, tmp_path / "course" / "source" / name)
@@ -799,7 +799,8 @@ def test_what_is_handed_out_installs_and_shows_no_solution(course, tmp_path):
         for cell in nbformat.read(path, as_version=4).cells:
             for secret in SOLUTION.findall(cell.source) + HIDDEN.findall(cell.source):
                 lines = [line.strip() for line in secret.strip().splitlines()]
-                assert len(lines) == 1 and "honest" not in secret or "\n".join(lines) not in plain, secret
+                line_of_the_package = len(lines) == 1 and lines[0].startswith("return ")
+                assert line_of_the_package or "\n".join(lines) not in plain, secret
     project = tomllib.loads((folder / "pyproject.toml").read_text())
     assert (folder / project["project"]["readme"]).is_file()
     assert all(
