@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 SCALE := .venv-scale
 RUN := runs/poise-0
 
-.PHONY: run fetch probes sums test test-scale test-lab lab notebooks record record-real tracking transfer showdown engines bench assignments grade grade-check lint clean
+.PHONY: run fetch probes sums test test-scale test-lab lab notebooks record record-real tracking transfer showdown engines bench assignments handout grade grade-check lint clean
 
 run: $(STAMP)
 	$(BIN)/poise-lab train --baseline poise --seed 0 --out $(RUN) $(if $(wildcard $(RUN)/config.json),--resume)
@@ -112,7 +112,11 @@ bench: $(STAMP)
 assignments: $(VENV)/.course
 	$(BIN)/python -m poise_lab.course release
 
-# Grades notebooks/assignments/submitted/<student>/<assignment>/<assignment>.ipynb: grades.csv, and feedback for each.
+# What students install and work in, without solutions: notebooks/assignments/poise-lab-students.zip.
+handout: $(VENV)/.course
+	$(BIN)/python -m poise_lab.course handout
+
+# Grades what is new in notebooks/assignments/submitted/<student>/<assignment>: grades.csv, and feedback for each.
 grade: $(VENV)/.course
 	OMP_NUM_THREADS=1 $(BIN)/python -m poise_lab.course grade
 

@@ -1,8 +1,10 @@
-"""The assignments of the course: release them, grade all submissions, and grade the grader.
+"""The assignments of the course: hand them out, grade all submissions, and grade the grader.
 
-    python -m poise_lab.course release           # student versions, into notebooks/assignments/release
+    python -m poise_lab.course handout           # a zip for students: package, notebooks, student versions
+    python -m poise_lab.course release           # student versions only, into notebooks/assignments/release
+    python -m poise_lab.course grade             # all of notebooks/assignments/submitted that is new or changed
     python -m poise_lab.course check             # the grader itself: untouched, solution, planted answers
-    python -m poise_lab.course grade             # all of notebooks/assignments/submitted
+    python -m poise_lab.course minutes           # measures the exercises, and states their minutes anew
 
 All assignments, or those that are named. `make assignments` installs nbgrader, which this needs.
 """
@@ -10,50 +12,46 @@ All assignments, or those that are named. `make assignments` installs nbgrader, 
 from __future__ import annotations
 
 import argparse
+import ast
 import csv
-import dataclasses
+import hashlib
+import io
+import json
+import os
 import re
 import shutil
+import statistics
 import sys
+import zipfile
 from pathlib import Path
 
+import nbformat
+
 from .errors import PoiseLabError
-from .grading import PLANTED, TIMEOUT, Classroom, Graded
+from .grading import PLANTED, RIGHT, TIMEOUT, Classroom, Graded, grade_id, planted_answers
 
-RIGHT = "right"  # folder of right answers that look different, named like their cells
-COURSE = Path(__file__).parent.parent / "notebooks" / "assignments"
+ROOT = Path(__file__).parent.parent
+COURSE = ROOT / "notebooks" / "assignments"
+COLUMNS = ["student", "assignment", "points", "of", "minutes", "file"]
+SECONDS = "seconds.json"  # processor seconds of each exercise, as `minutes` measured them
+HANDED_OUT = ("poise_lab", "data", "notebooks", ".binder", "pyproject.toml", "constraints.txt", "environment.yml",
+              "LICENSE", "README.md")  # fmt: skip
+KEPT_BACK = ("assignments", "INSTRUCTORS.md", "__pycache__", ".ipynb_checkpoints", "*.partial")
+HOW_LONG = "minutes_taken"  # the cell in which students may say how long they took
 
-
-@dataclasses.dataclass
-class PlantedAnswer:
-    """A wrong answer that looks right: for which cell, which points it must lose, what the checker must say."""
-
-    name: str
-    cell: str
-    loses: dict[str, float]
-    says: str
-    source: str
-
-    @classmethod
-    def read(cls, path: Path) -> PlantedAnswer:
-        """A Python file whose first comment lines are `# cell: id`, `# loses: test 3, test 2`, `# says: text`."""
-        text = path.read_text(encoding="utf-8")
-        head = dict(re.findall(r"^# (cell|loses|says): (.*)$", text, re.M))
-        if set(head) != {"cell", "loses", "says"}:
-            raise PoiseLabError(f"{path.name} must begin with the lines # cell:, # loses: and # says:")
-        loses = {test: float(points) for test, points in (part.split() for part in head["loses"].split(","))}
-        source = re.sub(r"^# (cell|loses|says): .*\n", "", text, flags=re.M)
-        return cls(path.stem, head["cell"], loses, head["says"], source.strip())
-
-
-def planted_answers(source: Path) -> list[PlantedAnswer]:
-    return [PlantedAnswer.read(path) for path in sorted((source / PLANTED).glob("*.py"))]
+# The formula of an exercise's minutes. Only its inputs are measured; no class has measured the minutes yet.
+WORDS_PER_MINUTE = 200  # Brysbaert 2019, J. Memory and Language 109, 104047: 238, most adults 175 to 300, non-fiction
+READINGS = 2  # assumption: once at the start, once again when a test fails
+MINUTES_PER_EXERCISE = 10  # assumption: to think, and to understand what the tests say
+MINUTES_PER_LINE = 1.5  # assumption: 40 lines an hour, with their mistakes
+RUNS = 5  # assumption: how often the cells of an exercise are run
 
 
 def check(source: Path, timeout: int = TIMEOUT, show=print) -> list[str]:
     """Grade untouched, solution, other right answers and planted ones; returns what is not as it should be."""
     wrong = []
     with Classroom(source, timeout) as room:
+        room.controlled = False  # planted answers are not out to deceive, and are themselves what is checked here
         room.require_reference()
         untouched = room.grade("untouched", room.released)
         show(f"{room.name}\n  {untouched}")
@@ -76,7 +74,95 @@ def check(source: Path, timeout: int = TIMEOUT, show=print) -> list[str]:
                 )
             if not any(answer.says in message for message in graded.messages):
                 wrong.append(f"{room.name}: planted {answer.name} is not told {answer.says!r} but {graded.messages}")
+        room.controlled = True
+        if not wrong:
+            room.require_reference()
     return wrong
+
+
+def exercises(master) -> list[dict]:
+    """What can be counted of each exercise: its words, the lines of its solution, its cells, the minutes it states.
+
+    Words are those that a student sees, in text and in code. What stands before the first exercise counts to it.
+    """
+    found, before = [], {"number": 0, "stated": 0, "words": 0, "lines": 0, "cells": []}
+    at = before
+    for cell in master.cells:
+        heading = re.match(r"## Exercise (\d+) \(\d+ points, (\d+) minutes\)", cell.source)
+        if heading:
+            at = {"number": int(heading[1]), "stated": int(heading[2]), "words": 0, "lines": 0, "cells": []}
+            found.append(at)
+        elif cell.source.startswith("## "):
+            break
+        solution = "".join(re.findall(r"### BEGIN SOLUTION\n(.*?)### END SOLUTION", cell.source, re.S))
+        seen = re.sub(r"### BEGIN (SOLUTION|HIDDEN TESTS)\n.*?### END \1", "", cell.source, flags=re.S)
+        at["words"] += len(re.findall(r"\w+", seen))
+        at["lines"] += sum(bool(line.strip()) and line.strip()[0] != "#" for line in solution.splitlines())
+        at["cells"] += [grade_id(cell)] if grade_id(cell) else []
+    for key in ("words", "cells") if found else ():
+        found[0][key] = before[key] + found[0][key]
+    return found
+
+
+def minutes(words: int, lines: int, seconds: float) -> int:
+    """Minutes that an exercise is stated to take, to the nearest five: reading, thinking, writing, waiting."""
+    reading, writing, waiting = READINGS * words / WORDS_PER_MINUTE, MINUTES_PER_LINE * lines, RUNS * seconds / 60
+    return 5 * round((reading + MINUTES_PER_EXERCISE + writing + waiting) / 5)
+
+
+def timed(course: Path, name: str) -> list[dict]:
+    """The exercises with their recorded processor seconds, and the minutes that the formula gives."""
+    path = course / SECONDS
+    seconds = json.loads(path.read_text(encoding="utf-8")).get(name, []) if path.is_file() else []
+    found = exercises(nbformat.read(course / "source" / name / f"{name}.ipynb", 4))
+    for exercise, taken in zip(found, seconds + [0] * len(found), strict=False):
+        exercise["seconds"] = taken
+        exercise["minutes"] = minutes(exercise["words"], exercise["lines"], taken)
+    return found
+
+
+def state_minutes(course: Path, name: str) -> list[dict]:
+    """Measure the solution's processor seconds, and write the formula's minutes wherever minutes are stated."""
+    path = course / "source" / name / f"{name}.ipynb"
+    with Classroom(path.parent) as room:
+        room.controlled = False
+        room.require_reference()
+        measured = [round(sum(room.seconds.get(c, 0) for c in e["cells"])) for e in exercises(room.master)]
+    record = course / SECONDS
+    known = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
+    lines = [f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in sorted({**known, name: measured}.items())]
+    write(record, "{\n" + ",\n".join(lines) + "\n}\n")
+    found, master = timed(course, name), nbformat.read(path, 4)
+    for exercise in found:
+        number, now = exercise["number"], exercise["minutes"]
+        for cell in (c for c in master.cells if c.cell_type == "markdown"):
+            cell.source = re.sub(
+                rf"^(## Exercise {number} \(\d+ points, )\d+( minutes\))", rf"\g<1>{now}\2", cell.source
+            )
+        opening = master.cells[0]
+        opening.source = re.sub(rf"^(\| {number} .*\| \d+ \| )\d+ \|$", rf"\g<1>{now} |", opening.source, flags=re.M)
+    total = sum(exercise["minutes"] for exercise in found)
+    opening.source = re.sub(r"\d+ minutes of yours", f"{total} minutes of yours", opening.source)
+    nbformat.write(master, path)
+    guide = course.parent / "INSTRUCTORS.md"
+    if guide.is_file():
+        row = rf"^(\| `{name}` \|.*\| )\d+ \|$"
+        write(guide, re.sub(row, rf"\g<1>{total} |", guide.read_text(encoding="utf-8"), flags=re.M))
+    return found
+
+
+def show_minutes(name: str, found: list[dict], show=print) -> None:
+    for e in found:
+        counted = f"{e['words']:4} words, {e['lines']:2} lines, {e['seconds']:2} processor seconds"
+        show(f"  {name} exercise {e['number']}: {counted}: {e['minutes']} minutes")
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file, or leave the old one as it is: nothing in between, whenever it is interrupted."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(path.name + ".new")
+    new.write_text(text, encoding="utf-8", newline="\n")
+    os.replace(new, path)
 
 
 def release(course: Path, name: str) -> Path:
@@ -88,56 +174,136 @@ def release(course: Path, name: str) -> Path:
     return folder
 
 
-def grade_all(course: Path, name: str, timeout: int = TIMEOUT, show=print) -> list[Graded]:
-    """Grade submitted/<student>/<name>/<name>.ipynb of all students; writes feedback/<student>/<name>.md.
+def handout(course: Path, names: list[str], out: Path, root: Path = ROOT) -> Path:
+    """A zip with all that a student needs to install and work, and nothing that shows solutions; returns its path.
 
-    A notebook under another name is taken if there is none under this one.
+    Left out are the masters, planted answers, the guide for instructors, the tests, and the history of the repository.
     """
-    folders = sorted(path for path in (course / "submitted").glob(f"*/{name}") if path.is_dir())
-    results = []
-    with Classroom(course / "source" / name, timeout) as room:
+    folder = out.with_suffix("")
+    shutil.rmtree(folder, ignore_errors=True)
+    for name in HANDED_OUT:
+        source, target = root / name, folder / name
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns(*KEPT_BACK))
+        elif source.is_file():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source, target)
+    for name in names:
+        shutil.copytree(release(course, name), folder / "notebooks" / "assignments" / name)
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+            archive.write(path, Path(folder.name) / path.relative_to(folder))
+    shutil.rmtree(folder)
+    return out
+
+
+def minutes_taken(path: Path) -> dict[int, float]:
+    """Minutes that a student says the exercises took, by exercise; what is no plain number is passed over."""
+    try:
+        (cell,) = (c for c in nbformat.read(path, 4).cells if grade_id(c) == HOW_LONG)
+        said = ast.literal_eval(ast.parse(cell.source).body[-1].value)
+        return {int(k): float(v) for k, v in said.items() if type(v) in (int, float) and 0 < v <= 600}
+    except Exception:  # whatever stands there: no point depends on it
+        return {}
+
+
+def read_grades(path: Path) -> dict[tuple[str, str], dict]:
+    if not path.is_file():
+        return {}
+    with path.open(newline="", encoding="utf-8") as file:
+        return {(row["student"], row["assignment"]): row for row in csv.DictReader(file)}
+
+
+def write_grades(path: Path, rows: dict[tuple[str, str], dict]) -> None:
+    lines = [COLUMNS, *([row.get(column, "") for column in COLUMNS] for _, row in sorted(rows.items()))]
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(lines)
+    write(path, text.getvalue())
+
+
+def grade_all(course: Path, name: str, timeout: int = TIMEOUT, show=print) -> int:
+    """Grade submitted/<student>/<name>/<name>.ipynb of all students; returns how many were graded now.
+
+    Writes grades.csv and feedback/<student>/<name>.md after each. What is in grades.csv already is not graded again
+    unless the file, or the master, has changed. A notebook under another name is taken if there is none under this one.
+    """
+    master = course / "source" / name / f"{name}.ipynb"
+    grades, rows = course / "grades.csv", read_grades(course / "grades.csv")
+    papers = {}
+    for folder in sorted(path for path in (course / "submitted").glob(f"*/{name}") if path.is_dir()):
+        files = [path for path in (folder / f"{name}.ipynb", *sorted(folder.glob("*.ipynb"))) if path.is_file()]
+        paper = files[0] if files else folder / f"{name}.ipynb"
+        digest = hashlib.sha256(master.read_bytes() + (paper.read_bytes() if files else b"")).hexdigest()[:16]
+        papers[folder.parent.name] = paper, digest
+    rows = {key: row for key, row in rows.items() if key[1] != name or key[0] in papers}
+    new = {s: paper for s, (paper, digest) in papers.items() if rows.get((s, name), {}).get("file") != digest}
+    if not new:
+        return 0
+    with Classroom(master.parent, timeout) as room:
         room.require_reference()
-        for folder in folders:
-            papers = [path for path in (folder / f"{name}.ipynb", *sorted(folder.glob("*.ipynb"))) if path.is_file()]
-            graded = room.grade(folder.parent.name, papers[0] if papers else folder / f"{name}.ipynb")
-            if papers and papers[0].stem != name:
-                graded.messages.insert(0, f"graded is the file {papers[0].name!r}; it should be {name}.ipynb")
-            results.append(graded)
+        for student, paper in new.items():
+            graded = room.grade(student, paper)
+            if paper.is_file() and paper.stem != name:
+                graded.messages.insert(0, f"graded is the file {paper.name!r}; it should be {name}.ipynb")
             show(f"{name}: {graded}")
-            lines = [f"# {name}: {graded.total:g} of {graded.full:g} points", ""]
-            lines += [f"- {test}: {graded.points[test]:g} of {full:g}" for test, full in graded.of.items()]
-            lines += ["", *(f"> {message}\n" for message in graded.messages)]
-            feedback = course / "feedback" / graded.student / f"{name}.md"
-            feedback.parent.mkdir(parents=True, exist_ok=True)
-            feedback.write_text("\n".join(lines), encoding="utf-8")
-    return results
+            write_feedback(course / "feedback" / student / f"{name}.md", name, graded)
+            taken = json.dumps(minutes_taken(paper)) if minutes_taken(paper) else ""
+            row = [student, name, graded.total, graded.full, taken, papers[student][1]]
+            rows[student, name] = dict(zip(COLUMNS, row, strict=True))
+            write_grades(grades, rows)
+    return len(new)
+
+
+def write_feedback(path: Path, name: str, graded: Graded) -> None:
+    lines = [f"# {name}: {graded.total:g} of {graded.full:g} points", ""]
+    lines += [f"- {test}: {graded.points[test]:g} of {full:g}" for test, full in graded.of.items()]
+    write(path, "\n".join([*lines, "", *(f"> {message}\n" for message in graded.messages)]))
+
+
+def medians(course: Path, name: str) -> list[str]:
+    """Beside the stated minutes of each exercise: the median of those that students say they took, and how many did."""
+    said = [json.loads(row["minutes"]) for key, row in read_grades(course / "grades.csv").items()
+            if key[1] == name and row["minutes"]]  # fmt: skip
+    lines = []
+    for exercise in exercises(nbformat.read(course / "source" / name / f"{name}.ipynb", 4)):
+        taken = [answer[str(exercise["number"])] for answer in said if str(exercise["number"]) in answer]
+        if taken:
+            lines.append(f"{name} exercise {exercise['number']}: stated {exercise['stated']} minutes, "
+                         f"median {statistics.median(taken):g} of {len(taken)} students")  # fmt: skip
+    return lines
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m poise_lab.course", description=__doc__.split("\n")[0])
-    parser.add_argument("command", choices=["release", "check", "grade"])
+    parser.add_argument("command", choices=["handout", "release", "check", "grade", "minutes"])
     parser.add_argument("assignments", nargs="*", help="names; all by default")
     parser.add_argument("--course", type=Path, default=COURSE)
     args = parser.parse_args(argv)
     names = args.assignments or sorted(path.parent.name for path in (args.course / "source").glob("*/*.ipynb"))
-    wrong, rows = [], []
+    wrong, count = [], 0
     try:
         for name in names:
             if not (args.course / "source" / name / f"{name}.ipynb").is_file():
                 raise PoiseLabError(f"there is no assignment {name!r} under {args.course / 'source'}")
+        if args.command == "handout":
+            print(handout(args.course, names, args.course / "poise-lab-students.zip"))
+        for name in names:
             if args.command == "release":
                 print(release(args.course, name))
+            elif args.command == "minutes":
+                show_minutes(name, state_minutes(args.course, name))
             elif args.command == "check":
                 wrong += check(args.course / "source" / name)
-            else:
-                rows += [(g.student, name, g.total, g.full) for g in grade_all(args.course, name)]
+                show_minutes(name, timed(args.course, name))
+            elif args.command == "grade":
+                count += grade_all(args.course, name)
     except PoiseLabError as e:
         print(f"error: {e}", file=sys.stderr)
         return 2
     if args.command == "grade":
-        with (args.course / "grades.csv").open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([("student", "assignment", "points", "of"), *rows])
-        print(f"{len(rows)} submissions graded, see grades.csv and feedback under {args.course}")
+        for line in (line for name in names for line in medians(args.course, name)):
+            print(line)
+        print(f"{count} submissions graded, others unchanged; see grades.csv and feedback under {args.course}")
     for line in wrong:
         print(f"WRONG {line}", file=sys.stderr)
     return 1 if wrong else 0
