@@ -110,7 +110,7 @@ def test_at_least_three_planted_answers_for_each_exercise(folder, master_of):
             test, points = part.split()
             assert float(points) == tests[test] > 0, path.name
     assert set(planted) == cells and min(planted.values()) >= 3, planted
-    right = {path.stem for path in (folder / "planted" / "right").glob("*.py")}
+    right = {path.stem for path in (folder / "planted").glob("right*/*.py")}
     assert right and right <= cells
 
 
