@@ -1,6 +1,6 @@
 # cell: logit_mask
 # loses: test_mask_example 1, test_mask 3
-# says: the first token of the response is missing
+# says: response is missing
 # recognised: a missing first token
 def logit_mask(prompts, responses, T):
     t = torch.arange(T)
