@@ -48,7 +48,9 @@ class Critic(Baseline):
         self.parameters = dict(trunk + [(f"head.{name}", p) for name, p in self.head.named_parameters()])
         for parameter in self.parameters.values():
             parameter.requires_grad_(True)
-        self.optimizer = torch.optim.AdamW(self.parameters.values(), lr=self.learning_rate, weight_decay=0.0)
+        self.optimizer = torch.optim.AdamW(
+            self.parameters.values(), lr=self.learning_rate, weight_decay=0.0, fused=True
+        )
 
     def _logits(self, rollouts: Rollouts, rows: torch.Tensor):
         """Value logits before each sampled token of some rows: (N,), and their mask (R, T)."""

@@ -60,13 +60,17 @@ class Internals:
 
 
 def batches_by_length(rollouts: Rollouts, rows: torch.Tensor) -> Iterator[torch.Tensor]:
-    """Split rows (indices into the flattened P * M) into batches of similar length."""
+    """Split rows (indices into the flattened P * M) into batches of similar length.
+
+    A common beginning is run once per batch, so it counts once.
+    """
     lengths = row_lengths(rollouts)[rows]
     order = rows[lengths.argsort(stable=True)]
     lengths = lengths.sort(stable=True).values.tolist()
+    shared = common_prefix([rollouts.prompt_ids[row // rollouts.responses] for row in rows.tolist()])
     start = 0
     for end in range(1, len(order) + 1):
-        if end == len(order) or lengths[end] * (end + 1 - start) > BATCH_TOKENS:
+        if end == len(order) or shared + (lengths[end] - shared) * (end + 1 - start) > BATCH_TOKENS:
             yield order[start:end]
             start = end
 

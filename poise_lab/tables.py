@@ -36,6 +36,7 @@ SPLITS = 5
 RIDGES = (0.01, 1.0, 10.0, 100.0, 1000.0, 10000.0)
 MLPS = {"MLP 1x512": (512,), "MLP 3x512": (512,) * 3, "MLP 5x512": (512,) * 5, "MLP 3x1024": (1024,) * 3}
 TRAIN_PROMPTS = (20, 40, 80, 160, 320)
+CRITIC_RATES = (3e-5, 1e-4)  # the validation prompts of the first split choose one for each task
 
 
 class Plain(RegressorMixin, BaseEstimator):
@@ -155,11 +156,12 @@ def tables_of(readings: Readings) -> dict[str, Callable[[], dict[str, dict[str, 
     }  # fmt: skip
 
 
-def critic_values(policy: Policy, problems: Sequence[Problem], rewards: np.ndarray, fit: np.ndarray, held_out: np.ndarray,
-                  learning_rate: float = 3e-5, epochs: int = 2, minibatch: int = 32) -> np.ndarray:  # fmt: skip
-    """(H,) values of held-out prompts by a critic fine-tuned from the policy on the mean rewards of the others.
+def critic_epochs(policy: Policy, problems: Sequence[Problem], rewards: np.ndarray, fit: np.ndarray, held_out: np.ndarray,
+                  learning_rate: float, epochs: int = 4, minibatch: int = 16) -> tuple[list[float], list[np.ndarray]]:  # fmt: skip
+    """A critic fine-tuned from the policy on the mean rewards of the prompts `fit`, of which a fifth are kept for validation.
 
     policy: in float32, and left as it is. rewards: (P, M). The critic reads the same prompts as the policy.
+    Returns, after each epoch, the mean squared error on the validation prompts, and the (H,) values of `held_out`.
     """
     prompts = [policy.prompt_ids(problem) for problem in problems]
     one = torch.ones(len(problems), 1, dtype=torch.long)
@@ -167,40 +169,63 @@ def critic_values(policy: Policy, problems: Sequence[Problem], rewards: np.ndarr
         policy, problems, prompts, policy.eos_token_ids[0] * one[..., None], one, torch.zeros(len(one), 1, 1)
     )
     rollouts = dataclasses.replace(rollouts, rewards=torch.from_numpy(rewards.mean(1, keepdims=True)))
-    critic = Critic(learning_rate=learning_rate, epochs=epochs, minibatches=-(-len(fit) // minibatch))
+    validation, taught = (np.sort(fit[part]) for part in splits(len(fit))[0][::-1])
+    critic = Critic(learning_rate=learning_rate, minibatches=-(-len(taught) // minibatch))
     critic.start(policy)
+    errors, values = [], []
     # products in bfloat16, weights in float32; without the cache, which would keep the weights of the first step
     with torch.autocast(policy.device.type, dtype=torch.bfloat16, cache_enabled=False):
-        critic.update(rollouts.select(fit), None)
-        return critic.values(rollouts.select(held_out), None)[:, 0].numpy()
+        for _ in range(epochs):
+            critic.update(rollouts.select(taught), None)
+            guess = critic.values(rollouts.select(validation), None)[:, 0].float().numpy()
+            errors.append(float(((guess - rewards[validation].mean(1)) ** 2).mean()))
+            values.append(critic.values(rollouts.select(held_out), None)[:, 0].float().numpy())
+    return errors, values
 
 
-def critic_split(policy: Policy, one: Setting, rewards: np.ndarray, split: int) -> dict[str, float]:
-    """The measures of a critic on one split, as those of `evaluate`; its value is the same for all responses.
+def critic_split(name: str, one: Setting, rewards: np.ndarray, split: int, learning_rate: float) -> dict:
+    """The measures of a critic on one split, as those of `evaluate`, and the validation error after each epoch.
 
-    rewards: (P, M), as recorded. Scored on the responses that the probe is scored on.
+    rewards: (P, M), as recorded. The epoch with the least validation error counts. Scored on the responses that the
+    probe is scored on; the critic's value is the same for all responses to a prompt.
     """
     fit, held_out = splits(len(rewards))[split]
     problems = load_task(one.task, **one.settings).sample(len(rewards), seed=SEED)
-    values = critic_values(policy, problems, rewards, fit, held_out)
+    policy = load_policy(name, shots=SHOTS)  # in float32: in bfloat16 small updates vanish
+    errors, values = critic_epochs(policy, problems, rewards, fit, held_out, learning_rate)
     y = leave_one_out_mean(torch.from_numpy(rewards[held_out]))[:, :READ].numpy()
-    predicted = np.repeat(values[:, None], y.shape[1], 1)
+    predicted = np.repeat(values[int(np.argmin(errors))][:, None], y.shape[1], 1)
     found = agreement(predicted, y)
-    reduction = pair_reduction(predicted, rewards[held_out])
-    return {"mae": round(found["mae"], 5), "r": round(found["r"], 5), "variance_reduction": round(reduction, 5)}
+    measures = {
+        "mae": found["mae"], "r": found["r"], "variance_reduction": pair_reduction(predicted, rewards[held_out])
+    }  # fmt: skip
+    measures = {measure: round(float(value), 5) for measure, value in measures.items()}
+    return {**measures, "validation_error": [round(error, 6) for error in errors]}
 
 
-def critic_row(name: str, one: Setting, rewards: np.ndarray, folder: Path, log: Callable[[str], None]) -> dict:
-    """The measures of a critic on every split; splits that stand in the folder are taken as they are."""
-    parts: list[dict] = []
-    for split in range(SPLITS):
+def critic_row(
+    name: str, one: Setting, rewards: np.ndarray, folder: Path, log: Callable[[str], None]
+) -> tuple[dict, dict]:
+    """The measures of a critic on every split, and how it was trained; splits that stand in the folder are taken as they are.
 
-        def make(split=split):  # in float32: in bfloat16 small updates vanish
-            return critic_split(load_policy(name, shots=SHOTS), one, rewards, split)
+    The validation prompts of the first split choose the learning rate.
+    """
 
-        parts.append(piece(folder / f"critic-{split}.json", make))
-        log(f"{name}: {one.task}, critic, split {split}")
-    return {measure: [part[measure] for part in parts] for measure in parts[0]}
+    def part(split: int, rate: float) -> dict:
+        path = folder / f"critic-{split}-{rate:g}.json"
+        found = piece(path, lambda: critic_split(name, one, rewards, split, rate))
+        log(f"{name}: {one.task}, critic, split {split}, learning rate {rate:g}: {found}")
+        return found
+
+    first = {rate: part(0, rate) for rate in CRITIC_RATES}
+    rate = min(first, key=lambda rate: min(first[rate]["validation_error"]))
+    parts = [first[rate], *(part(split, rate) for split in range(1, SPLITS))]
+    training = {
+        "provenance": provenance(), "learning_rate": rate,
+        "searched": {f"{rate:g}": min(found["validation_error"]) for rate, found in first.items()},
+        "epochs": [int(np.argmin(found["validation_error"])) + 1 for found in parts],
+    }  # fmt: skip
+    return {measure: [found[measure] for found in parts] for measure in ("mae", "r", "variance_reduction")}, training
 
 
 def record(name: str, out: str | Path, log: Callable[[str], None] = print) -> None:
@@ -228,14 +253,14 @@ def record(name: str, out: str | Path, log: Callable[[str], None] = print) -> No
         )
         write_json(path, {**about, "config": readings.config, **values, "tables": tables})
     for one in TASKS:
-        path = out / policy.name / f"{one.task}.json"
+        path, folder = out / policy.name / f"{one.task}.json", folder_of(policy) / one.task
         found = read_json(path)
-        if "critic" not in found["tables"]:
-            rewards = recorded_rows(out, policy.name, one.task)["rewards"].astype(np.float32)
-            critic = critic_row(name, one, rewards, folder_of(policy) / one.task, log)
-            found["tables"]["critic"] = {"probe": found["tables"]["presets"]["release"], "critic": critic}
-            found["critic_provenance"] = provenance()
-            write_json(path, found)
+        if "critic" in found["tables"]:
+            continue
+        rewards = recorded_rows(out, policy.name, one.task)["rewards"].astype(np.float32)
+        row, found["critic"] = critic_row(name, one, rewards, folder, log)
+        found["tables"]["critic"] = {"probe": found["tables"]["presets"]["release"], "critic": row}
+        write_json(path, found)
 
 
 def write_rows(readings: Readings, path: Path, responses: int = 2) -> None:

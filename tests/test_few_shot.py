@@ -7,7 +7,7 @@ import torch
 from support import EOS, FAMILIES, plain_logits, response, tiny_policy
 
 import poise_lab as pl
-from poise_lab import prefix
+from poise_lab import internals, prefix
 from poise_lab.pretrain import character_tokenizer
 from poise_lab.rollouts import build_rollouts
 
@@ -167,6 +167,18 @@ def test_common_prefix_by_hand(monkeypatch):
     assert prefix.common_prefix([[1, 2, 3], [1, 2, 3, 4], [9]]) == 0
 
 
+def test_a_shared_beginning_counts_once_in_a_batch(monkeypatch):
+    policy = few_shot(shots=4)
+    problems = pl.load_task("chain_sum", **SUMS).sample(6, seed=0)
+    rollouts = pl.sample_rollouts(policy, problems, 2, seed=0, max_new_tokens=4)
+    lengths, shared = internals.row_lengths(rollouts), prefix.common_prefix(rollouts.prompt_ids)
+    assert shared > 0.5 * int(lengths.max())
+    most = shared + 4 * int(lengths.max() - shared)  # room for four rows that share, and for one that does not
+    monkeypatch.setattr(internals, "BATCH_TOKENS", most)
+    assert most < 2 * int(lengths.min())
+    assert [len(rows) for rows in internals.batches_by_length(rollouts, torch.arange(12))][0] >= 4
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("family", [*FAMILIES, "gemma3 with a wide window"])
@@ -219,6 +231,6 @@ def test_several_pools_equal_one_at_a_time(qwen, toys):
     rollouts = pl.sample_rollouts(qwen, toys, 2, seed=0, max_new_tokens=12)
     found = pl.read_internals(qwen, rollouts, layer=[0, 2], pool=[1, 5])
     assert set(found) == {(0, 1), (0, 5), (2, 1), (2, 5)}
-    for (layer, pool), internals in found.items():
-        assert torch.equal(internals.features(), pl.read_internals(qwen, rollouts, layer, pool).features())
-        assert (internals.layer, internals.pool) == (layer, pool)
+    for (layer, pool), one in found.items():
+        assert torch.equal(one.features(), pl.read_internals(qwen, rollouts, layer, pool).features())
+        assert (one.layer, one.pool) == (layer, pool)

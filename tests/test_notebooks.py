@@ -231,38 +231,181 @@ def test_no_slider_reads_a_name_that_a_later_cell_binds_anew(notebook):
             assert not used & changed, f"cell {i}: {sorted(used & changed)}"
 
 
-def words_of(entry: str) -> list[str]:
-    """The words of one entry of a table of words, without their symbols."""
-    return [re.sub(r" (?:pi|[xysbARVZ])$", "", w.strip()).lower() for w in re.sub(r"\(.*?\)", "", entry).split(",")]
+# --- words and symbols: where each is explained, and where it is used first ----------------------
+#
+# A word is explained where it stands in **bold**, or in the first column of a table "| word | meaning |".
+
+# what a reader brings
+BROUGHT = set("GPU GPUs CPU CPUs MB GB ASCII JSON NaN PyTorch AdamW".split())
+# models and sets of prompts of the paper, and what stands for a path or an address in what is printed
+NAMED = set("DeepSeek DeepScaleR AceCoder ToolDial IF RUNS ADDRESS".split())
+# abbreviations, CamelCase, snake_case
+NAME = re.compile(r"(?<![\w/.$-])(?=\w*[A-Z]\w*[A-Z]|\w*[a-z]_[a-z])[A-Za-z]\w*")
+GREEK = "pi|tau|theta|lambda|Sigma"
+SYMBOL = re.compile(rf"(?<![\w'’.&-])(?:{GREEK}|[A-Za-z])(?:_[a-z]+|\d|\*(?=[( ]|$))?(?![\w'’&]|-[a-z]|\.\d)")
+MASTERS = sorted((HERE.parent / "notebooks" / "assignments" / "source").glob("*/*.ipynb"))
+WORDS = re.compile(r"(?:^\| word \| meaning.*\n\|[-| ]+\n)((?:^\|.*\n?)+)", re.M)
 
 
-def unexplained(glossary: str, cells: dict[str, list[str]]) -> list[tuple[str, str]]:
-    """Entries of the glossary that a notebook's prose uses before an opening table explains them: (notebook, entry).
+def table(title: str) -> list[tuple[str, ...]]:
+    """Rows of the table under one heading of STUDENTS.md."""
+    text = (HERE.parent / "notebooks" / "STUDENTS.md").read_text(encoding="utf-8")
+    part = text[text.index(f"## {title}") :].split("\n## ")[0]
+    rows = [re.split(r" (?<!\\)\| ", row) for row in re.findall(r"^\| (.*) \|$", part, re.M)]
+    return [tuple(row) for row in rows[1:]]
 
-    cells: notebook to its cells of prose, in the order of reading.
-    """
-    entries = [words_of(entry) for entry in re.findall(r"^\| ([^|]+) \| ", glossary, re.M)]
-    explained, found = set(), []
-    for name, prose in cells.items():
-        table = prose[0][prose[0].find("| word |") :]
-        for entry in re.findall(r"^\| ([^|]+) \| ", table, re.M):
-            explained |= set(words_of(entry))
-        text = " ".join(prose).lower()
-        for words in entries:
-            used = {word for word in words if re.search(rf"\b{re.escape(word)}s?\b", text)}
-            if not used <= explained:
-                found.append((name, ", ".join(words)))
+
+def forms(entry: str) -> list[str]:
+    """Written forms of an entry of a table of words: no brackets, no code marks, no symbol behind a word."""
+    plain = re.sub(r"\(.*?\)|`", "", entry)
+    return [re.sub(r" (?:pi|[xysbARVZ])$", "", form.strip()) for form in plain.split(",")]
+
+
+def pattern(form: str) -> re.Pattern:
+    """Finds a form, its plural, and over line ends; small letters stand for large ones too."""
+    ending = "(?:y|ies)" if form.endswith("y") else re.escape(form[-1]) + "(?:s|es)?"
+    body = r"\s+".join(map(re.escape, form[:-1].split(" "))) + ending
+    return re.compile(rf"(?<![\w.]){body}(?!\w)", 0 if form != form.lower() else re.I)
+
+
+def readable(cell) -> str:
+    """What is read of a cell of prose: a table of words first, then the rest; no headings, no blocks of code."""
+    text = re.sub(r"^```.*?^```", "", cell.source, flags=re.M | re.S)
+    text = re.sub(r"^#.*$|\]\(.*?\)", "", text, flags=re.M)
+    return "".join(found[0] for found in WORDS.finditer(text)) + "\n" + WORDS.sub("", text)
+
+
+def labels(cell) -> str:
+    """What the outputs of a cell show in words: prints, tables, and the titles and legends of figures."""
+    texts = []
+    for output in cell.get("outputs", []):
+        data = output.get("data", {})
+        texts += [output.get("text", ""), data.get("text/markdown", "")]
+        figure = data.get(PLOTLY, {})
+        layout = figure.get("layout", {})
+        axes = [axis for name, axis in layout.items() if re.match("[xy]axis", name)]
+        texts += [part.get("title", {}).get("text", "") for part in (layout, *axes)]
+        texts += [str(trace.get("name", "")) for trace in figure.get("data", [])]
+    return "\n".join(filter(None, texts))
+
+
+def reading() -> list[tuple[str, int, str, str]]:
+    """All that is read, in order: (notebook, cell, kind, text)."""
+    pages = []
+    for path in NOTEBOOKS:
+        for i, cell in enumerate(nbformat.read(path, as_version=4).cells):
+            kind = cell.cell_type
+            pages.append((path.name, i, kind, readable(cell) if kind == "markdown" else labels(cell)))
+    return pages
+
+
+def explained_in(text: str, form: str) -> list[range]:
+    """Where a cell of prose explains a form: in bold, or in the first column of its table of words."""
+    spans = [found.span() for found in re.finditer(r"\*\*[^*]+\*\*", text)]
+    spans += [
+        row.span(1)
+        for block in WORDS.finditer(text)
+        for row in re.compile(r"^\| ([^|]+) \|", re.M).finditer(text, *block.span())
+    ]
+    return [
+        range(*span) for span in spans if any(pattern(form).fullmatch(f) for f in forms(text[slice(*span)].strip("*")))
+    ]
+
+
+def first_use(form: str, pages) -> tuple[str, int, bool] | None:
+    """Notebook and cell in which a form is read first, and whether it is explained at that very place."""
+    for name, cell, kind, text in pages:
+        if found := pattern(form).search(text):
+            return name, cell, kind == "markdown" and any(found.start() in span for span in explained_in(text, form))
+    return None
+
+
+def unexplained(pages, words=None) -> list[str]:
+    """Words, by default all of the glossary, that are used before they are explained, or never."""
+    if words is None:
+        words = [form for entry, *_ in table("Glossary") for form in forms(entry)]
+    found = []
+    for form in words:
+        name, cell, explained = first_use(form, pages) or ("no notebook", 0, False)
+        if not explained:
+            found.append(f"{form!r}: {name} cell {cell}")
     return found
 
 
-def test_no_word_of_the_glossary_is_used_before_it_is_explained():
-    students = (HERE.parent / "notebooks" / "STUDENTS.md").read_text()
-    glossary = students[students.index("## Glossary") : students.index("## Symbols")]
-    cells = {
-        path.name: [c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "markdown"]
+def unknown_names(pages) -> list[str]:
+    """Abbreviations and names of code that neither the glossary nor the code holds.
+
+    In prose: abbreviations, CamelCase and snake_case. In what is printed: abbreviations and CamelCase.
+    """
+    known = {
+        word for entry, *_ in table("Glossary") for form in forms(entry) for word in re.split(r"[\s-]", form.lower())
+    }
+    library = "".join(path.read_text(encoding="utf-8") for path in (HERE.parent / "poise_lab").glob("*.py"))
+    code = {
+        path.name: library + "".join(cell.source for cell in code_cells(nbformat.read(path, as_version=4)))
         for path in NOTEBOOKS
     }
-    assert unexplained(glossary, cells) == []
-    first = next(iter(cells))
-    cells[first][0] = cells[first][0].replace("| unbiased |", "| fair |")  # the check can fail
-    assert (first, "unbiased") in unexplained(glossary, cells)
+    found = []
+    for name, cell, kind, text in pages:
+        for word in NAME.findall(text):
+            of_code = "_" in word or re.search("[a-z][A-Z]", word)
+            named = "_" in word and kind == "code" or of_code and re.search(rf"\b{word}\b", code[name])
+            if not named and word not in BROUGHT | NAMED and not {word.lower(), word.lower().rstrip("s")} & known:
+                found.append(f"{word}: {name} cell {cell}")
+    return found
+
+
+def symbols(text: str) -> set[str]:
+    """Single letters (with an index) and Greek names of formulas; `code` is no formula, nor are articles."""
+    text = re.sub(r"`[^`]*`|\"[^\"]*\"|\]\(.*?\)", " ", text)
+    return {re.sub(r"\d$", "", s) for s in SYMBOL.findall(text)} - {"a", "I"}
+
+
+def test_first_use_of_every_word_is_where_it_is_explained():
+    """`pytest -k first_use -s` prints the list."""
+    pages = reading()
+    rows = [(entry, stated, first_use(forms(entry)[0], pages)) for entry, _, stated in table("Glossary")]
+    for entry, _, use in rows:
+        print(f"{entry:45} {'nowhere' if use is None else f'{use[0]} cell {use[1]}'}")
+    assert unexplained(pages) == []
+    assert {entry: stated for entry, stated, _ in rows} == {entry: name[:2] for entry, _, (name, *_) in rows}
+
+
+def test_first_use_can_be_wrong():
+    pages = reading()
+    fair = [(name, cell, kind, text.replace("| unbiased |", "| fair |")) for name, cell, kind, text in pages]
+    assert any(line.startswith("'unbiased'") for line in unexplained(fair))
+    printed = [(pages[0][0], 0, "code", "by GAE"), *pages]
+    assert unexplained(printed) == [f"'GAE': {pages[0][0]} cell 0"]
+    assert unexplained(pages, ["importance sampling"]) == ["'importance sampling': no notebook cell 0"]
+
+
+def test_first_use_in_an_assignment_comes_after_the_notebook_that_explains_the_word():
+    words = [(form, stated) for entry, _, stated in table("Glossary") for form in forms(entry)]
+    for path in MASTERS:
+        cells = nbformat.read(path, as_version=4).cells
+        after = max(re.findall(r"`(\d\d)_", cells[0].source))
+        pages = [(path.stem, i, "markdown", readable(c)) for i, c in enumerate(cells) if c.cell_type == "markdown"]
+        later = [form for form, stated in words if stated > after and first_use(form, pages)]
+        assert unexplained(pages, later) == []
+
+
+def test_every_abbreviation_and_name_in_prose_is_known():
+    pages = reading()
+    assert unknown_names(pages) == []
+    wrong = [(pages[0][0], 3, "markdown", "QRPO, `q_rpo`, `QRpo`"), (pages[0][0], 4, "code", "QRPO, q_rpo")]
+    assert [line.split(":")[0] for line in unknown_names(wrong)] == ["QRPO", "q_rpo", "QRpo", "QRPO"]
+
+
+def unknown_symbols(pages) -> list[str]:
+    known = set().union(*(symbols(re.sub(r"\(.*?\)", "", row[0])) for row in table("Symbols")))
+    prose = [(name, cell, text) for name, cell, kind, text in pages if kind == "markdown"]
+    return [f"{symbol}: {name} cell {cell}" for name, cell, text in prose for symbol in sorted(symbols(text) - known)]
+
+
+def test_every_symbol_in_prose_has_one_row_in_the_table():
+    rows = [symbols(re.sub(r"\(.*?\)", "", row[0])) for row in table("Symbols")]
+    assert [row for i, row in enumerate(rows) if any(row & other for other in rows[:i])] == []
+    assert unknown_symbols(reading()) == []
+    wrong = "a gain of h(x) and theta, b*(x) q_hat, `Q`, in V(x)"
+    assert [line.split(":")[0] for line in unknown_symbols([("01", 0, "markdown", wrong)])] == ["h", "q_hat", "theta"]

@@ -261,10 +261,29 @@ def test_a_critic_learns_what_the_prompt_says(reader):
     problems = pl.load_task("chain_sum", min_terms=2, max_terms=2).sample(160, seed=0)
     rewards = np.repeat([[float("-" in p.compact)] for p in problems], 8, 1).astype(np.float32)
     fit, held_out = tables.splits(160)[0]
-    values = tables.critic_values(reader, problems, rewards, fit, held_out, learning_rate=3e-3, epochs=6, minibatch=16)
-    assert pl.agreement(values, rewards[held_out, 0])["r"] > 0.9
-    untaught = tables.critic_values(reader, problems, rewards, fit, held_out, learning_rate=1e-12, epochs=1)
-    assert np.allclose(untaught, 0.5, atol=1e-3)
+    errors, values = tables.critic_epochs(reader, problems, rewards, fit, held_out, learning_rate=3e-3, epochs=6)
+    assert len(errors) == len(values) == 6 and errors[-1] < 0.25 * errors[0]
+    assert pl.agreement(values[int(np.argmin(errors))], rewards[held_out, 0])["r"] > 0.9
+    untaught, _ = tables.critic_epochs(reader, problems, rewards, fit, held_out, learning_rate=1e-12, epochs=1)
+    assert np.allclose(untaught, 0.25, atol=1e-3)  # every value is 1/2, every reward 0 or 1
+
+
+def test_what_a_critic_is_scored_on_teaches_it_nothing(reader):
+    """Other rewards of the held-out prompts change nothing, others of the validation prompts no value."""
+    problems = pl.load_task("chain_sum", min_terms=2, max_terms=2).sample(50, seed=0)
+    rewards = np.random.default_rng(0).integers(0, 2, (50, 4)).astype(np.float32)
+    fit, held_out = tables.splits(50)[0]
+    validation = fit[tables.splits(len(fit))[0][1]]
+
+    def after(changed):
+        other = rewards.copy()
+        other[changed] = 1 - other[changed]
+        return tables.critic_epochs(reader, problems, other, fit, held_out, learning_rate=1e-3, epochs=1)
+
+    errors, (values,) = after([])
+    assert after(held_out)[0] == errors and (after(held_out)[1][0] == values).all()
+    assert after(validation)[0] != errors and (after(validation)[1][0] == values).all()
+    assert (after(np.setdiff1d(fit, validation))[1][0] != values).any()
 
 
 # --- the command ---------------------------------------------------------------------------------
