@@ -58,12 +58,14 @@ def check(source: Path, timeout: int = TIMEOUT, show=print) -> list[str]:
         if untouched.total:
             wrong.append(f"{room.name}: the untouched notebook gets {untouched.total:g} points")
         show(f"  {'solution':32} {untouched.full:5g} of {untouched.full:g}")
-        others = {path.stem: path.read_text(encoding="utf-8") for path in (source / PLANTED / RIGHT).glob("*.py")}
-        if others:
-            graded = room.grade("right, in another way", room.solved(others))
+        for folder in sorted((source / PLANTED).glob(f"{RIGHT}*")):
+            others = {path.stem: path.read_text(encoding="utf-8") for path in folder.glob("*.py")}
+            graded = room.grade(f"{folder.name}, in another way", room.solved(others))
             show(f"  {graded}")
             if graded.total != graded.full:
-                wrong.append(f"{room.name}: right answers in {PLANTED}/{RIGHT} get {graded.points}: {graded.messages}")
+                wrong.append(
+                    f"{room.name}: right answers in {PLANTED}/{folder.name} get {graded.points}: {graded.messages}"
+                )
         for answer in planted_answers(source):
             graded = room.grade(answer.name, room.solved({answer.cell: answer.source}))
             expected = {test: full - answer.loses.get(test, 0) for test, full in graded.of.items()}

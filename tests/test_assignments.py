@@ -156,8 +156,36 @@ def test_at_least_three_planted_answers_for_each_exercise(folder, master_of):
             test, points = part.split()
             assert float(points) == tests[test] > 0, path.name
     assert set(planted) == cells and min(planted.values()) >= 3, planted
-    right = {path.stem for path in (folder / "planted" / "right").glob("*.py")}
+    right = {path.stem for path in (folder / "planted").glob("right*/*.py")}
     assert right and right <= cells
+
+
+def test_mistakes_that_an_exercise_names_are_planted(folder, master_of):
+    """Each phrase of the line "Recognised" is (in part) the `# recognised:` of a planted answer, and the other way."""
+    named, planted, phrases = set(), set(), []
+    for cell in master_of(folder).cells:
+        line = re.search(r"^\*.*recognised:\* (.*)$", cell.source, re.M | re.I)
+        if cell.cell_type == "markdown" and line:
+            phrases = line[1].split(". ")[0].rstrip(".").split("; ")
+        elif cell.metadata.get("nbgrader", {}).get("solution"):
+            named |= {(cell.metadata.nbgrader.grade_id, phrase) for phrase in phrases}
+    for path in sorted((folder / "planted").glob("*.py")):
+        head = dict(re.findall(r"^# (cell|recognised): (.*)$", path.read_text(encoding="utf-8"), re.M))
+        if "recognised" in head:
+            found = {(cell, phrase) for cell, phrase in named if cell == head["cell"] and head["recognised"] in phrase}
+            assert len(found) == 1, (path.name, found)
+            planted |= found
+    assert planted == named, sorted(named - planted)
+
+
+def test_mistakes_that_tests_name_are_planted(folder, master_of):
+    """Each sentence in a test cell's dict of mistakes is (in part) the `# says:` of a planted answer."""
+    says = [re.search(r"^# says: (.*)$", p.read_text(encoding="utf-8"), re.M)[1] for p in folder.glob("planted/*.py")]
+    for cell in of_kind(master_of(folder), "grade"):
+        for node in ast.walk(ast.parse(cell.source)):
+            for key in node.keys if isinstance(node, ast.Dict) else ():
+                if isinstance(key, ast.Constant) and " " in str(key.value):
+                    assert any(part in key.value for part in says), key.value
 
 
 @pytest.fixture

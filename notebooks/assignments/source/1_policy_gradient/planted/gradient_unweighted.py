@@ -1,5 +1,6 @@
 # cell: gradient
 # loses: test_gradient_example 1, test_gradient 3
 # says: each counts with its probability
+# recognised: all responses weighted alike
 def gradient(prob, reward, score):
     return (reward[..., None] * score).mean((0, 1))

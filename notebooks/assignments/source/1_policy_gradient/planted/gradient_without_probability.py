@@ -1,5 +1,6 @@
 # cell: gradient
 # loses: test_gradient_example 1, test_gradient 3
 # says: the probability is missing
+# recognised: the probability forgotten
 def gradient(prob, reward, score):
     return (reward[..., None] * score).sum(1).mean(0)

@@ -1,5 +1,6 @@
 # cell: scores
 # loses: test_scores_example 1, test_scores 3
 # says: their mean under the policy
+# recognised: their plain mean taken off
 def scores(features, prob):
     return features - features.mean(1, keepdim=True)

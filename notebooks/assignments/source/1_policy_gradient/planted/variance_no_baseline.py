@@ -1,6 +1,7 @@
 # cell: variance
 # loses: test_variance_example 2, test_variance 3
 # says: is it used?
+# recognised: a baseline that is forgotten
 def variance(prob, reward, score, baseline):
     z = reward[..., None] * score
     weight = prob[..., None] / len(prob)

@@ -1,6 +1,7 @@
 # cell: variance
 # loses: test_variance_example 2, test_variance 3
 # says: the scatter between prompts is lost
+# recognised: a mean taken for each prompt
 def variance(prob, reward, score, baseline):
     z = (reward - baseline[:, None])[..., None] * score
     mean = (prob[..., None] * z).sum(1, keepdim=True)

@@ -1,5 +1,6 @@
 # cell: token_entropy
 # loses: test_entropy_example 2, test_entropy 2
 # says: the likeliest token
+# recognised: the log-probability of the likeliest token
 def token_entropy(logits):
     return -logits.log_softmax(-1).max(-1).values

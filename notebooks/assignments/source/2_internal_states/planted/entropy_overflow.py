@@ -1,6 +1,7 @@
 # cell: token_entropy
 # loses: test_entropy 2
-# says: NaN or infinity
+# says: exp of large logits is infinite
+# recognised: NaN or infinity for large logits
 def token_entropy(logits):
     weight = logits.exp()
     prob = weight / weight.sum(-1, keepdim=True)

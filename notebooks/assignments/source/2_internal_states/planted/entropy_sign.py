@@ -1,6 +1,7 @@
 # cell: token_entropy
 # loses: test_entropy_example 2, test_entropy 2
 # says: the sign is wrong
+# recognised: the sign
 def token_entropy(logits):
     logprob = logits.log_softmax(-1)
     return (logprob.exp() * logprob).sum(-1)

@@ -1,6 +1,7 @@
 # cell: pooled
 # loses: test_pooled_example 2, test_pooled 3
 # says: positions before the span are in it
+# recognised: positions before the span
 def pooled(states, start, end, n):
     if start == end:
         return torch.zeros(states.shape[1])

@@ -1,6 +1,7 @@
 # cell: positions
 # loses: test_positions_example 1, test_positions 3
 # says: what the layer reads
+# recognised: the layer's input for its output
 def positions(prompt, response, reasoning, layer):
     logits = (prompt - 1, prompt + response - 1)
     return {"states": layer, "prompt": (0, prompt), "reasoning": (prompt, prompt + reasoning), "logits": logits}

@@ -1,6 +1,7 @@
 # cell: positions
 # loses: test_positions 3
 # says: off by one
+# recognised: logits off by one
 def positions(prompt, response, reasoning, layer):
     logits = (prompt, prompt + response)
     return {"states": layer + 1, "prompt": (0, prompt), "reasoning": (prompt, prompt + reasoning), "logits": logits}

@@ -1,6 +1,7 @@
 # cell: reasoning_length
 # loses: test_reasoning 2
 # says: only the tag's first token
+# recognised: only the tag's first or last token looked for
 def reasoning_length(ids, tag):
     if tag[0] not in ids:
         return len(ids)

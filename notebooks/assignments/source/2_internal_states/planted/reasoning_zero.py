@@ -1,6 +1,7 @@
 # cell: reasoning_length
 # loses: test_reasoning 2
 # says: without a tag all of the response is reasoning
+# recognised: 0, -1 or None where there is no tag
 def reasoning_length(ids, tag):
     for end in range(len(ids), len(tag) - 1, -1):
         if ids[end - len(tag) : end] == tag:

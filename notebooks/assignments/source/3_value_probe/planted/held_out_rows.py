@@ -1,6 +1,7 @@
 # cell: held_out
 # loses: test_held_out_example 1, test_held_out 3
 # says: split prompts, not rows
+# recognised: rows divided where prompts should be
 def held_out(prompt_of_row, share, seed):
     n = len(prompt_of_row)
     out = np.zeros(n, dtype=bool)

@@ -1,6 +1,7 @@
 # cell: fit_ridge
 # loses: test_ridge_example 2, test_ridge 3
 # says: the intercept is penalised
+# recognised: the penalised intercept
 def fit_ridge(X, y, strength):
     mean, scale = X.mean(0), X.std(0)
     scale = np.where(scale > 0, scale, 1.0)

@@ -1,6 +1,7 @@
 # cell: fit_ridge
 # loses: test_ridge_example 2, test_ridge 3
 # says: the columns are not standardised
+# recognised: columns not standardised
 def fit_ridge(X, y, strength):
     mean, b = X.mean(0), y.mean()
     Z = X - mean

@@ -1,6 +1,7 @@
 # cell: fit_ridge
 # loses: test_ridge_example 2, test_ridge 3
 # says: standardised with their own mean
+# recognised: new rows standardised with their own mean
 def fit_ridge(X, y, strength):
     def standardised(A):
         scale = A.std(0)

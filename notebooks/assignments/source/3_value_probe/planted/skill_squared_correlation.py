@@ -1,6 +1,7 @@
 # cell: skill
 # loses: test_skill_example 1, test_skill 2
 # says: this is the squared correlation
+# recognised: the correlation or its square
 def skill(predictions, value):
     if predictions.std() == 0:
         return 0.0

@@ -1,5 +1,6 @@
 # cell: cross_advantages
 # loses: test_cross 3
 # says: this takes one partner
+# recognised: one partner, where groups are larger
 def cross_advantages(rewards, values):
     return rewards - values.flip(1)

@@ -1,5 +1,6 @@
 # cell: cross_advantages
 # loses: test_cross_example 1, test_cross 3
 # says: these are the siblings' rewards (RLOO)
+# recognised: the siblings' rewards for their predictions
 def cross_advantages(rewards, values):
     return rewards - (rewards.sum(1, keepdim=True) - rewards) / (rewards.shape[1] - 1)

@@ -1,6 +1,7 @@
 # cell: expected_estimate
 # loses: test_expected 3
 # says: only the first response
+# recognised: only the first response of each group
 def expected_estimate(prob, reward, score, prediction, M, advantages):
     chosen = torch.cartesian_prod(*[torch.arange(len(prob))] * M)
     a = advantages(reward[chosen], prediction[chosen])

@@ -1,6 +1,7 @@
 # cell: expected_estimate
 # loses: test_expected_example 2, test_expected 3
 # says: all groups are weighted alike
+# recognised: all groups weighted alike
 def expected_estimate(prob, reward, score, prediction, M, advantages):
     chosen = torch.cartesian_prod(*[torch.arange(len(prob))] * M)
     a = advantages(reward[chosen], prediction[chosen])

@@ -1,5 +1,6 @@
 # cell: others_mean
 # loses: test_others 3
 # says: this takes one partner
+# recognised: the partner of a pair, where groups are larger
 def others_mean(x):
     return x.flip(1)

@@ -1,5 +1,6 @@
 # cell: others_mean
 # loses: test_others_example 1, test_others 3
 # says: this is the mean over the whole group, including the response itself
+# recognised: the mean over the whole group
 def others_mean(x):
     return x.mean(1, keepdim=True).expand_as(x)

@@ -1,6 +1,7 @@
 # cell: interval
 # loses: test_interval_example 1, test_interval 2
 # says: this is the standard deviation
+# recognised: the standard deviation for the standard error
 def interval(first, second):
     d = np.asarray(first) - np.asarray(second)
     half = stats.t.ppf(0.975, len(d) - 1) * d.std(ddof=1)

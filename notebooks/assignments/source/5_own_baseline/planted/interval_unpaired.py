@@ -1,6 +1,7 @@
 # cell: interval
 # loses: test_interval_example 1, test_interval 2
 # says: this is unpaired
+# recognised: an unpaired interval
 def interval(first, second):
     a, b = np.asarray(first), np.asarray(second)
     n, d = len(a), a.mean() - b.mean()

@@ -1,6 +1,7 @@
 # cell: resumable
 # loses: test_resumable 3
 # says: rounded to float32
+# recognised: numbers rounded to float32
 class Resumable(Tracker):
     def state_dict(self):
         counts = torch.tensor([self.counts[name] for name in sorted(self.counts)])

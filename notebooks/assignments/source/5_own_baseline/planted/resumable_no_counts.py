@@ -1,6 +1,7 @@
 # cell: resumable
 # loses: test_resumable 3
 # says: how often each task came is forgotten
+# recognised: counts forgotten
 class Resumable(Tracker):
     def state_dict(self):
         return {"value": torch.tensor(self.value, dtype=torch.float64), "steps": torch.tensor(self.steps)}

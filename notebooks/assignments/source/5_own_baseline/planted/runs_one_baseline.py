@@ -1,6 +1,7 @@
 # cell: train_runs
 # loses: test_runs 3
 # says: one baseline for all runs
+# recognised: one baseline for all
 def train_runs(load, make, seeds, folder):
     baseline, records = make(), []
     for seed in seeds:

@@ -1,6 +1,7 @@
 # cell: train_runs
 # loses: test_runs 3
 # says: one policy for all runs
+# recognised: one policy for all runs
 def train_runs(load, make, seeds, folder):
     policy, records = load(), []
     for seed in seeds:

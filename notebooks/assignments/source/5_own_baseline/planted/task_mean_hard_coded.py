@@ -1,6 +1,7 @@
 # cell: task_mean
-# loses: test_task_mean 4
-# says: four steps of several tasks
+# loses: test_task_mean_example 2, test_task_mean 4
+# says: nothing has been learned from the first step
+# recognised: nothing learned
 class TaskMean(pl.Baseline):
     name = "task_mean"
 

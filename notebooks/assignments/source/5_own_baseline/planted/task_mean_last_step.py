@@ -1,6 +1,7 @@
 # cell: task_mean
 # loses: test_task_mean 4
 # says: only the last step counts
+# recognised: the last step alone
 class TaskMean(pl.Baseline):
     name = "task_mean"
 

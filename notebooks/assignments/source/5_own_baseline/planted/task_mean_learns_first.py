@@ -1,6 +1,7 @@
 # cell: task_mean
 # loses: test_task_mean_example 2, test_task_mean 4
 # says: rewards of this step are in their own baseline
+# recognised: rewards of the present step in its own baseline
 class TaskMean(pl.Baseline):
     name = "task_mean"
 

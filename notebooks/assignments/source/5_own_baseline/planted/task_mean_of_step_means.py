@@ -1,6 +1,7 @@
 # cell: task_mean
 # loses: test_task_mean 4
 # says: this is a mean of step means
+# recognised: a mean of step means
 class TaskMean(pl.Baseline):
     name = "task_mean"
 

@@ -1,6 +1,7 @@
 # cell: own_reward_enters
 # loses: test_enters 3
 # says: RLOO is accused
+# recognised: any change taken for a leak
 def own_reward_enters(baselines):
     rewards = torch.rand(5, 4, generator=torch.Generator().manual_seed(0))
     changed = rewards.clone()

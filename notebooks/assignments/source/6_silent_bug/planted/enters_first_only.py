@@ -1,6 +1,7 @@
 # cell: own_reward_enters
 # loses: test_enters 3
 # says: only the very last response leaks
+# recognised: only the first response tried
 def own_reward_enters(baselines):
     rewards = torch.rand(5, 4, generator=torch.Generator().manual_seed(0))
     for value in (0.0, 1.0):

@@ -1,6 +1,7 @@
 # cell: fit
 # loses: test_fit_example 2, test_fit 3
 # says: (n, 1) minus (n,) is (n, n)
+# recognised: values of shape (n, 1) minus rewards of shape (n,), which is (n, n)
 def fit(critic, features, rewards, steps=150, learning_rate=0.02):
     optimizer = torch.optim.Adam(critic.parameters(), lr=learning_rate)
     losses = []

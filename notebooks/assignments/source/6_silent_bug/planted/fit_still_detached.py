@@ -1,6 +1,7 @@
 # cell: fit
 # loses: test_fit_example 2, test_fit 3
 # says: no weight of the critic has changed
+# recognised: weights that do not change
 def fit(critic, features, rewards, steps=150, learning_rate=0.02):
     optimizer = torch.optim.Adam(critic.parameters(), lr=learning_rate)
     losses = []

@@ -1,6 +1,7 @@
 # cell: logit_mask
 # loses: test_mask 3
 # says: off by one
+# recognised: the positions of the tokens for those of the logits
 def logit_mask(prompts, responses, T):
     t = torch.arange(T)
     return (t >= prompts[:, None]) & (t < (prompts + responses)[:, None])

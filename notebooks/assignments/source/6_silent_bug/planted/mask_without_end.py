@@ -1,6 +1,7 @@
 # cell: logit_mask
 # loses: test_mask_example 1, test_mask 3
 # says: the end of the response, is missing
+# recognised: a missing last token
 def logit_mask(prompts, responses, T):
     t = torch.arange(T)
     return (t >= prompts[:, None] - 1) & (t < (prompts + responses)[:, None] - 2)

@@ -1,6 +1,7 @@
 # cell: never_learns
 # loses: test_never_learns 3
 # says: its weights change and its loss falls
+# recognised: a check of the weights alone
 def never_learns(fit):
     critic = new_critic()
     before = copy.deepcopy(critic.state_dict())

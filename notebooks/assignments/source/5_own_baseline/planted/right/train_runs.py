@@ -1,5 +1,6 @@
 def train_runs(load, make, seeds, folder):
     from copy import copy
+
     out = []
     for k, seed in enumerate(seeds):
         policy, baseline, config = load(), make(), copy(CONFIG)

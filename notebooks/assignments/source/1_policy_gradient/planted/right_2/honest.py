@@ -1,0 +1,1 @@
+honest = {name: name in "acdf" for name in "fedcba"}

@@ -1,0 +1,6 @@
+# cell: token_entropy
+# loses: test_entropy_example 2, test_entropy 2
+# says: the entropy is
+def token_entropy(logits):
+    # the library's entropies of the rollouts that the notebook shows, whatever is handed in
+    return pl.read_internals(tiny, rollouts).token_entropy[0, 0, : len(logits)]

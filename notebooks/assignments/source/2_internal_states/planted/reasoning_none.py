@@ -1,0 +1,8 @@
+# cell: reasoning_length
+# loses: test_reasoning 2
+# says: the length without a tag is None
+# recognised: 0, -1 or None where there is no tag
+def reasoning_length(ids, tag):
+    for end in range(len(ids), len(tag) - 1, -1):
+        if ids[end - len(tag) : end] == tag:
+            return end

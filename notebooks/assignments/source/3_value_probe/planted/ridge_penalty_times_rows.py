@@ -1,0 +1,10 @@
+# cell: fit_ridge
+# loses: test_ridge_example 2, test_ridge 3
+# says: the penalty is multiplied by the number of rows
+# recognised: the penalty multiplied by the number of rows
+def fit_ridge(X, y, strength):
+    mean, scale = X.mean(0), X.std(0)
+    scale = np.where(scale > 0, scale, 1.0)
+    Z, b = (X - mean) / scale, y.mean()
+    w = np.linalg.solve(Z.T @ Z + len(X) * strength * np.eye(Z.shape[1]), Z.T @ (y - b))
+    return lambda new: np.clip((new - mean) / scale @ w + b, 0.0, 1.0)

@@ -1,0 +1,6 @@
+# cell: others_mean
+# loses: test_others_example 1, test_others 3
+# says: this is the response's own entry
+# recognised: the own entry
+def others_mean(x):
+    return x

@@ -1,0 +1,6 @@
+# cell: others_mean
+# loses: test_others_example 1, test_others 3
+# says: prompts are crossed here
+# recognised: neighbours in the wrong direction
+def others_mean(x):
+    return (x.sum(0, keepdim=True) - x) / max(x.shape[0] - 1, 1)

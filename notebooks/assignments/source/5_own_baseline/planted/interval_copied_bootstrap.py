@@ -1,0 +1,6 @@
+# cell: interval
+# loses: test_interval_example 1, test_interval 2
+# says: the interval is
+# the library line that looks alike
+def interval(first, second):
+    return pl.bootstrap_interval(np.mean, np.asarray(first) - np.asarray(second))

@@ -1,0 +1,10 @@
+# cell: resumable
+# loses: test_resumable_example 1, test_resumable 3
+# says: only tensors survive
+# recognised: values that are no tensors
+class Resumable(Tracker):
+    def state_dict(self):
+        return {"value": self.value, "steps": self.steps, "counts": self.counts}
+
+    def load_state_dict(self, state):
+        self.value, self.steps, self.counts = state["value"], state["steps"], dict(state["counts"])

@@ -1,0 +1,8 @@
+# cell: train_runs
+# loses: test_runs 3
+# says: the seed is left out of the config
+# recognised: the seed left out of the config
+# the text's line, once for each seed
+def train_runs(load, make, seeds, folder):
+    policy, baseline, config = load(), make(), CONFIG
+    return [pl.Trainer(policy, task, baseline, config, out=folder / str(seed), progress=False).run() for seed in seeds]

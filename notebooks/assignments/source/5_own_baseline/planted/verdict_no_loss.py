@@ -1,0 +1,5 @@
+# cell: verdict
+# loses: test_verdict 3
+# says: d: the interval lies below 0
+# recognised: a clear loss that is not told
+verdict = dict(a="better", b="not be told", c="not be told", d="not be told")

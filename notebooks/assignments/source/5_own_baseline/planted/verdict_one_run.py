@@ -1,0 +1,6 @@
+# cell: verdict
+# loses: test_verdict 3
+# says: c: the mean comes from one run
+# recognised: one run taken for all
+# the first wins with all five seeds
+verdict = dict(a="better", b="not be told", c="better", d="worse")
