@@ -1,8 +1,10 @@
+import json
+
+
 class Resumable(Tracker):
     def state_dict(self):
-        state = {f"counts/{k}": torch.tensor(v) for k, v in self.counts.items()}
-        return state | {"value": torch.tensor([self.value], dtype=torch.double), "steps": torch.tensor([self.steps])}
+        text = json.dumps([self.value, self.steps, self.counts]).encode()
+        return {"json": torch.tensor(list(text), dtype=torch.uint8)}
 
     def load_state_dict(self, state):
-        self.value, self.steps = state["value"].item(), state["steps"].item()
-        self.counts = {k.split("/")[1]: v.item() for k, v in state.items() if "/" in k}
+        self.value, self.steps, self.counts = json.loads(bytes(state["json"].tolist()))

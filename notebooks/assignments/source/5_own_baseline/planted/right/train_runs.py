@@ -1,9 +1,16 @@
-def train_runs(load, make, seeds, folder):
-    from copy import copy
+import copy
 
-    out = []
-    for k, seed in enumerate(seeds):
-        policy, baseline, config = load(), make(), copy(CONFIG)
-        config.seed = seed
-        out += [pl.Trainer(policy, task, baseline, config, out=str(folder / str(k)), progress=False).run()]
-    return out
+
+def train_runs(load, make, seeds, folder):
+    policy, baseline = load(), make()
+    return [
+        pl.Trainer(
+            copy.deepcopy(policy),
+            task,
+            copy.deepcopy(baseline),
+            dataclasses.replace(CONFIG, seed=s),
+            out=folder / "a" / f"{s}",
+            progress=False,
+        ).run()
+        for s in seeds
+    ]
