@@ -36,7 +36,7 @@ SPLITS = 5
 RIDGES = (0.01, 1.0, 10.0, 100.0, 1000.0, 10000.0)
 MLPS = {"MLP 1x512": (512,), "MLP 3x512": (512,) * 3, "MLP 5x512": (512,) * 5, "MLP 3x1024": (1024,) * 3}
 TRAIN_PROMPTS = (20, 40, 80, 160, 320)
-CRITIC_RATES = (3e-5, 1e-4)  # the validation prompts of the first split choose one for each task
+CRITIC_RATES = (3e-5, 1e-4)  # validation prompts of the first task choose one for each model
 
 
 class Plain(RegressorMixin, BaseEstimator):
@@ -203,12 +203,11 @@ def critic_split(name: str, one: Setting, rewards: np.ndarray, split: int, learn
     return {**measures, "validation_error": [round(error, 6) for error in errors]}
 
 
-def critic_row(
-    name: str, one: Setting, rewards: np.ndarray, folder: Path, log: Callable[[str], None]
-) -> tuple[dict, dict]:
+def critic_row(name: str, one: Setting, rewards: np.ndarray, rates: Sequence[float], folder: Path,
+               log: Callable[[str], None]) -> tuple[dict, dict]:  # fmt: skip
     """The measures of a critic on every split, and how it was trained; splits that stand in the folder are taken as they are.
 
-    The validation prompts of the first split choose the learning rate.
+    The validation prompts of the first split choose one of the learning rates.
     """
 
     def part(split: int, rate: float) -> dict:
@@ -217,7 +216,7 @@ def critic_row(
         log(f"{name}: {one.task}, critic, split {split}, learning rate {rate:g}: {found}")
         return found
 
-    first = {rate: part(0, rate) for rate in CRITIC_RATES}
+    first = {rate: part(0, rate) for rate in rates}
     rate = min(first, key=lambda rate: min(first[rate]["validation_error"]))
     parts = [first[rate], *(part(split, rate) for split in range(1, SPLITS))]
     training = {
@@ -252,15 +251,16 @@ def record(name: str, out: str | Path, log: Callable[[str], None] = print) -> No
             mean=float(readings.rewards.mean()), spread=spread, ceiling=readings.ceiling(), layer=readings.layer
         )
         write_json(path, {**about, "config": readings.config, **values, "tables": tables})
+    rates: Sequence[float] = CRITIC_RATES
     for one in TASKS:
         path, folder = out / policy.name / f"{one.task}.json", folder_of(policy) / one.task
         found = read_json(path)
-        if "critic" in found["tables"]:
-            continue
-        rewards = recorded_rows(out, policy.name, one.task)["rewards"].astype(np.float32)
-        row, found["critic"] = critic_row(name, one, rewards, folder, log)
-        found["tables"]["critic"] = {"probe": found["tables"]["presets"]["release"], "critic": row}
-        write_json(path, found)
+        if "critic" not in found["tables"]:
+            rewards = recorded_rows(out, policy.name, one.task)["rewards"].astype(np.float32)
+            row, found["critic"] = critic_row(name, one, rewards, rates, folder, log)
+            found["tables"]["critic"] = {"probe": found["tables"]["presets"]["release"], "critic": row}
+            write_json(path, found)
+        rates = [found["critic"]["learning_rate"]]
 
 
 def write_rows(readings: Readings, path: Path, responses: int = 2) -> None:
