@@ -99,7 +99,7 @@ def graded_as_planted(room: Classroom, answers: list[PlantedAnswer], show) -> li
     show(f"  {graded.total:5g} of {graded.full:g} with {names}")
     wrong = []
     if graded.points != expected or not loses.keys() <= graded.of.keys():
-        wrong.append(f"{room.name}: planted {names}: gets {graded.points}, expected {expected}: {graded.messages}")
+        wrong.append(f"{room.name}: planted {names} gets {graded.points}, expected {expected}: {graded.messages}")
     for answer in answers:
         told = [m for m in graded.messages if len(answers) == 1 or m.split(":")[0] in answer.loses]
         if not any(answer.says in message for message in told):

@@ -707,6 +707,20 @@ def test_broken_reference_refuses(course, tmp_path, capsys):
     assert not (tmp_path / "grades.csv").exists() and not (tmp_path / "feedback").exists()
 
 
+def test_planted_answers_that_could_hide_each_other_are_graded_apart():
+    pytest.importorskip("nbgrader", reason="make assignments installs it")
+    from poise_lab import course
+    from poise_lab.grading import PlantedAnswer
+
+    def answer(name, cell, *tests):
+        return PlantedAnswer(name, cell, dict.fromkeys(tests, 1.0), "", "")
+
+    given = [answer("a", "one", "t1"), answer("b", "one", "t1"), answer("c", "two", "t2"), answer("d", "three", "t2", "t3"),
+             answer("e", "three", "t3")]  # fmt: skip
+    found = [[answer.name for answer in together] for together in course.rounds(given)]
+    assert found == [["a", "c", "e"], ["b", "d"]]
+
+
 def test_one_command_checks_and_one_grades(course, tmp_path, capsys):
     folder = toy_course(tmp_path)
     (folder / "planted" / "right").mkdir()
