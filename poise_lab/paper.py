@@ -164,5 +164,5 @@ def depth_figure(models: dict[str, Sequence[dict]], title: str):
         theirs = read_json(data_dir() / "paper_results.json")[PAPER["layers"][model]]
         depth = [round(int(name) / (DEPTH[model] - 1), 3) for name in theirs]
         r = [value["r"] for value in theirs.values()]
-        plots.add_line(fig, depth, r, f"{model} (paper)", "#999999", dash=dash)
+        plots.add_line(fig, depth, r, f"{model} (paper)", plots.COLORS[7], dash=dash)
     return fig
