@@ -55,7 +55,8 @@ METRICS = {
 
 
 def figure(title: str, x: str, y: str, height: int = 380, **layout) -> Figure:
-    """An empty figure in the package's look."""
+    """An empty figure in the package's look. A long title of the upright axis has its unit in a line of its own."""
+    y = y.replace(" (", "<br>(", 1) if len(y) > 32 else y
     return Figure(layout=dict(template=TEMPLATE, title=title, xaxis_title=x, yaxis_title=y, height=height, **layout))
 
 

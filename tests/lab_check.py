@@ -93,6 +93,8 @@ FAULTS = """highest => {
       const [w, h] = [Math.min(p.right, q.right) - Math.max(p.left, q.left), Math.min(p.bottom, q.bottom) - Math.max(p.top, q.top)];
       if (w > 3 && h > 3 && words[i].closest('.bars') === null) say(`overlap: ${words[i].textContent} | ${words[j].textContent}`);
     }
+    const buttons = [...plot.querySelectorAll('.modebar-btn')].map(button => button.dataset.title || '');
+    if (buttons.some(title => /share|cloud|studio|edit/i.test(title))) say(`a button to a network: ${buttons}`);
     const cell = plot.closest('.jp-Cell');
     if (cell.querySelectorAll('.jp-OutputArea details p').length < cell.querySelectorAll('.js-plotly-plot').length)
       say('no text alternative');
