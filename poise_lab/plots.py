@@ -18,10 +18,11 @@ from .records import RunRecord, by_label, mean_interval
 from .words import Figure
 
 COLORS = ["#3758E6", "#E16500", "#086E56", "#B184BA", "#64A269", "#C20C12", "#AA2C83", "#858585"]
-CONFIG = {"displaylogo": False, "showSendToCloud": False, "responsive": True}
+
+PALE = 0.5  # opacity of a bar with an interval, which is drawn in the bar's colour and so is seen in both themes
 
 _GREY = "rgba(128,128,128,0.25)"
-_AXIS = dict(gridcolor=_GREY, zerolinecolor=_GREY, linecolor="#888", ticks="outside", automargin=True)
+_AXIS = dict(gridcolor=_GREY, zerolinecolor=_GREY, linecolor="#888", tickcolor="#888", ticks="outside", automargin=True)
 TEMPLATE = go.layout.Template(
     layout=dict(
         colorway=COLORS,
@@ -171,8 +172,8 @@ def value_histogram(values: dict[str, Sequence[float]], title: str, bins: int = 
         share = np.bincount(nearest, minlength=bins) / len(ones)
         error = np.sqrt(share * (1 - share) / len(ones))
         fig.add_trace(
-            go.Bar(x=rounded(centres), y=rounded(share), name=name, marker_color=color,
-                   error_y=dict(array=rounded(error), thickness=1, width=2))
+            go.Bar(x=rounded(centres), y=rounded(share), name=name, marker=dict(color=color, opacity=PALE),
+                   error_y=dict(array=rounded(error), thickness=1, width=2, color=color))
         )  # fmt: skip
     return fig
 
@@ -196,8 +197,8 @@ def bars(values: dict[str, tuple[float, float, float]], title: str, x: str, y: s
     fig = figure(title, x, y, hovermode="closest", showlegend=False, **layout)
     mean, low, high = np.array(list(values.values())).T
     fig.add_trace(
-        go.Bar(x=list(values), y=rounded(mean), marker_color=COLORS[0],
-               error_y=dict(array=rounded(high - mean), arrayminus=rounded(mean - low)))
+        go.Bar(x=list(values), y=rounded(mean), marker=dict(color=COLORS[0], opacity=PALE),
+               error_y=dict(array=rounded(high - mean), arrayminus=rounded(mean - low), color=COLORS[0]))
     )  # fmt: skip
     return fig
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import plotly.io as pio
 
 from .errors import PoiseLabError
-from .plots import CONFIG, METRICS, accuracy_by_task, run_curves, seconds_by_part
+from .plots import METRICS, accuracy_by_task, run_curves, seconds_by_part
 from .records import RunRecord, compare, write_text
-from .words import describe
+from .words import CONFIG, describe
 
 STYLE = """
 body { font-family: system-ui, sans-serif; max-width: 60rem; margin: 0 auto; padding: 1rem; color: #222; background: #fff; }

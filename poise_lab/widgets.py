@@ -11,8 +11,8 @@ import ipywidgets
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from .plots import COLORS, CONFIG, METRICS, TEMPLATE
-from .words import describe, disclosed
+from .plots import COLORS, METRICS, TEMPLATE
+from .words import CONFIG, describe, disclosed
 
 
 class Described(ipywidgets.VBox):

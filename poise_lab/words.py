@@ -12,9 +12,12 @@ MOST_NAMED = 8  # values of one trace that are named one by one; longer ones are
 # The theme of JupyterLab gives the colour of a figure's text; where there is none, the template's grey stays. What
 # stands on a colour of the figure itself (cells of a matrix, labels under the mouse) keeps its own.
 STYLE = (
-    "<style>.js-plotly-plot .main-svg > :not(.hoverlayer) text:not(.heatmap-label)"
+    "<style>.js-plotly-plot .main-svg > :not(.hoverlayer) text:not(.heatmap-label *)"
     "{fill: var(--jp-content-font-color1, #767676) !important}</style>"
 )
+
+
+CONFIG = {"displaylogo": False, "showSendToCloud": False, "responsive": True}  # no button that leads to a network
 
 
 class Figure(go.Figure):
@@ -24,7 +27,7 @@ class Figure(go.Figure):
         from IPython.display import HTML, display
 
         text = describe(self)
-        display({**self._repr_mimebundle_(), "text/plain": text}, raw=True)
+        display({**self._repr_mimebundle_(config=CONFIG), "text/plain": text}, raw=True)
         display(HTML(disclosed(text)))
 
 
