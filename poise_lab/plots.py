@@ -219,6 +219,7 @@ def panels(values: dict[str, dict[str, tuple]], title: str, x_title: str, y_titl
     """Panels on common axes: panel to line to (x, points (N, 3) of value, low, high). A line of one point is drawn through."""
     names = list(dict.fromkeys(name for lines_ in values.values() for name in lines_))
     styles = dict(zip(names, line_styles(len(names)), strict=True))
+    columns = min(columns, len(values))
     rows = -(-len(values) // columns)
     fig = make_subplots(rows=rows, cols=columns, subplot_titles=list(values), shared_xaxes="all", shared_yaxes="all",
                         vertical_spacing=0.3 / rows, horizontal_spacing=0.05, figure=Figure())  # fmt: skip

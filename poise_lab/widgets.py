@@ -139,5 +139,5 @@ class LiveCurves(Described):
 def figure_widget(fig: go.Figure) -> go.FigureWidget:
     """The figure as a widget, without the buttons that lead to a network."""
     widget = go.FigureWidget(fig)
-    widget._config = {**widget._config, **CONFIG}
+    widget._config = {**widget._config, **CONFIG, "responsive": True}
     return widget

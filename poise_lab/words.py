@@ -17,7 +17,9 @@ STYLE = (
 )
 
 
-CONFIG = {"displaylogo": False, "showSendToCloud": False, "responsive": True}  # no button that leads to a network
+# No button that leads to a network. Nothing on size: "responsive" lets a figure of JupyterLab shrink to nothing when the
+# theme changes.
+CONFIG = {"displaylogo": False, "showSendToCloud": False}
 
 
 class Figure(go.Figure):

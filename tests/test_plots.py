@@ -14,7 +14,7 @@ import pytest
 
 import poise_lab as pl
 from poise_lab import bench, plots
-from poise_lab.notebooks import PLOTLY
+from poise_lab.notebooks import PLOTLY, WIDGET_VIEW
 from poise_lab.plots import COLORS, METRICS, bars, calibration, run_curves, strips, value_histogram
 from poise_lab.variance import read_scores
 from poise_lab.widgets import LiveCurves, Sliders, redraw_seconds
@@ -322,6 +322,8 @@ def test_stored_figures_have_titles_and_words(path):
                 words = describe(Figure(one[PLOTLY]))
                 assert one["text/plain"] == words, cell.source
                 assert "<details>" in data[k + 1].get("text/html", ""), cell.source
+            elif WIDGET_VIEW in one and ("Sliders(" in cell.source or "LiveCurves(" in cell.source):
+                assert one["text/plain"].startswith(("Figure: ", "poise: ")), cell.source  # or a bar of progress
 
 
 def test_a_figure_without_titles_is_found():
