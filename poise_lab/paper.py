@@ -146,7 +146,7 @@ def table_figure(models: dict[str, Sequence[dict]], table: str, title: str, x: s
             values[model] = {name: mean_interval(over_tasks(tasks, table, name, measure)) for name in names}
             if table != "layers":  # theirs are of another model's depth
                 marked |= {name: value[measure] for name, value in papers(table, names).items() if measure in value}
-    y = {"r": "Pearson r with the mean of other rewards", "mae": "mean absolute error (reward)"}.get(
+    y = {"r": "Pearson r (with the mean of other rewards)", "mae": "mean absolute error (reward)"}.get(
         measure, "1 - Var(A) / Var(R)"
     )
     return plots.side_by_side(values, marked, title, x, y, **layout)
@@ -154,7 +154,7 @@ def table_figure(models: dict[str, Sequence[dict]], table: str, title: str, x: s
 
 def depth_figure(models: dict[str, Sequence[dict]], title: str):
     """r over the relative depth of the layer, mean over tasks with 95 % bands, the paper's models beside ours."""
-    fig = plots.figure(title, "depth of the layer (0 first, 1 last)", "Pearson r with the mean of other rewards")
+    fig = plots.figure(title, "depth of the layer (0 first, 1 last)", "Pearson r (with the mean of other rewards)")
     for (model, tasks), style in zip(models.items(), plots.line_styles(len(models)), strict=True):
         names = list(tasks[0]["tables"]["layers"])
         mean, low, high = np.array([mean_interval(over_tasks(tasks, "layers", name)) for name in names]).T
@@ -164,5 +164,5 @@ def depth_figure(models: dict[str, Sequence[dict]], title: str):
         theirs = read_json(data_dir() / "paper_results.json")[PAPER["layers"][model]]
         depth = [round(int(name) / (DEPTH[model] - 1), 3) for name in theirs]
         r = [value["r"] for value in theirs.values()]
-        plots.add_line(fig, depth, r, f"{model} (paper)", "#999999", dash=dash)
+        plots.add_line(fig, depth, r, f"{model} (paper)", plots.COLORS[7], dash=dash)
     return fig

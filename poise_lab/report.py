@@ -9,8 +9,9 @@ from pathlib import Path
 import plotly.io as pio
 
 from .errors import PoiseLabError
-from .plots import CONFIG, METRICS, accuracy_by_task, run_curves, seconds_by_part
+from .plots import METRICS, accuracy_by_task, run_curves, seconds_by_part
 from .records import RunRecord, compare, write_text
+from .words import CONFIG, describe
 
 STYLE = """
 body { font-family: system-ui, sans-serif; max-width: 60rem; margin: 0 auto; padding: 1rem; color: #222; background: #fff; }
@@ -62,9 +63,9 @@ def write_report(runs: Sequence[RunRecord], path: str | Path, first: Sequence[tu
         _table(rows),
     ]
     for i, (fig, caption) in enumerate(figures):
-        title = html.escape(fig.layout.title.text)
+        words = html.escape(describe(fig))
         plot = pio.to_html(fig, full_html=False, include_plotlyjs=(i == 0), config=CONFIG)
-        parts.append(f"<figure aria-label='{title}'>{plot}<figcaption>{html.escape(caption)}</figcaption></figure>")
+        parts.append(f"<figure aria-label='{words}'>{plot}<figcaption>{html.escape(caption)}</figcaption></figure>")
     parts.append("<h2>What made these runs</h2>")
     for run in runs:
         parts.append(f"<h3>{html.escape(run.name)}</h3><pre>{html.escape(_yaml(run.config))}</pre>")

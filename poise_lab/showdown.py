@@ -415,7 +415,8 @@ def verdict_matrix(runs: Sequence[RunRecord], names: Sequence[str], short: dict[
     pairs, letters = verdicts(runs, short=short), {"better": "b", "worse": "w", "inconclusive": ""}
     grid = [[pairs[a, b][1][0] if (a, b) in pairs else 0.0 for b in names] for a in names]
     text = [[letters[pairs[a, b][0]] if (a, b) in pairs else "" for b in names] for a in names]
-    return matrix(grid, names, "Accuracy at equal tokens, row minus column", text, "difference", height=620)
+    title, unit = "Accuracy at equal tokens, row minus column", "difference<br>(share)"
+    return matrix(grid, names, title, "method (column)", "method (row)", text, unit, height=620)
 
 
 def held_bytes(baseline: Baseline) -> int:

@@ -11,10 +11,32 @@ import ipywidgets
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from .plots import COLORS, CONFIG, METRICS, TEMPLATE
+from .plots import COLORS, METRICS, TEMPLATE
+from .words import CONFIG, describe, disclosed
 
 
-class Sliders(ipywidgets.VBox):
+class Described(ipywidgets.VBox):
+    """A figure widget below its controls, with its content in words below it (and in place of it, in a stored notebook).
+
+    kind: names the box in a page, for who looks for it there.
+    """
+
+    def __init__(self, kind: str, figure: go.Figure, controls: Sequence[ipywidgets.Widget] = ()):
+        self.figure = figure_widget(figure)
+        self._words = ipywidgets.HTML()
+        super().__init__([*controls, self.figure, self._words])
+        self.add_class(kind)
+        self.say()
+
+    def say(self) -> None:
+        """Bring the words up to what the figure shows now."""
+        self._words.value = disclosed(describe(self.figure))
+
+    def _repr_mimebundle_(self, **options) -> dict:
+        return {**super()._repr_mimebundle_(**options), "text/plain": describe(self.figure)}
+
+
+class Sliders(Described):
     """A figure with one slider per parameter; moving one redraws the figure in place.
 
     draw: called with one keyword per control, returns a figure; the number and kind of its traces
@@ -35,10 +57,9 @@ class Sliders(ipywidgets.VBox):
                 options=list(values), value=start, description=name.replace("_", " "), continuous_update=False,
                 style={"description_width": "initial"}, layout={"width": "420px"},
             )  # fmt: skip
-        self.figure = figure_widget(draw(**self.values))
         for control in self.controls.values():
             control.observe(self._redraw, names="value")
-        super().__init__([*self.controls.values(), self.figure])
+        super().__init__("poise-sliders", draw(**self.values), list(self.controls.values()))
 
     @property
     def values(self) -> dict:
@@ -53,6 +74,7 @@ class Sliders(ipywidgets.VBox):
             layout = new.layout.to_plotly_json()  # titles, units and ticks may have changed with the data
             layout.pop("template", None)
             self.figure.update_layout(layout)
+        self.say()
 
 
 def redraw_seconds(box: Sliders, moves: int = 9) -> float:
@@ -73,7 +95,7 @@ def redraw_seconds(box: Sliders, moves: int = 9) -> float:
     return statistics.median(seconds)
 
 
-class LiveCurves(go.FigureWidget):
+class LiveCurves(Described):
     """Curves of a run that grow while it trains: pass it to `Trainer(..., on_step=curves)`.
 
     metrics: names of metrics, one panel each. every: steps between redraws.
@@ -85,7 +107,8 @@ class LiveCurves(go.FigureWidget):
         fig = make_subplots(
             rows=len(metrics), cols=1, shared_xaxes=True, vertical_spacing=spacing, subplot_titles=titles
         )
-        fig.update_layout(template=TEMPLATE, height=min(700, 120 + 170 * len(metrics)), showlegend=False)
+        fig.update_layout(template=TEMPLATE, title="While it trains", height=min(700, 120 + 170 * len(metrics)),
+                          showlegend=False, margin_t=80)  # fmt: skip
         for row, (name, color) in enumerate(zip(metrics, COLORS, strict=False), 1):
             fig.add_trace(go.Scatter(x=[], y=[], name=METRICS[name][0], mode="lines+markers",
                                      marker=dict(size=4), line=dict(color=color)), row=row, col=1)  # fmt: skip
@@ -93,8 +116,7 @@ class LiveCurves(go.FigureWidget):
             fig.update_yaxes(title_text=unit, title_font_size=11, row=row, col=1)
         fig.update_annotations(font_size=13)
         fig.update_xaxes(title_text="step", row=len(metrics), col=1)
-        super().__init__(fig)
-        self._config = {**self._config, **CONFIG}
+        super().__init__("poise-live", fig)
         self._metrics, self._every = tuple(metrics), every
         self._points = {name: ([], []) for name in metrics}
 
@@ -108,13 +130,14 @@ class LiveCurves(go.FigureWidget):
 
     def redraw(self) -> None:
         """Show all points so far."""
-        with self.batch_update():
-            for trace, name in zip(self.data, self._metrics, strict=True):
+        with self.figure.batch_update():
+            for trace, name in zip(self.figure.data, self._metrics, strict=True):
                 trace.x, trace.y = list(self._points[name][0]), list(self._points[name][1])
+        self.say()
 
 
 def figure_widget(fig: go.Figure) -> go.FigureWidget:
     """The figure as a widget, without the buttons that lead to a network."""
     widget = go.FigureWidget(fig)
-    widget._config = {**widget._config, **CONFIG}
+    widget._config = {**widget._config, **CONFIG, "responsive": True}
     return widget

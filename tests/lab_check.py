@@ -1,12 +1,14 @@
 """Every notebook in a real JupyterLab in headless Chromium: run all cells, move every slider, look for errors.
 
 Not part of `make test`: it needs a browser. `make test-lab` installs what it needs. Screenshots of the
-figures are left in runs/lab. On a machine with other work raise POISE_LAB_PATIENCE (seconds per notebook).
+figures, in the light and the dark theme, are left in runs/lab. On a machine with other work raise POISE_LAB_PATIENCE (seconds per notebook).
 """
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -15,13 +17,19 @@ import time
 import urllib.request
 from pathlib import Path
 
+import nbformat
 import pytest
 from playwright.sync_api import sync_playwright
+
+from poise_lab.notebooks import PLOTLY, WIDGET_VIEW
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted(path.name for path in (ROOT / "notebooks").glob("*.ipynb"))
 PATIENCE = float(os.environ.get("POISE_LAB_PATIENCE", 600))
 SHOTS = ROOT / "runs" / "lab"
+HIGHEST = 700  # px of a figure
+BOX = ".poise-sliders, .poise-live"
+THEME = "() => document.body.dataset.jpThemeName"
 
 STATE = """() => {
   const panel = window.jupyterapp.shell.currentWidget, cells = panel.content.model.cells;
@@ -39,11 +47,64 @@ SHOW = """i => {
   notebook.activeCellIndex = i;
   return notebook.scrollToItem(i, 'start');
 }"""
+RUN = "() => { window.jupyterapp.commands.execute('notebook:run-cell') }"  # not awaited
+WRITE = "text => window.jupyterapp.shell.currentWidget.content.activeCell.model.sharedModel.setSource(text)"
+DONE = """i => {  // the kernel may call itself idle between the messages of a widget
+  const cell = window.jupyterapp.shell.currentWidget.content.widgets[i].model;
+  return cell.executionState !== 'running' && cell.executionCount != null;
+}"""
 FIGURE = """() => {
   const plot = document.querySelector('.jp-Notebook .jp-Cell.jp-mod-active .js-plotly-plot');
-  if (!plot) return null;
+  if (!plot || !plot.querySelector('.cartesianlayer .trace, .cartesianlayer .hm')) return null;
   const shown = plot.data.map(trace => [trace.x, trace.y, trace.z, trace.name, trace.marker?.color]);
   return JSON.stringify([shown, plot.layout.title?.text]);
+}"""
+# What is wrong with the drawn figures of the active cell: titles, height, contrast, text that is cut or overlaps.
+FAULTS = """highest => {
+  const light = color => {  // relative luminance as WCAG defines it
+    const [r, g, b] = color.match(/[0-9.]+/g).slice(0, 3).map(v => v / 255)
+      .map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const clear = color => color === 'transparent' || / 0\\)$/.test(color);
+  const behind = element => {
+    while (element && clear(getComputedStyle(element).backgroundColor)) element = element.parentElement;
+    return element ? getComputedStyle(element).backgroundColor : 'rgb(255, 255, 255)';
+  };
+  const faults = [];
+  document.querySelectorAll('.jp-Notebook .jp-Cell.jp-mod-active .js-plotly-plot').forEach((plot, k) => {
+    const say = text => faults.push(`figure ${k}: ${text}`);
+    const layout = plot._fullLayout, frame = plot.getBoundingClientRect(), page = behind(plot);
+    if (!plot.layout.title?.text) say('no title');
+    for (const name of Object.keys(layout).filter(name => /^[xy]axis[0-9]*$/.test(name)))
+      if (layout[name].showticklabels && !plot.layout[name]?.title?.text) say(`${name} has no title`);
+    if (frame.height > highest) say(`${frame.height} px high`);
+    const texts = [...plot.querySelectorAll('.main-svg text')].filter(t =>
+      t.textContent.trim() && !t.closest('.hoverlayer') && t.getBoundingClientRect().width > 0);
+    if (!texts.length) say('no text');
+    for (const t of texts) {
+      const box = t.getBoundingClientRect();
+      if (box.left < frame.left - 1 || box.right > frame.right + 1 || box.top < frame.top - 1 || box.bottom > frame.bottom + 1)
+        say(`cut: ${t.textContent}`);
+      if (t.classList.contains('heatmap-label') || t.closest('.heatmap-label')) continue;  // on the cells' colours
+      const [a, b] = [light(getComputedStyle(t).fill), light(page)].sort((x, y) => y - x);
+      const contrast = (a + 0.05) / (b + 0.05);
+      if (contrast < 4.5) say(`contrast ${contrast.toFixed(2)} of ${getComputedStyle(t).fill} on ${page}: ${t.textContent}`);
+    }
+    const words = texts.filter(t => !t.closest('.heatmap-label') && !t.classList.contains('heatmap-label')
+      && !/rotate\\((?!0)/.test(t.getAttribute('transform')));  // the boxes of slanted words overlap, the words do not
+    for (let i = 0; i < words.length; i++) for (let j = i + 1; j < words.length; j++) {
+      const [p, q] = [words[i].getBoundingClientRect(), words[j].getBoundingClientRect()];
+      const [w, h] = [Math.min(p.right, q.right) - Math.max(p.left, q.left), Math.min(p.bottom, q.bottom) - Math.max(p.top, q.top)];
+      if (w > 3 && h > 3 && words[i].closest('.bars') === null) say(`overlap: ${words[i].textContent} | ${words[j].textContent}`);
+    }
+    const buttons = [...plot.querySelectorAll('.modebar-btn')].map(button => button.dataset.title || '');
+    if (buttons.some(title => /share|cloud|studio|edit/i.test(title))) say(`a button to a network: ${buttons}`);
+    const cell = plot.closest('.jp-Cell');
+    if (cell.querySelectorAll('.jp-OutputArea details p').length < cell.querySelectorAll('.js-plotly-plot').length)
+      say('no text alternative');
+  });
+  return faults;
 }"""
 
 
@@ -92,11 +153,12 @@ def wait_until(condition, seconds: float, pause: float = 0.02):
     return False
 
 
-@pytest.mark.parametrize("name", NOTEBOOKS)
-def test_notebook_in_the_browser(lab, browser, name):
+def opened(lab, browser, name):
+    """A page with the notebook, its kernel idle, and two lists that fill: foreign addresses asked, errors in the console."""
     context = browser.new_context(viewport={"width": 1400, "height": 1000})
     page, foreign, errors = context.new_page(), [], []
-    home = (lab, lab.replace("http", "ws"), "data:", "blob:")
+    home = (f"{lab}/", lab.replace("http", "ws") + "/", "data:", "blob:")
+    page.on("websocket", lambda socket: None if socket.url.startswith(home) else foreign.append(socket.url))
     page.on("request", lambda request: None if request.url.startswith(home) else foreign.append(request.url))
     page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: errors.append(str(error)))
@@ -104,6 +166,12 @@ def test_notebook_in_the_browser(lab, browser, name):
     page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=90_000)
     page.add_style_tag(content=".Toastify { display: none }")  # JupyterLab's question whether to show its news
     assert wait_until(lambda: page.evaluate(STATE)[0] == "idle", 90, 0.5), "the kernel did not start"
+    return page, foreign, errors
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_notebook_in_the_browser(lab, browser, name):
+    page, foreign, errors = opened(lab, browser, name)
     page.evaluate("() => window.jupyterapp.commands.execute('notebook:clear-all-cell-outputs')")
     page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells') }")  # not awaited
     time.sleep(3)
@@ -117,18 +185,25 @@ def test_notebook_in_the_browser(lab, browser, name):
 
     outputs = page.evaluate(OUTPUTS)
     assert not [o for cell in outputs for o in cell if o["output_type"] == "error"]
-    widgets = [
-        i for i, cell in enumerate(outputs) if any("widget-view" in mime for o in cell for mime in o.get("data", {}))
-    ]
-    unmoved, moved = [], 0
-    for i in widgets:
+    kinds = [{mime for o in cell for mime in o.get("data", {})} for cell in outputs]
+    unmoved, moved, faults = [], 0, []
+    shown = [i for i, kind in enumerate(kinds) if kind & {PLOTLY, WIDGET_VIEW}]
+    for i in shown:
         page.evaluate(SHOW, i)
         cell = page.locator(".jp-Notebook .jp-Cell.jp-mod-active").first
-        if not wait_until(lambda: page.evaluate(FIGURE) is not None, 15, 0.2):
-            continue  # a progress bar
+        drawn = wait_until(lambda: page.evaluate(FIGURE) is not None, 5, 0.2)
+        if not drawn and PLOTLY not in kinds[i] and not cell.locator(BOX).count():
+            if cell.locator(".jupyter-widgets.widget-hprogress, .jupyter-widget-hprogress").count():
+                continue  # a progress bar alone; anything else that draws nothing is a fault
+        if not (drawn or wait_until(lambda: page.evaluate(FIGURE) is not None, 60, 0.2)):
+            faults.append(f"cell {i} drew nothing")
+            continue
         handles = cell.locator(".noUi-handle")
+        if cell.locator(".poise-sliders").count() and not handles.count():
+            faults.append(f"cell {i} has no slider")
         for k in range(handles.count()):
             before = page.evaluate(FIGURE)
+            words = cell.locator("details p").first.text_content()
             changed = False
             for key in ("ArrowLeft", "ArrowRight"):  # it may stand at either end
                 handles.nth(k).focus()
@@ -137,12 +212,64 @@ def test_notebook_in_the_browser(lab, browser, name):
             moved += changed
             if not changed:
                 unmoved.append((i, k))
-        SHOTS.mkdir(parents=True, exist_ok=True)
-        cell.locator(".js-plotly-plot").first.screenshot(path=SHOTS / f"{Path(name).stem}-{i}.png")
+            elif cell.locator("details p").first.text_content() == words:
+                faults.append(f"cell {i}: slider {k} did not change the words")
+    for theme in ("JupyterLab Light", "JupyterLab Dark"):
+        page.evaluate("theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme})", theme)
+        dark = theme.split()[1].lower()
+        assert wait_until(lambda: page.evaluate(THEME) == theme, 20, 0.2), f"{theme} did not come"  # noqa: B023
+        for i in shown:
+            page.evaluate(SHOW, i)
+            page.wait_for_timeout(400)  # a figure that scrolls into view is drawn again
+            plots = page.locator(".jp-Notebook .jp-Cell.jp-mod-active .js-plotly-plot")
+            wait_until(lambda: plots.count() > 0, 5 if kinds[i] & {PLOTLY} else 1, 0.2)  # noqa: B023
+            faults += [f"cell {i}, {dark}: {fault}" for fault in page.evaluate(FAULTS, HIGHEST)]
+            SHOTS.mkdir(parents=True, exist_ok=True)
+            for k in range(plots.count()):
+                plots.nth(k).screenshot(path=SHOTS / f"{Path(name).stem}-{i}-{k}-{dark}.png")
+    page.evaluate("theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme})", "JupyterLab Light")
+    dialogs = page.locator(".jp-Dialog, .Toastify__toast--error").all_text_contents()
     page.evaluate("() => window.jupyterapp.commands.execute('kernelmenu:shutdown')")
-    context.close()
+    page.context.close()
     assert not unmoved, f"sliders (cell, number) that changed no figure: {unmoved}"
+    assert not faults, "\n".join(faults)
+    assert not dialogs, dialogs
     assert not foreign, foreign
     assert not errors, errors
     sliders = "Sliders(" in (ROOT / "notebooks" / name).read_text(encoding="utf-8")
     assert moved > 0 or not sliders
+
+
+def test_training_stops_and_goes_on(lab, browser):
+    """The stop button in the middle of notebook 7's training: a message, no error, and the run goes on from there."""
+    (name,) = (name for name in NOTEBOOKS if name.startswith("07"))
+    page, _, errors = opened(lab, browser, name)
+    cells = nbformat.read(ROOT / "notebooks" / name, as_version=4).cells
+    code = [i for i, cell in enumerate(cells) if cell.cell_type == "code"]
+    (training,) = (i for i in code if "LiveCurves(" in cells[i].source)
+    page.evaluate("() => window.jupyterapp.commands.execute('notebook:clear-all-cell-outputs')")
+    again = cells[training].source.replace("on_step=", "resume=True, on_step=")
+    reached = []
+    for attempt in range(2):
+        for i in [*code[:2], training] if attempt == 0 else [training]:
+            page.evaluate(SHOW, i)
+            page.evaluate(RUN)
+        assert wait_until(lambda: drawn_points(page) >= 3, PATIENCE / 4, 0.2), "no curve grew"
+        page.locator('.jp-NotebookPanel-toolbar [data-command="notebook:interrupt-kernel"]').click()
+        assert wait_until(lambda: page.evaluate(DONE, training), PATIENCE / 4, 0.2), "it did not stop"
+        outputs = page.evaluate(OUTPUTS)[training]
+        assert not [o for o in outputs if o["output_type"] == "error"]
+        said = "".join(str(o.get("text", "")) for o in outputs)
+        (step,) = re.findall(r"stopped after step (\d+); run folder .* is saved, go on with resume", said)
+        reached.append(int(step))
+        page.evaluate(WRITE, again)  # over the training cell: what the message asks for
+    page.evaluate("() => window.jupyterapp.commands.execute('kernelmenu:shutdown')")
+    page.context.close()
+    assert 0 < reached[0] < reached[1], reached
+    assert not errors, errors
+
+
+def drawn_points(page) -> int:
+    """Points of the first curve that is drawn in the active cell."""
+    figure = page.evaluate(FIGURE)
+    return len(json.loads(figure)[0][0][0] or []) if figure else 0

@@ -462,7 +462,7 @@ def test_report_is_one_file_that_asks_for_nothing(page):
 
 def test_report_shows_every_metric_with_axes_and_legends(page):
     _, html = page
-    titles = re.findall(r"<figure aria-label='([^']*)'>", html)
+    titles = re.findall(r"<figure aria-label='Figure: ([^.']*)\.", html)
     for word in (
         "accuracy",
         "reward",

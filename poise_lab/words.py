@@ -1,0 +1,141 @@
+"""Figures in words: a text alternative, made from what a figure draws, for readers who do not see it."""
+
+from __future__ import annotations
+
+import html
+import re
+
+import plotly.graph_objects as go
+
+MOST_NAMED = 8  # values of one trace that are named one by one; longer ones are told by their range
+
+# The theme of JupyterLab gives the colour of a figure's text; where there is none, the template's grey stays. What
+# stands on a colour of the figure itself (cells of a matrix, labels under the mouse) keeps its own.
+STYLE = (
+    "<style>.js-plotly-plot .main-svg > :not(.hoverlayer) text:not(.heatmap-label *)"
+    "{fill: var(--jp-content-font-color1, #767676) !important}</style>"
+)
+
+
+# No button that leads to a network. Nothing on size: "responsive" lets a figure of JupyterLab shrink to nothing when the
+# theme changes.
+CONFIG = {"displaylogo": False, "showSendToCloud": False}
+
+
+class Figure(go.Figure):
+    """A figure that a notebook shows with its content in words below it."""
+
+    def _ipython_display_(self):
+        from IPython.display import HTML, display
+
+        text = describe(self)
+        display({**self._repr_mimebundle_(config=CONFIG), "text/plain": text}, raw=True)
+        display(HTML(disclosed(text)))
+
+
+def disclosed(text: str) -> str:
+    """The text as HTML, folded away under a word that keyboard and mouse open."""
+    return f"{STYLE}<details><summary>In words</summary><p>{html.escape(text)}</p></details>"
+
+
+def describe(fig: go.Figure) -> str:
+    """Title, axes with their ranges, and what every trace shows, from the figure's own data."""
+    layout = fig.layout
+    parts = [f"Figure: {plain(layout.title.text)}."]
+    for letter in "xy":
+        titles = dict.fromkeys(plain(axis.title.text) for axis in axes(fig, letter) if axis.title.text)
+        values = [v for trace in fig.data for v in column(trace, letter)]
+        if titles and values:
+            name = {"x": "Horizontal", "y": "Vertical"}[letter]
+            parts.append(f"{name} axis: {', '.join(titles)}; {extent(values)}.")
+    for line in layout.shapes:
+        if line.y0 is not None and line.y0 == line.y1:
+            parts.append(f"Horizontal line at {number(line.y0)}.")
+    panels = {id_of(axis): plain(note.text) for axis, note in zip(axes(fig, "x"), layout.annotations, strict=False)}
+    bands = [trace for trace in fig.data if trace.type == "scatter" and trace.fill == "toself"]
+    traces = [trace for trace in fig.data if not any(trace is band for band in bands)]
+    banded = {trace.legendgroup for trace in bands}
+    for trace in traces:
+        where = panels.get(getattr(trace, "xaxis", None) or "x")
+        name = ", ".join(filter(None, (where, trace.name and plain(trace.name))))
+        parts.append(
+            f"{name + ': ' if name else ''}{content(trace)}{', with a band' if trace.name and trace.legendgroup in banded else ''}."
+        )
+    return " ".join(parts) if traces else f"{parts[0]} Nothing is drawn in it yet."
+
+
+def content(trace) -> str:
+    """What one trace shows."""
+    if trace.type == "heatmap":
+        rows = [
+            f"{plain(name)} from {extent(list(row), short=True)}" for name, row in zip(trace.y, trace.z, strict=True)
+        ]
+        return f"a matrix of {len(trace.y)} rows and {len(trace.x)} columns; rows: {', '.join(rows)}"
+    x, y = column(trace, "x"), column(trace, "y")
+    names, values = (y, x) if getattr(trace, "orientation", None) == "h" else (x, y)
+    if trace.customdata is not None:  # what stands at each bar
+        names = list(trace.customdata)
+    if not values:
+        return "no points"
+    errors = trace.error_y.array
+    note = " with intervals" if errors is not None else ""
+    if (
+        len(values) == 1
+        or (len(values) <= MOST_NAMED and trace.type == "bar")
+        or any(isinstance(n, str) for n in names)
+    ):
+        low = trace.error_y.arrayminus if trace.error_y.arrayminus is not None else errors
+        told = []
+        for i, (name, value) in enumerate(zip(names, values, strict=True)):
+            span = f" ({number(value - low[i])} to {number(value + errors[i])})" if errors is not None else ""
+            told.append(
+                f"{plain(name)} {number(value)}{span}"
+                if isinstance(name, str)
+                else f"{number(value)}{span} at {number(name)}"
+            )
+        return f"{', '.join(told[:40])}{', and more' if len(told) > 40 else ''}"
+    if trace.type == "bar" or trace.mode == "markers":
+        return f"{len(values)} {'bars' if trace.type == 'bar' else 'points'}{note}, {extent(values)}"
+    return (
+        f"from {number(values[0])} at {plain(names[0])} to {number(values[-1])} at {plain(names[-1])}, {extent(values)}"
+    )
+
+
+def axes(fig: go.Figure, letter: str) -> list:
+    """The axes of a figure in one direction."""
+    return list(fig.select_xaxes() if letter == "x" else fig.select_yaxes())
+
+
+def id_of(axis) -> str:
+    """How a trace calls the axis: x, x2, ..."""
+    return axis.plotly_name.replace("axis", "")
+
+
+def column(trace, letter: str) -> list:
+    """The trace's values in one direction that are drawn."""
+    if trace.type == "heatmap":
+        return list(trace[letter])
+    values = trace[letter]
+    return [] if values is None else [v for v in values if v is not None and v == v]
+
+
+def extent(values: list, short: bool = False) -> str:
+    """The range of numbers, or how many names there are."""
+    numbers = [v for v in values if v is not None and not isinstance(v, str) and v == v]
+    if not numbers:
+        return f"{len(dict.fromkeys(values))} names" if not short else "nothing"
+    low, high = number(min(numbers)), number(max(numbers))
+    return f"{low} to {high}" if short or low != high else f"all {low}"
+
+
+def number(value: float) -> str:
+    """Three significant digits, without an exponent where it is not needed."""
+    text = f"{float(value):.3g}"
+    return f"{float(text):,.0f}" if "e+" in text else text
+
+
+def plain(value) -> str:
+    """Text without the figure's markup; numbers short."""
+    if not isinstance(value, str):
+        return "" if value is None else number(value)
+    return html.unescape(re.sub(r"<[^>]*>", " ", value)).strip()
