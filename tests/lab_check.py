@@ -208,11 +208,13 @@ def test_notebook_in_the_browser(lab, browser, name):
             for key in ("ArrowLeft", "ArrowRight"):  # it may stand at either end
                 handles.nth(k).focus()
                 page.keyboard.press(key)
-                changed = changed or wait_until(lambda: page.evaluate(FIGURE) != before, 3)  # noqa: B023
+                changed = wait_until(lambda: page.evaluate(FIGURE) != before, 3)  # noqa: B023
+                if changed:
+                    break
             moved += changed
             if not changed:
                 unmoved.append((i, k))
-            elif cell.locator("details p").first.text_content() == words:
+            elif not wait_until(lambda: cell.locator("details p").first.text_content() != words, 3):  # noqa: B023
                 faults.append(f"cell {i}: slider {k} did not change the words")
     for theme in ("JupyterLab Light", "JupyterLab Dark"):
         page.evaluate("theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme})", theme)
