@@ -17,7 +17,6 @@ import csv
 import hashlib
 import io
 import json
-import os
 import re
 import shutil
 import statistics
@@ -28,7 +27,9 @@ from pathlib import Path
 import nbformat
 
 from .errors import PoiseLabError
-from .grading import PLANTED, RIGHT, TIMEOUT, Classroom, Graded, PlantedAnswer, grade_id, planted_answers
+from .grading import PLANTED, RIGHT, TIMEOUT, Classroom, Graded, PlantedAnswer, planted_answers
+from .records import read_json, write_json, write_text
+from .submission import grade_id
 
 ROOT = Path(__file__).parent.parent
 COURSE = ROOT / "notebooks" / "assignments"
@@ -140,7 +141,7 @@ def minutes(words: int, lines: int, seconds: float) -> int:
 def timed(course: Path, name: str) -> list[dict]:
     """The exercises with their recorded processor seconds, and the minutes that the formula gives."""
     path = course / SECONDS
-    seconds = json.loads(path.read_text(encoding="utf-8")).get(name, []) if path.is_file() else []
+    seconds = read_json(path).get(name, []) if path.is_file() else []
     found = exercises(nbformat.read(course / "source" / name / f"{name}.ipynb", 4))
     for exercise, taken in zip(found, seconds + [0] * len(found), strict=False):
         exercise["seconds"] = taken
@@ -156,9 +157,8 @@ def state_minutes(course: Path, name: str) -> list[dict]:
         room.require_reference()
         measured = [round(sum(room.seconds.get(c, 0) for c in e["cells"])) for e in exercises(room.master)]
     record = course / SECONDS
-    known = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
-    lines = [f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in sorted({**known, name: measured}.items())]
-    write(record, "{\n" + ",\n".join(lines) + "\n}\n")
+    known = read_json(record) if record.is_file() else {}
+    write_json(record, dict(sorted({**known, name: measured}.items())))
     found, master = timed(course, name), nbformat.read(path, 4)
     for exercise in found:
         number, now = exercise["number"], exercise["minutes"]
@@ -174,7 +174,7 @@ def state_minutes(course: Path, name: str) -> list[dict]:
     guide = course.parent / "INSTRUCTORS.md"
     if guide.is_file():
         row = rf"^(\| `{name}` \|.*\| )\d+ \|$"
-        write(guide, re.sub(row, rf"\g<1>{total} |", guide.read_text(encoding="utf-8"), flags=re.M))
+        write_text(guide, re.sub(row, rf"\g<1>{total} |", guide.read_text(encoding="utf-8"), flags=re.M))
     return found
 
 
@@ -182,14 +182,6 @@ def show_minutes(name: str, found: list[dict], show=print) -> None:
     for e in found:
         counted = f"{e['words']:4} words, {e['lines']:2} lines, {e['seconds']:2} processor seconds"
         show(f"  {name} exercise {e['number']}: {counted}: {e['minutes']} minutes")
-
-
-def write(path: Path, text: str) -> None:
-    """Write a file, or leave the old one as it is: nothing in between, whenever it is interrupted."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(path.name + ".new")
-    new.write_text(text, encoding="utf-8", newline="\n")
-    os.replace(new, path)
 
 
 def release(course: Path, name: str) -> Path:
@@ -245,7 +237,7 @@ def write_grades(path: Path, rows: dict[tuple[str, str], dict]) -> None:
     lines = [COLUMNS, *([row.get(column, "") for column in COLUMNS] for _, row in sorted(rows.items()))]
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(lines)
-    write(path, text.getvalue())
+    write_text(path, text.getvalue())
 
 
 def grade_all(course: Path, name: str, timeout: int = TIMEOUT, show=print) -> int:
@@ -284,7 +276,7 @@ def grade_all(course: Path, name: str, timeout: int = TIMEOUT, show=print) -> in
 def write_feedback(path: Path, name: str, graded: Graded) -> None:
     lines = [f"# {name}: {graded.total:g} of {graded.full:g} points", ""]
     lines += [f"- {test}: {graded.points[test]:g} of {full:g}" for test, full in graded.of.items()]
-    write(path, "\n".join([*lines, "", *(f"> {message}\n" for message in graded.messages)]))
+    write_text(path, "\n".join([*lines, "", *(f"> {message}\n" for message in graded.messages)]))
 
 
 def medians(course: Path, name: str) -> list[str]:

@@ -37,6 +37,7 @@ RIDGES = (0.01, 1.0, 10.0, 100.0, 1000.0, 10000.0)
 MLPS = {"MLP 1x512": (512,), "MLP 3x512": (512,) * 3, "MLP 5x512": (512,) * 5, "MLP 3x1024": (1024,) * 3}
 TRAIN_PROMPTS = (20, 40, 80, 160, 320)
 CRITIC_RATES = (3e-5, 1e-4)  # validation prompts of the first task choose one for each model
+CRITIC_EPOCHS, CRITIC_MINIBATCH = 4, 16  # the epochs are the most; validation prompts choose how many count
 
 
 class Plain(RegressorMixin, BaseEstimator):
@@ -157,7 +158,7 @@ def tables_of(readings: Readings) -> dict[str, Callable[[], dict[str, dict[str, 
 
 
 def critic_epochs(policy: Policy, problems: Sequence[Problem], rewards: np.ndarray, fit: np.ndarray, held_out: np.ndarray,
-                  learning_rate: float, epochs: int = 4, minibatch: int = 16) -> tuple[list[float], list[np.ndarray]]:  # fmt: skip
+                  learning_rate: float, epochs: int = CRITIC_EPOCHS) -> tuple[list[float], list[np.ndarray]]:  # fmt: skip
     """A critic fine-tuned from the policy on the mean rewards of the prompts `fit`, of which a fifth are kept for validation.
 
     policy: in float32, and left as it is. rewards: (P, M). The critic reads the same prompts as the policy.
@@ -170,7 +171,7 @@ def critic_epochs(policy: Policy, problems: Sequence[Problem], rewards: np.ndarr
     )
     rollouts = dataclasses.replace(rollouts, rewards=torch.from_numpy(rewards.mean(1, keepdims=True)))
     validation, taught = (np.sort(fit[part]) for part in splits(len(fit))[0][::-1])
-    critic = Critic(learning_rate=learning_rate, minibatches=-(-len(taught) // minibatch))
+    critic = Critic(learning_rate=learning_rate, minibatches=-(-len(taught) // CRITIC_MINIBATCH))
     critic.start(policy)
     errors, values = [], []
     # products in bfloat16, weights in float32; without the cache, which would keep the weights of the first step
@@ -255,7 +256,7 @@ def record(name: str, out: str | Path, log: Callable[[str], None] = print) -> No
     for one in TASKS:
         path, folder = out / policy.name / f"{one.task}.json", folder_of(policy) / one.task
         found = read_json(path)
-        if "critic" not in found["tables"]:
+        if "critic" not in found:
             rewards = recorded_rows(out, policy.name, one.task)["rewards"].astype(np.float32)
             row, found["critic"] = critic_row(name, one, rewards, rates, folder, log)
             found["tables"]["critic"] = {"probe": found["tables"]["presets"]["release"], "critic": row}

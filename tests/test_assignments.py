@@ -239,7 +239,7 @@ def test_commands_of_the_course_are_given_with_and_without_make():
 
 
 def test_the_grader_needs_no_shell_no_fork_and_no_signal_of_one_system():
-    for name in ("course", "grading"):
+    for name in ("course", "grading", "submission"):
         source = (ROOT / "poise_lab" / f"{name}.py").read_text(encoding="utf-8")
         assert not re.search(r"\bsignal\b|os\.(kill|fork|setsid)|preexec_fn|shell=True|\bresource\b|/tmp|/dev/", source)
 
@@ -463,11 +463,13 @@ def test_megabytes_of_any_kind_are_cut(room, wild):
 
 def test_tests_are_not_fooled_by_a_changed_checker(grading):
     """Answers that give None, and a cell that makes the checker agree with everything."""
+    from poise_lab.submission import is_answer
+
     folder = ROOT / "notebooks" / "assignments" / "source" / "1_policy_gradient"
     with grading.Classroom(folder) as real:
         notebook = copy.deepcopy(real.released)
         for cell in notebook.cells:
-            if grading.is_answer(cell):
+            if is_answer(cell):
                 cell.source = cell.source.replace("raise NotImplementedError()", "return None")
         agrees = "import poise_lab.checks\n\npoise_lab.checks.check = poise_lab.checks.require = lambda *a, **k: None"
         notebook.cells.insert(2, nbformat.v4.new_code_cell(agrees))
@@ -513,7 +515,6 @@ def emptied(lines):
     return ["pass\\n"] if any(line.startswith("assert") for line in lines) else lines
 
 get_ipython().input_transformers_cleanup.append(emptied)""",
-    "errors are not shown": "get_ipython().showtraceback = lambda *args, **more: None",
     "errors do not happen": """
 shell = type(get_ipython())
 run = shell.run_code
@@ -526,16 +527,6 @@ async def quiet(self, code, result=None, **more):
 
 shell.run_code, shell.showtraceback = quiet, lambda *args, **more: None""",
     "a test shows a number": "def one():\n    get_ipython().displayhook(2)\n\n\ndef two():\n    get_ipython().displayhook(3)",
-    "output is cleared": """
-import threading, time
-from IPython.display import clear_output
-
-def clear():
-    while True:
-        time.sleep(0.002)
-        clear_output()
-
-threading.Thread(target=clear, daemon=True).start()""",
     "the grader's database is read": "open('../../../gradebook.db', 'rb').read()",
     "the solutions are read": """
 import glob, json, re
@@ -543,9 +534,7 @@ import glob, json, re
 for path in glob.glob("../../../**/*.ipynb", recursive=True) + [MASTER]:
     for cell in json.loads(open(path).read())["cells"]:
         if "SOLUTION" in "".join(cell["source"]):
-            globals().update(solved={})
-            code = compile("".join(cell["source"]), "x", "single" if 0 else "exec")
-            eval(code)""",
+            exec("".join(cell["source"]), globals())""",
 }
 
 
@@ -636,16 +625,16 @@ def test_too_much_costs_its_own_points_only(room, body, says):
 
 
 def test_processes_that_a_submission_leaves_behind_are_ended(grading):
+    from poise_lab.submission import MARK, end_processes
+
     command = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(60)"]
     left, other = (
-        subprocess.Popen(
-            command, env={**os.environ, grading.MARK: mark}, stdout=subprocess.PIPE, start_new_session=True
-        )
+        subprocess.Popen(command, env={**os.environ, MARK: mark}, stdout=subprocess.PIPE, start_new_session=True)
         for mark in ("mine", "other")
     )
     try:
         assert left.stdout.readline() and other.stdout.readline()
-        grading.end_processes("mine")
+        end_processes("mine")
         assert left.wait(timeout=20) != 0 and other.poll() is None
     finally:
         left.kill()
@@ -715,7 +704,7 @@ def test_planted_answers_that_could_hide_each_other_are_graded_apart():
     def answer(name, cell, *tests):
         return PlantedAnswer(name, cell, dict.fromkeys(tests, 1.0), "", "")
 
-    given = [answer("a", "one", "t1"), answer("b", "one", "t1"), answer("c", "two", "t2"), answer("d", "three", "t2", "t3"),
+    given = [answer("a", "one", "t1"), answer("b", "one", "t4"), answer("c", "two", "t2"), answer("d", "three", "t2", "t3"),
              answer("e", "three", "t3")]  # fmt: skip
     found = [[answer.name for answer in together] for together in course.rounds(given)]
     assert found == [["a", "c", "e"], ["b", "d"]]
@@ -817,7 +806,7 @@ def test_medians_of_the_minutes_that_students_say(course, tmp_path):
     assert course.medians(tmp_path, "toy") == ["toy exercise 1: stated 15 minutes, median 22.5 of 3 students"]
 
 
-def test_what_is_handed_out_installs_and_shows_no_solution(course, tmp_path):
+def test_what_is_handed_out_runs_and_shows_no_solution(course, tmp_path):
     """A single line that returns something may stand in the package as well; nothing longer, and no named choice."""
     name = "6_silent_bug"
     (tmp_path / "course" / "source").mkdir(parents=True)
@@ -845,6 +834,10 @@ def test_what_is_handed_out_installs_and_shows_no_solution(course, tmp_path):
                 assert line_of_the_package or "\n".join(lines) not in plain, secret
     project = tomllib.loads((folder / "pyproject.toml").read_text())
     assert (folder / project["project"]["readme"]).is_file()
+    found = "import poise_lab as pl; print(pl.__file__); pl.load_policy('tiny')"
+    ran = subprocess.run([sys.executable, "-c", found], cwd=folder, env={**os.environ, "PYTHONPATH": str(folder)},
+                         capture_output=True, text=True)  # fmt: skip
+    assert ran.returncode == 0 and ran.stdout.startswith(str(folder)), ran.stderr
     assert all(
         (folder / source).exists() for source in project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
     )
