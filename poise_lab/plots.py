@@ -8,6 +8,7 @@ tell the eight apart: the smallest difference of two of them, CIEDE2000 under th
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -255,20 +256,25 @@ def side_by_side(
 ) -> Figure:
     """Groups of points with their intervals over named rows, and one mark per row for somebody else's numbers.
 
-    values: group to row to (value, low, high). marked: row to value; rows that it lacks get no mark.
+    values: group to row to (value, low, high). marked: row to value; rows that it lacks get no mark. Long names of rows
+    are broken into lines, so that they stand upright.
     """
+
+    def broken(names):
+        return ["<br>".join(textwrap.wrap(name, 16)) for name in names]
+
     fig = figure(title, x, y, hovermode="closest", scattermode="group", **layout)
-    fig.update_layout(xaxis_type="category", legend_y=-0.6, height=430)  # below long names of rows
+    fig.update_layout(xaxis_type="category", legend_y=-0.6, height=430)
     for (name, rows), style in zip(values.items(), line_styles(len(values)), strict=True):
         mean, low, high = np.array(list(rows.values())).T
         fig.add_trace(
-            go.Scatter(x=list(rows), y=rounded(mean), name=name, mode="markers", offsetgroup=name,
+            go.Scatter(x=broken(rows), y=rounded(mean), name=name, mode="markers", offsetgroup=name,
                        marker=dict(size=9, color=style["color"]),
                        error_y=dict(array=rounded(high - mean), arrayminus=rounded(mean - low)))
         )  # fmt: skip
     if marked:
         fig.add_trace(
-            go.Scatter(x=list(marked), y=rounded(list(marked.values())),
+            go.Scatter(x=broken(marked), y=rounded(list(marked.values())),
                        name="the paper's models", mode="markers", offsetgroup="paper",
                        marker=dict(size=11, symbol="diamond-open", color=COLORS[7], line_width=2))
         )  # fmt: skip
