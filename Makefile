@@ -34,7 +34,7 @@ test-lab: $(SCALE)/.installed
 	command -v chromium || command -v chromium-browser || command -v google-chrome || \
 	  { command -v apt-get && test "$$(id -u)" = 0 && apt-get update -qq && apt-get install -qq -y chromium; } || \
 	  $(SCALE)/bin/playwright install --with-deps chromium
-	OMP_NUM_THREADS=1 $(SCALE)/bin/python -m pytest tests/lab_check.py -q
+	OMP_NUM_THREADS=1 $(SCALE)/bin/python -m pytest tests/lab_check.py -q -n 2
 
 lab: $(STAMP)
 	$(BIN)/jupyter lab notebooks

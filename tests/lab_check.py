@@ -110,7 +110,7 @@ FAULTS = """highest => {
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    """Address of a JupyterLab on a copy of the notebooks, which a run must not change."""
+    """Address of a JupyterLab, and the folder that it serves: a copy of the notebooks, which a run must not change."""
     folder = tmp_path_factory.mktemp("lab")
     shutil.copytree(ROOT / "notebooks", folder / "notebooks")
     with socket.socket() as free:
@@ -130,7 +130,7 @@ def lab(tmp_path_factory):
             break
         except OSError:
             time.sleep(0.5)
-    yield address
+    yield address, folder
     process.terminate()
     process.wait(20)
 
@@ -154,15 +154,21 @@ def wait_until(condition, seconds: float, pause: float = 0.02):
 
 
 def opened(lab, browser, name):
-    """A page with the notebook, its kernel idle, and two lists that fill: foreign addresses asked, errors in the console."""
+    """A page with the notebook, its kernel idle, and two lists that fill: foreign addresses asked, errors in the console.
+
+    The notebook as it is shipped: JupyterLab saves what is open every two minutes, and widgets that it saved and finds
+    no more are errors.
+    """
+    address, folder = lab
+    shutil.copy(ROOT / "notebooks" / name, folder / "notebooks" / name)
     context = browser.new_context(viewport={"width": 1400, "height": 1000})
     page, foreign, errors = context.new_page(), [], []
-    home = (f"{lab}/", lab.replace("http", "ws") + "/", "data:", "blob:")
+    home = (f"{address}/", address.replace("http", "ws") + "/", "data:", "blob:")
     page.on("websocket", lambda socket: None if socket.url.startswith(home) else foreign.append(socket.url))
     page.on("request", lambda request: None if request.url.startswith(home) else foreign.append(request.url))
     page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: errors.append(str(error)))
-    page.goto(f"{lab}/lab/tree/notebooks/{name}?reset", timeout=90_000)
+    page.goto(f"{address}/lab/tree/notebooks/{name}?reset", timeout=90_000)
     page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=90_000)
     page.add_style_tag(content=".Toastify { display: none }")  # JupyterLab's question whether to show its news
     assert wait_until(lambda: page.evaluate(STATE)[0] == "idle", 90, 0.5), "the kernel did not start"

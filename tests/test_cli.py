@@ -8,8 +8,10 @@ import json
 import re
 import subprocess
 import sys
+import warnings
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from safetensors import SafetensorError
@@ -224,6 +226,16 @@ def test_a_warning_is_one_line(tmp_path, random_policy):
     warning, error = [line for line in result.stderr.splitlines() if line.startswith("poise-lab: ")]
     assert f"policy '{random_policy}' has no chat template" in warning and "longer than the context" in error
     assert "UserWarning" not in result.stderr and "warnings.warn" not in result.stderr
+
+
+def test_what_other_libraries_will_drop_is_not_shown(monkeypatch, recwarn):
+    def warn(args):
+        warnings.warn("this name will be removed in v6", FutureWarning, stacklevel=1)
+        warnings.warn("this is for the user", UserWarning, stacklevel=1)
+
+    monkeypatch.setattr(cli, "_parser", lambda: SimpleNamespace(parse_args=lambda argv: SimpleNamespace(run=warn)))
+    assert main([]) == 0
+    assert [str(w.message) for w in recwarn] == ["this is for the user"]
 
 
 @pytest.mark.parametrize("reward", [0.0, 1.0])
