@@ -24,7 +24,9 @@ def main(argv: list[str] | None = None) -> int:
     formatwarning, warnings.formatwarning = warnings.formatwarning, _one_line
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # names that other libraries will drop: nothing to do about here
+            warnings.simplefilter(
+                "ignore", FutureWarning
+            )  # names that other libraries will drop: nothing to do about here
             return args.run(args) or 0
     except PoiseLabError as e:
         print(f"poise-lab: {e}", file=sys.stderr)

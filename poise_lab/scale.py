@@ -2,7 +2,7 @@
 
 The arithmetic of `step_cost` counts what POISE adds to a step of TRL, against the step itself. Its assumptions
 stand in `Assumptions`. The speeds of the CPU were measured (`python -m poise_lab.scale data/scale/cpu.json`), and of
-those for three widths the slowest is taken; nothing was measured on a GPU.
+those for three widths the slowest is taken. Of a GPU nothing is measured but one small run (`data/scale/h200`).
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
+import statistics
 import subprocess
 import sys
 import tracemalloc
@@ -213,3 +214,19 @@ def test_digest_of_a_buffer():
     for buffer, last in zip(buffers, (1.0, 1.0, 0.5), strict=True):
         buffer.add([[[0.1, 0.2, 0.3, 0.4, 0.5]] * 2], [[0.0, last]])
     assert buffers[0].digest() == buffers[1].digest() != buffers[2].digest()
+
+
+def test_what_notebook_11_says_of_the_gpu():
+    """The parts of POISE in the recorded run: milliseconds, no waiting, below a hundredth of a step."""
+    run = pl.read_run(pl.data_dir() / "scale" / "h200")
+    assert run.config["device"] == "cuda" and run.config["policy"] == "smollm2-135m"
+    fitted = [(a, b) for a, b in zip(run.metrics, run.metrics[1:], strict=False) if b.get("fitted")]
+    assert len(fitted) == 2
+    for before, now in fitted:
+        parts = [now[f"seconds_{part}"] for part in ("gather", "probe", "wait")]
+        assert sum(parts) < 0.01 < 0.01 * (now["seconds"] - before["seconds"]) and parts[-1] < 1e-3
+        assert 0.005 < sum(parts) / 0.5 < 0.015  # "about one per cent" of half a second
+    a = dataclasses.replace(scale.Assumptions(), buffer_rows=3072)
+    paper = scale.step_cost(scale.Size("SmolLM2-135M", 135e6, 576), 1, a)
+    assert 0.25 < paper["fit_seconds"] < 0.4
+    assert 5 < statistics.mean(now["seconds_gather"] for _, now in fitted) / paper["gather_seconds"] < 15
