@@ -46,9 +46,11 @@ def over_tasks(tasks: Sequence[dict], table: str, row: str, measure: str = "r") 
     return np.mean([task["tables"][table][row][measure] for task in tasks], 0).tolist()
 
 
-def compared(task: dict, table: str, a: str, b: str, measure: str = "r") -> tuple[str, tuple[float, float, float]]:
-    """Is row a of one task better than row b, split by split? As `showdown.verdict`; of errors the lower is better."""
-    x, y = (task["tables"][table][row][measure] for row in (a, b))
+def compared(
+    tasks: Sequence[dict], table: str, a: str, b: str, measure: str = "r"
+) -> tuple[str, tuple[float, float, float]]:
+    """Is row a better than row b, split by split, in the mean over tasks? As `showdown.verdict`; of errors the lower is better."""
+    x, y = (over_tasks(tasks, table, row, measure) for row in (a, b))
     word, gap = verdict(x, y)
     return (verdict(y, x)[0] if measure == "mae" else word), gap
 

@@ -146,7 +146,7 @@ def test_at_least_three_planted_answers_for_each_exercise(folder, master_of):
     tests = {
         cell.metadata.nbgrader.grade_id: cell.metadata.nbgrader.points for cell in of_kind(master_of(folder), "grade")
     }
-    planted = dict.fromkeys(cells, 0)
+    planted, lost = dict.fromkeys(cells, 0), set()
     for path in sorted((folder / "planted").glob("*.py")):
         text = path.read_text(encoding="utf-8")
         ast.parse(text)
@@ -155,6 +155,8 @@ def test_at_least_three_planted_answers_for_each_exercise(folder, master_of):
         for part in head["loses"].split(","):
             test, points = part.split()
             assert float(points) == tests[test] > 0, path.name
+            lost.add(test)
+    assert lost == set(tests), set(tests) - lost
     assert set(planted) == cells and min(planted.values()) >= 3, planted
     right = {path.stem for path in (folder / "planted").glob("right*/*.py")}
     assert right and right <= cells

@@ -188,9 +188,18 @@ def test_beside_the_paper_by_hand():
 
 def test_of_errors_the_lower_is_better():
     task = {"tables": {"t": {"a": {"r": [0.9, 0.91], "mae": [0.1, 0.11]}, "b": {"r": [0.1, 0.12], "mae": [0.5, 0.52]}}}}
-    assert [paper.compared(task, "t", "a", "b", measure)[0] for measure in ("r", "mae")] == ["better", "better"]
-    assert paper.compared(task, "t", "b", "a", "mae")[0] == "worse"
-    assert paper.compared(task, "t", "a", "b", "mae")[1][0] == pytest.approx(-0.405)
+    assert [paper.compared([task], "t", "a", "b", measure)[0] for measure in ("r", "mae")] == ["better", "better"]
+    assert paper.compared([task], "t", "b", "a", "mae")[0] == "worse"
+    assert paper.compared([task], "t", "a", "b", "mae")[1][0] == pytest.approx(-0.405)
+
+
+def test_rows_are_compared_in_the_mean_over_tasks():
+    """What two tasks say together, split by split: here the ups and downs of one are those of the other, turned round."""
+    one = {"tables": {"t": {"a": {"r": [0.9, 0.1]}, "b": {"r": [0.4, 0.5]}}}}
+    other = {"tables": {"t": {"a": {"r": [0.1, 0.91]}, "b": {"r": [0.4, 0.3]}}}}
+    assert [paper.compared([task], "t", "a", "b")[0] for task in (one, other)] == ["inconclusive"] * 2
+    word, (mean, *_) = paper.compared([one, other], "t", "a", "b")
+    assert word == "better" and mean == pytest.approx((0.5 - 0.4 - 0.3 + 0.61) / 4)
 
 
 @pytest.mark.parametrize(("model", "first", "last"), [("Qwen3-4B", 0.807, 0.827), ("R1-1.5B", 0.425, 0.292)])
