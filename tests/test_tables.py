@@ -282,6 +282,27 @@ def test_a_critic_learns_what_the_prompt_says(reader):
     assert np.allclose(untaught, 0.25, atol=1e-3)  # every value is 1/2, every reward 0 or 1
 
 
+def test_rows_that_no_prompt_reads_are_left_out(reader, monkeypatch):
+    """The critic of a small embedding is that of the whole one."""
+    problems = pl.load_task("chain_sum", min_terms=2, max_terms=2).sample(40, seed=0)
+    prompts = [reader.prompt_ids(problem) for problem in problems]
+    small, ids = tables.only_tokens_of(reader, prompts)
+    table, full = small.model.get_input_embeddings().weight, reader.model.get_input_embeddings().weight
+    assert len(table) == len({token for prompt in prompts for token in prompt}) < len(full)
+    assert all((table[a] == full[b]).all() for a, b in zip(ids, prompts, strict=True))
+    rewards = np.random.default_rng(0).integers(0, 2, (40, 4)).astype(np.float32)
+    fit, held_out = tables.splits(40)[0]
+
+    def trained():
+        return tables.critic_epochs(reader, problems, rewards, fit, held_out, learning_rate=1e-2, epochs=3)
+
+    errors, values = trained()
+    monkeypatch.setattr(tables, "only_tokens_of", lambda policy, prompts: (policy, prompts))
+    whole_errors, whole_values = trained()
+    assert np.allclose(errors, whole_errors, atol=1e-4) and np.allclose(values, whole_values, atol=2e-3)
+    assert np.abs(np.subtract(values[0], values[-1])).max() > 0.02  # it did learn something
+
+
 def test_what_a_critic_is_scored_on_teaches_it_nothing(reader):
     """Other rewards of the held-out prompts change nothing, others of the validation prompts no value."""
     problems = pl.load_task("chain_sum", min_terms=2, max_terms=2).sample(50, seed=0)
