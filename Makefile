@@ -122,7 +122,7 @@ grade: $(VENV)/.course
 
 # Grades the grader: the untouched notebook gets 0, the solution everything, each planted answer what it should.
 grade-check: $(VENV)/.course
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_assignments.py -q -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_assignments.py -q
 	printf '%s\n' $(notdir $(wildcard notebooks/assignments/source/*)) | \
 	  OMP_NUM_THREADS=1 xargs -P 2 -I{} $(BIN)/python -m poise_lab.course check {}
 
