@@ -476,24 +476,42 @@ def test_what_notebook_09_says_of_the_critics():
     prose = " ".join(" ".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown").split())
     found = tables.recorded(FOLDER)
 
-    def word(model, task, measure):
-        return paper.compared(found[model][task], "critic", "probe", "critic", measure)[0]
+    def words(tasks):
+        return [paper.compared(tasks, "critic", "probe", "critic", m)[0] for m in ("r", "mae", "variance_reduction")]
 
-    chosen = [(model, task) for model, tasks in found.items() for task, record in tasks.items() if "critic" in record]
-    assert (
-        chosen == [("smollm2-135m", "chain_sum")]
-        and "On SmolLM2's sums a fifth of each split's fitting prompts chose" in prose
-    )
-    record = found["smollm2-135m"]["chain_sum"]["critic"]
-    assert record["learning_rate"] == float(min(record["searched"], key=record["searched"].get))
-    assert max(record["epochs"]) <= tables.CRITIC_EPOCHS and len(record["epochs"]) == tables.SPLITS
+    for tasks in found.values():
+        first = tasks["chain_sum"]["critic"]
+        assert first["learning_rate"] == float(min(first["searched"], key=first["searched"].get))
+        for record in tasks.values():
+            critic = record["critic"]
+            assert critic["learning_rate"] == first["learning_rate"] and len(critic["epochs"]) == tables.SPLITS
+            assert max(critic["epochs"]) <= tables.CRITIC_EPOCHS
+            assert record["tables"]["critic"]["probe"] == record["tables"]["presets"]["release"]
+    every = {model: list(tasks.values()) for model, tasks in found.items()}
+    fewer = {
+        model: [task for task in tasks if task["config"]["task"] != "letter_counting"] for model, tasks in every.items()
+    }
+    gemma, smollm2 = "gemma3-270m", "smollm2-135m"
+    gap = paper.compared(fewer[gemma], "critic", "probe", "critic")[1]
+    theirs = paper.papers("critic", ["probe", "critic"])
+    undecided = ["inconclusive"] * 3
     said = {
-        "these splits do not decide between probe and critic, in any of the three measures": all(
-            word("smollm2-135m", "chain_sum", m) == "inconclusive" for m in ("r", "mae", "variance_reduction")
+        "for every pair of model and task, and in every measure, the interval of probe minus critic holds zero": all(
+            words([task]) == undecided for model, tasks in every.items() for task in tasks
         ),
-        "On Gemma's sums the probe is ahead in variance reduction": word("gemma3-270m", "chain_sum", "variance_reduction")
-        == "better",
+        "On Gemma the probe is ahead in MAE and in variance reduction": words(every[gemma])
+        == ["inconclusive", "better", "better"],
+        "and without letter counting, which neither reads well, in r too": words(fewer[gemma]) == ["better"] * 3,
+        "a gap in r that is smaller than the paper's": gap[2] < theirs["probe"]["r"] - theirs["critic"]["r"],
+        "On SmolLM2 the mean decides nothing, with letter counting or without": words(every[smollm2])
+        == words(fewer[smollm2]) == undecided,
+        "on one split of SmolLM2's greatest common divisors it says one value to all": found[smollm2]["gcd"]["tables"][
+            "critic"
+        ]["critic"]["r"].count(0.0) == 1,
     }  # fmt: skip
     for sentence, true in said.items():
         assert sentence in prose, sentence
         assert true, sentence
+    readme = " ".join((pl.data_dir().parent / "README.md").read_text(encoding="utf-8").split())
+    gap = paper.compared(every[gemma], "critic", "probe", "critic", "variance_reduction")[1]
+    assert "ahead on Gemma (1 - Var(A)/Var(R) {:+.3f} [{:+.3f}, {:+.3f}])".format(*gap) in readme
