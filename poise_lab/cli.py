@@ -24,9 +24,8 @@ def main(argv: list[str] | None = None) -> int:
     formatwarning, warnings.formatwarning = warnings.formatwarning, _one_line
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", FutureWarning
-            )  # names that other libraries will drop: nothing to do about here
+            # names that other libraries will drop are nothing that who runs a command can act on
+            warnings.simplefilter("ignore", FutureWarning)
             return args.run(args) or 0
     except PoiseLabError as e:
         print(f"poise-lab: {e}", file=sys.stderr)
