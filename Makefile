@@ -15,8 +15,12 @@ run: $(STAMP)
 # One thread per process, one process per core: torch's threads slow each other down where cores are shared.
 NBVAL := --nbval --nbval-current-env --nbval-sanitize-with tests/sanitize.cfg --nbval-cell-timeout=600
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -q -n 2 --dist loadfile
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(NBVAL) $(filter-out notebooks/11_%,$(wildcard notebooks/*.ipynb)) -q -n 2 --dist loadfile
+	@export OMP_NUM_THREADS=1; \
+	$(BIN)/python -m pytest tests -q -n 2 --dist loadfile; library=$$?; \
+	$(BIN)/python -m pytest $(NBVAL) $(filter-out notebooks/11_%,$(wildcard notebooks/*.ipynb)) -q -n 2 --dist loadfile; notebooks=$$?; \
+	word() { test $$1 = 0 && echo passed || echo FAILED; }; \
+	echo "library: $$(word $$library); notebooks: $$(word $$notebooks)"; \
+	test $$library = 0 -a $$notebooks = 0
 
 # POISE on TRL and accelerate: an environment of its own, processes on the CPU, and a GPU where there is one.
 test-scale: $(SCALE)/.installed
