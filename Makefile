@@ -44,7 +44,7 @@ lab: $(STAMP)
 	$(BIN)/jupyter lab notebooks
 
 notebooks: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m poise_lab.notebooks $(filter-out notebooks/11_%,$(wildcard notebooks/*.ipynb))
+	OMP_NUM_THREADS=1 $(BIN)/python -m tools.notebooks $(filter-out notebooks/11_%,$(wildcard notebooks/*.ipynb))
 
 # Recorded runs under data/runs: one thread each, two at a time, resumed if interrupted. A recorded
 # run keeps no checkpoints; delete its folder to make it again.
@@ -96,7 +96,7 @@ probes: fetch
 # The quick probe: 320 sums x 8 responses on SmolLM2, five seeds, timed.
 sums: $(STAMP)
 	$(BIN)/poise-lab fetch smollm2-135m
-	OMP_NUM_THREADS=1 $(BIN)/python -m poise_lab.sums data/real/sums.json
+	OMP_NUM_THREADS=1 $(BIN)/python -m poise_lab.studies.sums data/real/sums.json
 
 # Value models that watch five training runs, and probes carried from one setting to another (notebook 10): what is
 # missing under data. Two more tiny policies are pretrained into the cache.

@@ -9,16 +9,21 @@ internals = pl.read_internals(policy, rollouts, layer=2, pool=4)
 probe = pl.ValueProbe.preset("release").fit(internals, rollouts.partner_rewards())
 """
 
-from .baselines import BASELINES, Baseline, make_baseline, own_share, variance_reduction
-from .critic import Critic, gae
+from .baselines import BASELINES, make_baseline
+from .baselines.base import Baseline
+from .baselines.critic import Critic, gae
+from .baselines.poise import Poise
 from .errors import PoiseLabError
+from .generate import sample_rollouts
 from .internals import Internals, read_internals
-from .poise import Poise
-from .policies import Policy, data_dir, load_policy
-from .probe import RecentBuffer, ValueProbe, agreement, settings_features
-from .records import RunRecord, bootstrap_interval, compare, mean_interval, read_run
-from .rollouts import Rollouts, sample_rollouts
+from .policies import Policy, load_policy
+from .probe import RecentBuffer, ValueProbe
+from .rollouts import Rollouts
+from .runs import RunRecord, compare, read_run
 from .sampler import Sampler
+from .sources import data_dir
+from .stats import agreement, bootstrap_interval, mean_interval, own_share, variance_reduction
+from .studies.common import settings_features
 from .tasks import TINY_TASKS, Problem, Task, TaskMixture, load_task
 from .trainer import TrainConfig, Trainer
 

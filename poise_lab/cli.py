@@ -59,7 +59,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     from .baselines import BASELINES
-    from .fetch import SOURCES
+    from .sources import SOURCES
 
     parser = _Parser(prog="poise-lab", description="RL with value estimates from the actor's own states")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -207,10 +207,10 @@ def _train(args) -> int:
 
 def _train_on_trl(args, config, settings: dict) -> int:
     from . import TINY_TASKS
-    from .scale import check_trl
+    from .trl.needed import check_trl
 
     check_trl()
-    from .launch import train
+    from .trl.launch import train
 
     run = train(
         config, policy=args.policy, task=args.task or TINY_TASKS, out=args.out, resume=args.resume,
@@ -223,20 +223,20 @@ def _train_on_trl(args, config, settings: dict) -> int:
 
 
 def _compare(args) -> int:
-    from .records import compare, format_table, read_run
+    from .runs import compare, format_table, read_run
 
     if args.recipe:
-        from . import showdown
-        from .report import write_report
+        from .show.report import write_report
+        from .studies import showdown, verdicts
 
         if args.runs:
             raise PoiseLabError("--recipe makes its own runs; leave out the run folders")
         runs = showdown.record(args.out)
-        print(format_table(showdown.summary(runs)))
-        for (a, b), (word, difference) in showdown.verdicts(runs).items():
+        print(format_table(verdicts.summary(runs)))
+        for (a, b), (word, difference) in verdicts.verdicts(runs).items():
             if a < b:
                 print(f"{a} against {b}: {word}, {difference[0]:+.3f} [{difference[1]:+.3f}, {difference[2]:+.3f}]")
-        write_report(runs, args.out / "report.html", showdown.figures(runs))
+        write_report(runs, args.out / "report.html", verdicts.figures(runs))
         print(f"curves in {args.out / 'report.html'}")
         return 0
     if not args.runs:
@@ -246,8 +246,8 @@ def _compare(args) -> int:
 
 
 def _report(args) -> int:
-    from .records import read_run
-    from .report import write_report
+    from .runs import read_run
+    from .show.report import write_report
 
     write_report([read_run(folder) for folder in args.runs], args.output)
     print(f"report written to {args.output}")
@@ -255,14 +255,14 @@ def _report(args) -> int:
 
 
 def _fetch(args) -> int:
-    from .fetch import fetch
+    from .models.fetch import fetch
 
     fetch(args.name)
     return 0
 
 
 def _probes(args) -> int:
-    from .tables import record
+    from .studies.tables import record
 
     record(args.policy, args.out)
     print(f"tables in {args.out}; interrupted, the same command goes on")
@@ -270,7 +270,7 @@ def _probes(args) -> int:
 
 
 def _tracking(args) -> int:
-    from .tracking import record
+    from .studies.tracking import record
 
     record(args.out, args.seeds, args.steps)
     print(f"one file per seed in {args.out}; interrupted, the same command goes on")
@@ -278,8 +278,8 @@ def _tracking(args) -> int:
 
 
 def _transfer(args) -> int:
-    from .policies import data_dir
-    from .transfer import record
+    from .sources import data_dir
+    from .studies.transfer import record
 
     record(args.out, data_dir())
     print(f"one file per kind of pair in {args.out}")
@@ -287,7 +287,7 @@ def _transfer(args) -> int:
 
 
 def _pretrain(args) -> int:
-    from .pretrain import make_bundled_policy
+    from .models.pretrain import make_bundled_policy
 
     if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
         raise PoiseLabError(f"folder {args.out} is in use already; choose another")
@@ -302,7 +302,7 @@ def _pretrain(args) -> int:
 
 
 def _bench(args) -> int:
-    from .bench import run_bench
+    from .studies.bench import run_bench
 
     run_bench(args.part)
     return 0

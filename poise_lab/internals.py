@@ -17,8 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import DynamicCache
 
 from .errors import PoiseLabError
-from .policies import Policy
-from .prefix import common_prefix, run_prefix
+from .policies import Policy, common_prefix, run_prefix
 from .rollouts import Rollouts
 
 BATCH_TOKENS = 2048  # padded tokens of one forward pass; more do not fit the caches of a CPU

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -12,20 +13,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.utils import logging as transformers_logging
 
 from .errors import PoiseLabError, known
-from .fetch import SOURCES, fetched
+from .sources import BUNDLED, SOURCES, data_dir, fetched
 from .tasks import END_OF_REASONING, Problem
 
 WORDINGS = ("compact", "question", "line")
-
-
-def data_dir() -> Path:
-    """The folder of bundled data: beside the package in a checkout, inside it in a wheel."""
-    package = Path(__file__).parent
-    inside = package / "data"
-    return inside if inside.is_dir() else package.parent / "data"
-
-
-BUNDLED = {"tiny": "tiny-policy"}
 
 
 @dataclasses.dataclass
@@ -198,3 +189,24 @@ def load_policy(
             stacklevel=2,
         )
     return Policy(model, tokenizer, str(name), wording, shots or 0)
+
+
+WORTH = 32  # tokens; a shorter common beginning is not worth a pass of its own
+
+
+def common_prefix(prompts: Sequence[list[int]]) -> int:
+    """Tokens at the start that all prompts have in common, at least one less than any of them; 0 if under WORTH."""
+    if len(prompts) < 2:
+        return 0
+    first, last = min(prompts), max(prompts)  # what the first and the last in order share, all between them share
+    n, most = 0, min(map(len, prompts)) - 1
+    while n < most and first[n] == last[n]:
+        n += 1
+    return n if n >= WORTH else 0
+
+
+def run_prefix(policy: Policy, ids: list[int], cache) -> torch.Tensor:
+    """Fill an empty cache with a beginning, one row of it; returns the trunk's output (1, tokens, D)."""
+    return policy.model.base_model(
+        input_ids=torch.tensor([ids], device=policy.device), past_key_values=cache, use_cache=True
+    ).last_hidden_state

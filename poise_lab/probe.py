@@ -10,7 +10,6 @@ own reward would learn to grade that response, and the baseline would no longer 
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 from collections import deque
@@ -27,7 +26,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from .errors import NotFiniteError, PoiseLabError, known
 from .internals import Internals
-from .rollouts import Rollouts
+from .stats import agreement
 
 INPUTS = ("prompt", "reasoning", "entropy")
 ENTROPIES = 3
@@ -164,49 +163,6 @@ class ValueProbe(RegressorMixin, BaseEstimator):
         self.coef_, self.intercept_ = np.array(coef, dtype=np.float64), float(intercept)
         self.n_features_in_ = len(self.coef_)
         return self
-
-
-def agreement(predictions, targets, weights=None) -> dict[str, float]:
-    """How well predictions match targets.
-
-    r: Pearson correlation, 0.0 where either side is constant. mae: mean absolute error.
-    brier_skill: 1 - MSE / Var(targets); 0 is a constant at the targets' mean, 1 is perfect; 0.0
-    where the targets are constant.
-
-    weights: one per target, in all of these means; None counts every one the same.
-    """
-    predictions, targets = (np.asarray(x, dtype=np.float64).reshape(-1) for x in (predictions, targets))
-    weights = None if weights is None else np.asarray(weights, dtype=np.float64).reshape(-1)
-    mean = functools.partial(np.average, weights=weights)
-    error, moved, apart = predictions - targets, predictions - mean(predictions), targets - mean(targets)
-    width, spread = mean(moved**2) ** 0.5, mean(apart**2) ** 0.5
-    constant = spread < 1e-12 or width < 1e-12
-    return {
-        "r": 0.0 if constant else float(mean(moved * apart) / (width * spread)),
-        "mae": float(mean(np.abs(error))),
-        "brier_skill": 0.0 if spread < 1e-12 else float(1 - mean(error**2) / spread**2),
-    }
-
-
-def settings_features(rollouts: Rollouts) -> np.ndarray:
-    """What is known of each rollout without the policy's states: (P, M, K), for a control regression.
-
-    Per task, in alphabetical order: whether the prompt is of it, its difficulty settings, the prompt's
-    length and the response's length in tokens; 0 in the columns of other tasks. The columns follow the
-    tasks and settings that occur, so rollouts to fit on and to test on must be of the same ones.
-    """
-    names = {}
-    for problem in rollouts.problems:
-        names.setdefault(problem.task, set()).update(problem.difficulty)
-    columns = [(t, what) for t in sorted(names) for what in (None, *sorted(names[t]), "prompt", "response")]
-    at = {column: k for k, column in enumerate(columns)}
-    features = np.zeros((len(rollouts), rollouts.responses, len(columns)))
-    for i, problem in enumerate(rollouts.problems):
-        known_before = {None: 1.0, **problem.difficulty, "prompt": len(rollouts.prompt_ids[i])}
-        for what, value in known_before.items():
-            features[i, :, at[problem.task, what]] = value
-        features[i, :, at[problem.task, "response"]] = rollouts.lengths[i].numpy()
-    return features
 
 
 class RecentBuffer:

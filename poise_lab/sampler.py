@@ -13,8 +13,9 @@ from collections.abc import Sequence
 
 import torch
 
+from .generate import sample_rollouts
 from .policies import Policy
-from .rollouts import Rollouts, sample_rollouts
+from .rollouts import Rollouts
 from .tasks import Problem, Task, TaskMixture
 
 

@@ -7,14 +7,11 @@ schedules, mixed precision, several devices.
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import dataclasses
 import math
 import os
 import shutil
-import signal
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,15 +20,18 @@ import torch
 from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 
-from .baselines import Baseline, variance_reduction
+from .baselines.base import Baseline
 from .errors import NotFiniteError, PoiseLabError
+from .files import json_line, provenance, read_json, write_json, write_text
+from .generate import sample_rollouts
 from .internals import Internals, batches_by_length, forward_rows, read_internals
 from .objective import AGGREGATIONS, clipped_surrogate, kl_penalty, token_weights
 from .policies import Policy
-from .probe import agreement
-from .records import RunRecord, json_line, provenance, read_json, read_metrics, write_json, write_text
-from .rollouts import Rollouts, leave_one_out_mean, sample_rollouts
+from .process import finish_step_on_interrupt, peak_memory_mb, timed
+from .rollouts import Rollouts, leave_one_out_mean
+from .runs import RunRecord, claim_folder, read_metrics
 from .sampler import Sampler, step_seed
+from .stats import agreement, variance_reduction
 from .tasks import Task, TaskMixture
 
 PATIENCE = 3  # steps after which a run stops if every reward was the same
@@ -386,85 +386,3 @@ class Trainer:
             ) from e
         self.metrics = [m for m in read_metrics(self.out) if m["step"] <= step]
         write_text(self.out / "metrics.jsonl", "".join(map(json_line, self.metrics)))
-
-
-def claim_folder(folder: Path, settings: dict, resume: bool, made: dict) -> None:
-    """Make a run folder with its config.json, or see that it is this run's.
-
-    settings: must be the same to resume, but for the number of steps. made: kept beside them, from the first start.
-
-    Raises PoiseLabError for a folder in use, nothing to resume, other settings, or a folder that cannot be written.
-    """
-    if resume:
-        if not (folder / "config.json").is_file():
-            raise PoiseLabError(f"nothing to resume: {folder} holds no run (no config.json)")
-        config = read_json(folder / "config.json")
-        found = differences({k: config.get(k) for k in settings}, settings)
-        for path, old, new in sorted(found, key=lambda d: not d[0].endswith("name")):
-            if path != "train.steps":  # a run may be made longer
-                raise PoiseLabError(
-                    f"run folder {folder} belongs to another run: {path} is {old!r} there and "
-                    f"{new!r} here; resume with the same settings or use a new folder"
-                )
-        write_json(folder / "config.json", {**config, **settings})
-        return
-    partial = "config.json.partial"  # all that a run leaves if it is killed while it claims its folder
-    if folder.exists() and (not folder.is_dir() or any(f.name != partial for f in folder.iterdir())):
-        raise PoiseLabError(f"run folder {folder} is in use already; resume it or choose another")
-    try:
-        write_json(folder / "config.json", {**settings, **made})
-    except OSError as e:
-        raise PoiseLabError(f"run folder {folder} cannot be written: {e.strerror}") from None
-
-
-def differences(old: dict, new: dict, prefix: str = "") -> list[tuple[str, object, object]]:
-    """Where two nested dicts differ: (path, old, new)."""
-    found = []
-    for key in sorted(old.keys() | new.keys()):
-        a, b = old.get(key), new.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            found += differences(a, b, f"{prefix}{key}.")
-        elif (list(a) if isinstance(a, tuple) else a) != (list(b) if isinstance(b, tuple) else b):
-            found.append((prefix + key, a, b))
-    return found
-
-
-@contextlib.contextmanager
-def timed(seconds: dict, part: str):
-    """Add the seconds spent in the context to seconds[part]."""
-    start = time.perf_counter()
-    yield
-    seconds[part] = seconds.get(part, 0.0) + time.perf_counter() - start
-
-
-@contextlib.contextmanager
-def finish_step_on_interrupt():
-    """Within the context the first Ctrl-C only fills the list that it yields; the second one interrupts."""
-    interrupted: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield interrupted
-        return
-    previous = signal.getsignal(signal.SIGINT)
-
-    def handler(number, frame):
-        if interrupted:
-            raise KeyboardInterrupt
-        interrupted.append(number)
-
-    signal.signal(signal.SIGINT, handler)
-    try:
-        yield interrupted
-    finally:
-        signal.signal(signal.SIGINT, previous)
-
-
-def peak_memory_mb() -> float:
-    """Largest resident memory of this process so far, in MB (psutil's current figure where there is no peak)."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        import psutil
-
-        return psutil.Process().memory_info().rss / 1e6
-    unit = 1 if os.uname().sysname == "Darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6

@@ -21,7 +21,7 @@ import nbformat
 import pytest
 from playwright.sync_api import sync_playwright
 
-from poise_lab.notebooks import PLOTLY, WIDGET_VIEW
+from tools.notebooks import PLOTLY, WIDGET_VIEW
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted(path.name for path in (ROOT / "notebooks").glob("*.ipynb"))

@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from poise_lab import Internals, Policy, Rollouts
-from poise_lab.pretrain import character_tokenizer
+from poise_lab.models.pretrain import character_tokenizer
 
 FAMILIES = ("qwen3", "llama", "gemma3", "gpt2")
 PAD, EOS = 0, 1

@@ -25,7 +25,8 @@ import torch
 from packaging.requirements import Requirement
 
 import poise_lab as pl
-from poise_lab.checks import check, require
+from poise_lab.course import minutes as course_minutes
+from poise_lab.course.checks import check, require
 
 SOURCE = Path(__file__).parent.parent / "notebooks" / "assignments" / "source"
 MASTERS = sorted(SOURCE.glob("*/*.ipynb"))
@@ -87,23 +88,27 @@ def test_points_and_minutes_are_stated_as_they_are(master):
 def test_minutes_are_those_of_the_formula():
     """A master that was changed is measured again by `python -m poise_lab.course minutes`."""
     pytest.importorskip("nbgrader", reason="make assignments installs it")
-    from poise_lab import course
+    from poise_lab.course import __main__ as course
 
-    seconds = json.loads((course.COURSE / course.SECONDS).read_text(encoding="utf-8"))
+    seconds = json.loads((course.COURSE / course_minutes.SECONDS).read_text(encoding="utf-8"))
     for path in MASTERS:
-        found = course.timed(course.COURSE, path.stem)
+        found = course_minutes.seconds_taken(course.COURSE, path.stem)
         assert len(found) == len(seconds[path.stem]) and all(s >= 0 for s in seconds[path.stem])
         assert [e["stated"] for e in found] == [e["minutes"] for e in found], path.stem
         assert 60 <= sum(e["minutes"] for e in found) <= 120
     # two readings of 200 words, ten minutes, 4 lines, five runs of 12 seconds: 2 + 10 + 6 + 1
-    assert course.minutes(200, 4, 12.0) == 20 and course.minutes(200, 0, 0) == 10
-    for constant in (course.WORDS_PER_MINUTE, course.MINUTES_PER_EXERCISE, course.MINUTES_PER_LINE, course.RUNS):
+    assert course_minutes.minutes(200, 4, 12.0) == 20 and course_minutes.minutes(200, 0, 0) == 10
+    for constant in (
+        course_minutes.WORDS_PER_MINUTE,
+        course_minutes.MINUTES_PER_EXERCISE,
+        course_minutes.MINUTES_PER_LINE,
+        course_minutes.RUNS,
+    ):
         assert re.search(rf"\b{constant:g}\b", INSTRUCTORS[INSTRUCTORS.index("### Where the minutes come from") :])
 
 
 def test_words_lines_and_cells_of_an_exercise_are_counted():
     pytest.importorskip("nbgrader", reason="make assignments installs it")
-    from poise_lab import course
 
     text, code = nbformat.v4.new_markdown_cell, nbformat.v4.new_code_cell
     answer = "def f():\n    ### BEGIN SOLUTION\n    # why\n    x = 1\n\n    return x\n    ### END SOLUTION"
@@ -113,7 +118,7 @@ def test_words_lines_and_cells_of_an_exercise_are_counted():
         cell.metadata.nbgrader = {"grade_id": name}
     heading = "## Exercise 1 (4 points, 15 minutes): one"
     cells = [text("three words here"), text(heading), *named, text("## After it\nnot counted")]
-    (found,) = course.exercises(nbformat.v4.new_notebook(cells=cells))
+    (found,) = course_minutes.exercises(nbformat.v4.new_notebook(cells=cells))
     # 3 words before, 7 in the heading, "def f" and "assert f"
     assert found == {"number": 1, "stated": 15, "words": 14, "lines": 2, "cells": ["f", "test_f"]}
 
@@ -228,7 +233,7 @@ def test_every_notebook_has_its_place_in_the_plan_of_eight_sessions():
 
 def test_commands_of_the_course_are_given_with_and_without_make():
     pytest.importorskip("nbgrader", reason="make assignments installs it")
-    from poise_lab import course
+    from poise_lab.course import __main__ as course
 
     for command in re.findall(r"python -m poise_lab\.course (\w+)", INSTRUCTORS):
         assert f"course {command}" in course.__doc__
@@ -355,14 +360,14 @@ def toy_course(root: Path, right: str = "return 1") -> Path:
 @pytest.fixture(scope="module")
 def grading():
     pytest.importorskip("nbgrader", reason="make assignments installs it")
-    from poise_lab import grading
+    from poise_lab.course import grading
 
     return grading
 
 
 @pytest.fixture(scope="module")
 def course(grading):
-    from poise_lab import course
+    from poise_lab.course import __main__ as course
 
     return course
 
@@ -465,7 +470,7 @@ def test_megabytes_of_any_kind_are_cut(room, wild):
 
 def test_tests_are_not_fooled_by_a_changed_checker(grading):
     """Answers that give None, and a cell that makes the checker agree with everything."""
-    from poise_lab.submission import is_answer
+    from poise_lab.course.cells import is_answer
 
     folder = ROOT / "notebooks" / "assignments" / "source" / "1_policy_gradient"
     with grading.Classroom(folder) as real:
@@ -473,7 +478,7 @@ def test_tests_are_not_fooled_by_a_changed_checker(grading):
         for cell in notebook.cells:
             if is_answer(cell):
                 cell.source = cell.source.replace("raise NotImplementedError()", "return None")
-        agrees = "import poise_lab.checks\n\npoise_lab.checks.check = poise_lab.checks.require = lambda *a, **k: None"
+        agrees = "import poise_lab.course.checks\n\npoise_lab.course.checks.check = poise_lab.course.checks.require = lambda *a, **k: None"
         notebook.cells.insert(2, nbformat.v4.new_code_cell(agrees))
         assert real.grade("agrees", notebook).total == 0
 
@@ -627,7 +632,7 @@ def test_too_much_costs_its_own_points_only(room, body, says):
 
 
 def test_processes_that_a_submission_leaves_behind_are_ended(grading):
-    from poise_lab.submission import MARK, end_processes
+    from poise_lab.course.submission import MARK, end_processes
 
     command = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(60)"]
     left, other = (
@@ -700,8 +705,8 @@ def test_broken_reference_refuses(course, tmp_path, capsys):
 
 def test_planted_answers_that_could_hide_each_other_are_graded_apart():
     pytest.importorskip("nbgrader", reason="make assignments installs it")
-    from poise_lab import course
-    from poise_lab.grading import PlantedAnswer
+    from poise_lab.course import __main__ as course
+    from poise_lab.course.grading import PlantedAnswer
 
     def answer(name, cell, *tests):
         return PlantedAnswer(name, cell, dict.fromkeys(tests, 1.0), "", "")

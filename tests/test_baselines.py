@@ -8,8 +8,9 @@ import torch
 from support import random_internals, toy_internals, toy_rollouts
 
 import poise_lab as pl
-from poise_lab.baselines import BASELINES, checked_rewards
-from poise_lab.poise import Poise
+from poise_lab.baselines import BASELINES
+from poise_lab.baselines.base import checked_rewards
+from poise_lab.baselines.poise import Poise
 
 TWO = [[1.0, 0.0], [1.0, 1.0], [0.0, 0.0], [0.25, 0.75]]
 THREE = [[1.0, 0.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 0.0]]

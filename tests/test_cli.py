@@ -20,7 +20,7 @@ from support import ToyTask, tiny_policy
 import poise_lab as pl
 from poise_lab import cli, trainer
 from poise_lab.cli import field_docs, main
-from poise_lab.records import compare, format_table
+from poise_lab.runs import compare, format_table
 
 SMALL = dict(
     prompts=6, minibatches=2, max_new_tokens=6, layer=1, pool=2, eval_every=1, eval_prompts=5,

@@ -9,7 +9,7 @@ import torch
 from support import ToyTask, tiny_policy
 
 import poise_lab as pl
-from poise_lab.critic import PPO, Critic
+from poise_lab.baselines.critic import PPO, Critic
 
 
 def test_gae_by_hand():

@@ -7,7 +7,7 @@ import torch
 from support import ToyTask, tiny_policy
 
 import poise_lab as pl
-from poise_lab import early
+from poise_lab.studies import early
 
 
 @pytest.fixture(scope="module")

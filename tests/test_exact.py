@@ -15,8 +15,8 @@ import torch
 
 import poise_lab as pl
 from poise_lab.baselines import BASELINES
-from poise_lab.exact import ExactPolicy, OwnStates, PerPrompt, RefitFirst, after_earlier_step, moments
-from poise_lab.poise import FusedByPrompt
+from poise_lab.baselines.fused import FusedByPrompt
+from poise_lab.variance.exact import ExactPolicy, OwnStates, PerPrompt, RefitFirst, after_earlier_step, moments
 
 EPS = 1e-12
 POLICY = ExactPolicy(seed=3)  # 15 responses to each of 3 prompts

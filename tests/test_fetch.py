@@ -23,7 +23,7 @@ import poise_lab as pl
 from poise_lab import convert as conversion
 from poise_lab import fetch as fetching
 from poise_lab.cli import main
-from poise_lab.sums import measure
+from poise_lab.studies.sums import measure
 
 GGUF_NAMES = {
     "embed_tokens": "token_embd", "norm": "output_norm", "q_proj": "attn_q", "k_proj": "attn_k", "v_proj": "attn_v",

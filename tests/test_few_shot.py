@@ -8,7 +8,7 @@ from support import EOS, FAMILIES, plain_logits, response, tiny_policy
 
 import poise_lab as pl
 from poise_lab import internals, prefix
-from poise_lab.pretrain import character_tokenizer
+from poise_lab.models.pretrain import character_tokenizer
 from poise_lab.rollouts import build_rollouts
 
 SUMS = dict(min_terms=2, max_terms=2, min_digits=1, max_digits=1)

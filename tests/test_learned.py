@@ -11,8 +11,8 @@ import torch
 from support import random_internals, toy_internals, toy_rollouts
 
 import poise_lab as pl
-from poise_lab.baselines import surprise
-from poise_lab.poise import fusion_weight
+from poise_lab.baselines.base import surprise
+from poise_lab.baselines.fused import fusion_weight
 
 P = 400
 

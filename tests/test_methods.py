@@ -17,7 +17,8 @@ from test_baselines import (
 )
 
 import poise_lab as pl
-from poise_lab.poise import Fused, FusedByPrompt, Poise, ScoreWeighted, error_variance, fusion_weight
+from poise_lab.baselines.fused import Fused, FusedByPrompt, error_variance, fusion_weight
+from poise_lab.baselines.poise import Poise, ScoreWeighted
 
 
 def sampler(prompts=12, seed=0, **changes) -> pl.Sampler:

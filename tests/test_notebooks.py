@@ -16,8 +16,8 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from poise_lab.notebooks import PLOTLY, WIDGET_VIEW
-from poise_lab.widgets import redraw_seconds
+from poise_lab.show.widgets import redraw_seconds
+from tools.notebooks import PLOTLY, WIDGET_VIEW
 
 HERE = Path(__file__).parent
 NOTEBOOKS = sorted((HERE.parent / "notebooks").glob("*.ipynb"))

@@ -16,12 +16,13 @@ import pytest
 import torch
 
 import poise_lab as pl
-from poise_lab import bench, plots
-from poise_lab.notebooks import PLOTLY, WIDGET_VIEW
-from poise_lab.plots import COLORS, METRICS, bars, calibration, run_curves, strips, value_histogram
-from poise_lab.variance import read_scores
-from poise_lab.widgets import LiveCurves, Sliders, redraw_seconds
-from poise_lab.words import Figure, describe
+from poise_lab.show import plots
+from poise_lab.show.plots import COLORS, METRICS, bars, calibration, run_curves, strips, value_histogram
+from poise_lab.show.widgets import LiveCurves, Sliders, redraw_seconds
+from poise_lab.show.words import Figure, describe
+from poise_lab.studies import bench
+from poise_lab.variance.scores import read_scores
+from tools.notebooks import PLOTLY, WIDGET_VIEW
 
 
 def run(seed, values, name="poise", **more):

@@ -12,7 +12,7 @@ import torch
 from support import EOS, PAD, plain_logits, tiny_policy
 
 import poise_lab as pl
-from poise_lab.pretrain import character_tokenizer
+from poise_lab.models.pretrain import character_tokenizer
 from poise_lab.tasks import LAPTOP_SETTINGS
 
 FOLDER = pl.data_dir() / "tiny-policy"

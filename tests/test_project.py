@@ -97,21 +97,6 @@ def test_nothing_is_loaded_that_can_run_code():
             assert not re.search(forbidden, code), f"{path.name}:{number}: {line.strip()}"
 
 
-def test_no_room_imports_one_further_down():
-    """The one direction of the design: each module imports from those before it only."""
-    order = [
-        "errors", "fetch", "tasks", "policies", "rollouts", "internals", "probe", "baselines", "objective", "records",
-        "trainer", "plots", "widgets", "report", "pretrain", "bench", "notebooks", "cli",
-    ]  # fmt: skip
-    names = {path.stem for path in SOURCES} - {"__init__"}
-    for path in SOURCES:
-        if path.stem in ("__init__", "cli") or path.stem not in order:
-            continue
-        imported = set(re.findall(r"^from \.(\w+) import", path.read_text(), re.M))
-        later = {m for m in imported & names if m in order and order.index(m) > order.index(path.stem)}
-        assert not later, f"{path.name} imports {later}"
-
-
 def test_data_is_found_from_anywhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert (pl.data_dir() / "tiny-policy" / "config.json").is_file()

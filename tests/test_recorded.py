@@ -10,8 +10,9 @@ import nbformat
 import pytest
 
 import poise_lab as pl
-from poise_lab import showdown
-from poise_lab.records import by_label, format_table, read_json
+from poise_lab.files import read_json
+from poise_lab.runs import by_label, format_table
+from poise_lab.studies import showdown, verdicts
 
 ROOT = Path(__file__).parent.parent
 FOLDER = pl.data_dir() / "runs"
@@ -169,14 +170,14 @@ def test_learned_values_of_the_showdown_have_skill(showdown_runs):
 def test_readme_quotes_the_showdown(showdown_runs):
     text = (ROOT / "README.md").read_text()
     (quoted,) = re.findall(r"<!-- showdown -->\n(.*?)<!-- /showdown -->", text, re.S)
-    assert quoted.strip() == showdown.quote(showdown_runs)
+    assert quoted.strip() == verdicts.quote(showdown_runs)
 
 
 GROUPS_OF_EIGHT = ("rloo x8", "grpo x8", "dr_grpo x8", "opo x8", "dapo x8")
 
 
 def words(runs, budget: str = "tokens") -> dict[tuple[str, str], str]:
-    return {pair: word for pair, (word, _) in showdown.verdicts(runs, budget).items()}
+    return {pair: word for pair, (word, _) in verdicts.verdicts(runs, budget).items()}
 
 
 def one_line(text: str) -> str:
@@ -188,7 +189,7 @@ def test_what_the_readme_says_in_words_of_the_showdown(showdown_runs):
     text = (ROOT / "README.md").read_text()
     section = one_line(text[text.index("<!-- /showdown -->") : text.index("## Notebooks")])
     found, labels = words(showdown_runs), list(by_label(showdown_runs))
-    (_, low, high), _ = showdown.ratio_to(showdown_runs, "poise x2", "dapo x8", "seconds", 0.72)
+    (_, low, high), _ = verdicts.ratio_to(showdown_runs, "poise x2", "dapo x8", "seconds", 0.72)
     said = {
         "it knows nothing of the prompt, and no method is better": all(
             found[b, "constant x1"] != "better" for b in labels if b != "constant x1"
@@ -223,17 +224,17 @@ def test_notebook_08_stores_the_numbers_of_the_recorded_runs(showdown_runs, note
         return "{:{s}.{d}f} [{:{s}.{d}f}, {:{s}.{d}f}]".format(*interval, s=sign, d=digits)
 
     table = output[output.index("accuracy, equal tokens") :].split("\n")[1:]
-    for row, line in zip(showdown.summary(showdown_runs), table[: len(showdown.METHODS)], strict=True):
+    for row, line in zip(verdicts.summary(showdown_runs), table[: len(showdown.METHODS)], strict=True):
         assert line.startswith(row["method"]) and f" {row['learning rate']} " in line, line
         for column, digits in (("accuracy at equal tokens", 3), ("at equal seconds", 3), ("milliseconds per token", 2)):
             assert shown(row[column], digits) in line, line
     for budget in ("tokens", "seconds"):
         part = output[output.index(f"POISE against the others at equal {budget}:") :].split("\n\n")[0]
-        for (a, b), (word, difference) in showdown.verdicts(showdown_runs, budget).items():
+        for (a, b), (word, difference) in verdicts.verdicts(showdown_runs, budget).items():
             if a == "poise x2":
                 (line,) = [line.split(maxsplit=3) for line in part.split("\n") if line.strip().startswith(f"{b} ")]
                 assert line[2:] == [word, shown(difference, 3, "+")], line
-        ratio, seeds = showdown.ratio_to(showdown_runs, "poise x2", "dapo x8", budget, 0.72)
+        ratio, seeds = verdicts.ratio_to(showdown_runs, "poise x2", "dapo x8", budget, 0.72)
         assert f"POISE over DAPO in {budget}: ratio {shown(ratio, 2)} over {seeds} seeds" in output
 
 
@@ -243,7 +244,7 @@ def test_what_notebook_08_says_in_words_of_the_recorded_runs(showdown_runs, note
     best = ("constant x1", "none x1")
     searched = {job.folder.name: pl.read_run(job.folder).series("accuracy")[1][-1]
                 for job in showdown.search_jobs(pl.data_dir() / "showdown")}  # fmt: skip
-    ratios = {budget: showdown.ratio_to(showdown_runs, "poise x2", "dapo x8", budget, 0.72)[0]
+    ratios = {budget: verdicts.ratio_to(showdown_runs, "poise x2", "dapo x8", budget, 0.72)[0]
               for budget in ("tokens", "seconds")}  # fmt: skip
     hours = read_json(pl.data_dir() / "paper_results.json")["wall_clock_hours"].values()
     said = {

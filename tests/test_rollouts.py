@@ -204,7 +204,7 @@ def test_top_k_and_top_p_keep_exactly_the_right_tokens(policy, options):
 
 def test_top_p_boundary_by_hand():
     """Masses 0.5, 0.25, 0.125, ...: top_p = 0.5 is reached by the first token, 0.51 needs the second."""
-    from poise_lab.rollouts import _draw
+    from poise_lab.generate import _draw
 
     logits = torch.tensor([[0.5, 0.25, 0.125, 0.0625, 0.0625]]).log()
     u = torch.linspace(0, 1 - 2**-24, 1001)
@@ -223,7 +223,7 @@ def test_top_p_boundary_by_hand():
 
 
 def test_draw_inverts_the_cumulative_distribution():
-    from poise_lab.rollouts import _draw
+    from poise_lab.generate import _draw
 
     logits = torch.tensor([[0.25, 0.0, 0.5, 0.25]]).log()
     u = torch.tensor([0.0, 0.24, 0.26, 0.74, 0.76, 1 - 2**-24])

@@ -14,9 +14,10 @@ import pytest
 from sklearn.decomposition import PCA
 
 import poise_lab as pl
-from poise_lab import scale
 from poise_lab.cli import main
-from poise_lab.records import read_json
+from poise_lab.files import read_json
+from poise_lab.studies import cost as scale
+from poise_lab.trl import needed
 
 WITHOUT = """
 import importlib.metadata, sys
@@ -37,7 +38,7 @@ def without_trl(code: str) -> subprocess.CompletedProcess:
 
 
 def test_the_package_needs_no_trl():
-    done = without_trl("import poise_lab, poise_lab.cli, poise_lab.scale; print(len(poise_lab.BASELINES))")
+    done = without_trl("import poise_lab, poise_lab.cli, poise_lab.studies.cost; print(len(poise_lab.BASELINES))")
     assert done.returncode == 0 and int(done.stdout) > 10, done.stderr
 
 
@@ -57,7 +58,7 @@ def test_missing_extra_is_one_sentence(code):
 
 
 def test_import_without_the_extra_says_so():
-    done = without_trl("import poise_lab.trl")
+    done = without_trl("from poise_lab.trl import PoiseTrainer")
     assert (
         'PoiseLabError: trl is not installed; the engine trl needs the extra: pip install "poise-lab[scale]"'
         in done.stderr
@@ -68,7 +69,7 @@ def test_import_without_the_extra_says_so():
 def test_unsupported_version(monkeypatch, version, tmp_path, capsys):
     monkeypatch.setattr(importlib.metadata, "version", lambda name: version)
     with pytest.raises(pl.PoiseLabError, match=f"TRL {version} is not supported; install one from 1.16 to below 2"):
-        scale.check_trl()
+        needed.check_trl()
     assert main(["train", "--engine", "trl", "--out", str(tmp_path / "run")]) == 2
     assert f"poise-lab: TRL {version} is not supported" in capsys.readouterr().err
 
@@ -76,7 +77,7 @@ def test_unsupported_version(monkeypatch, version, tmp_path, capsys):
 def test_supported_versions(monkeypatch):
     for version in ("1.16.0", "1.20.1"):
         monkeypatch.setattr(importlib.metadata, "version", lambda name, version=version: version)
-        scale.check_trl()
+        needed.check_trl()
 
 
 def test_arithmetic_of_a_step():

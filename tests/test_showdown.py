@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 import poise_lab as pl
-from poise_lab import showdown
-from poise_lab.records import RunRecord, read_json, read_metrics
+from poise_lab import stats
+from poise_lab.files import read_json
+from poise_lab.runs import RunRecord, read_metrics
+from poise_lab.studies import showdown, verdicts
 
 TRAIN = tuple(
     dict(
@@ -43,20 +45,20 @@ def test_every_baseline_is_in_it_and_samples_the_same_number_of_responses():
 
 
 def test_spent_in_tokens_and_at_the_price_of_a_token():
-    assert showdown.spent(run(), "tokens")[0].tolist() == [0, 100, 200]
-    assert showdown.spent(run(price=0.03), "seconds")[0].tolist() == pytest.approx([0, 3, 6])
-    assert showdown.spent(run(), "seconds")[1].tolist() == [0.5, 0.6, 0.8]
+    assert verdicts.spent(run(), "tokens")[0].tolist() == [0, 100, 200]
+    assert verdicts.spent(run(price=0.03), "seconds")[0].tolist() == pytest.approx([0, 3, 6])
+    assert verdicts.spent(run(), "seconds")[1].tolist() == [0.5, 0.6, 0.8]
     unpriced = run()
     del unpriced.config["seconds_per_token"]
-    assert showdown.spent(unpriced, "tokens")[0].tolist() == [0, 100, 200]
+    assert verdicts.spent(unpriced, "tokens")[0].tolist() == [0, 100, 200]
 
 
 def test_accuracy_at_and_spent_to_by_hand():
-    assert showdown.accuracy_at(run(), "tokens", 150) == pytest.approx(0.7)
-    assert showdown.spent_to(run(), "tokens", 0.7) == pytest.approx(150)
-    assert showdown.spent_to(run(), "seconds", 0.55) == pytest.approx(1)
-    assert math.isnan(showdown.spent_to(run(), "tokens", 0.9))
-    assert showdown.spent_to(run(accuracy=(0.5, 0.4, 0.6)), "tokens", 0.5) == pytest.approx(
+    assert verdicts.accuracy_at(run(), "tokens", 150) == pytest.approx(0.7)
+    assert verdicts.spent_to(run(), "tokens", 0.7) == pytest.approx(150)
+    assert verdicts.spent_to(run(), "seconds", 0.55) == pytest.approx(1)
+    assert math.isnan(verdicts.spent_to(run(), "tokens", 0.9))
+    assert verdicts.spent_to(run(accuracy=(0.5, 0.4, 0.6)), "tokens", 0.5) == pytest.approx(
         150
     )  # counted after training
 
@@ -65,7 +67,7 @@ def test_equal_budget_is_what_every_run_has_spent():
     runs = [run("a", seed=s, tokens=(0, 100, 200)) for s in (0, 1)] + [
         run("b", seed=s, tokens=(0, 50, 100)) for s in (0, 1)
     ]
-    rows = {row["method"]: row for row in showdown.summary(runs)}
+    rows = {row["method"]: row for row in verdicts.summary(runs)}
     assert rows["b x2"]["accuracy at equal tokens"][0] == pytest.approx(0.8)
     assert rows["a x2"]["accuracy at equal tokens"][0] == pytest.approx(0.6)  # at 100 of its 200 tokens
     assert list(rows) == ["b x2", "a x2"]
@@ -87,15 +89,15 @@ def test_what_a_price_costs_is_uncertain():
     noisy = runs({"a": [0.01, 0.015, 0.02, 0.03, 0.04], "b": [0.02] * 5})
     shared = runs({label: [0.01, 0.015, 0.02, 0.03, 0.04] for label in "ab"})
     pair = "a x2", "b x2"
-    difference = showdown.verdicts(calm, "tokens")[pair][1]
-    assert showdown.verdicts(calm, "seconds")[pair][1] == pytest.approx(difference)
-    assert showdown.verdicts(noisy, "tokens")[pair] == showdown.verdicts(calm, "tokens")[pair]
-    word, (mean, low, high) = showdown.verdicts(noisy, "seconds")[pair]
+    difference = verdicts.verdicts(calm, "tokens")[pair][1]
+    assert verdicts.verdicts(calm, "seconds")[pair][1] == pytest.approx(difference)
+    assert verdicts.verdicts(noisy, "tokens")[pair] == verdicts.verdicts(calm, "tokens")[pair]
+    word, (mean, low, high) = verdicts.verdicts(noisy, "seconds")[pair]
     assert word == "inconclusive" and low < 0 < high and mean == pytest.approx(0.02)
-    assert showdown.verdicts(calm, "seconds")[pair][0] == "better"
+    assert verdicts.verdicts(calm, "seconds")[pair][0] == "better"
     # a round that was slow for everybody changes no difference
-    assert showdown.verdicts(shared, "seconds")[pair][1] == pytest.approx(difference)
-    (mean, low, high), seeds = showdown.ratio_to(noisy, *pair, "seconds", 0.65)
+    assert verdicts.verdicts(shared, "seconds")[pair][1] == pytest.approx(difference)
+    (mean, low, high), seeds = verdicts.ratio_to(noisy, *pair, "seconds", 0.65)
     assert seeds == 3 and low < 1 < high and mean == pytest.approx(75 / (100 * 0.15 / 0.19), rel=0.01)
 
 
@@ -104,32 +106,32 @@ def test_learning_rate_at_the_edge_of_the_search_is_marked():
     for rate in showdown.LEARNING_RATES:
         one = run()
         one.config["train"]["learning_rate"] = rate
-        rows[rate] = showdown.summary([one])[0]["learning rate"]
+        rows[rate] = verdicts.summary([one])[0]["learning rate"]
     assert rows == {5e-5: "5e-05, edge", 1e-4: "0.0001", 2e-4: "0.0002, edge"}
 
 
 def test_short_run_is_compared_where_it_ended():
     runs = [run("a", accuracy=(0.5, 0.6, 0.8), seed=s) for s in (0, 1)]
     short = run("mine", accuracy=(0.5, 0.6, 0.65), tokens=(0, 50, 100), seed=1)
-    found = showdown.verdicts(runs, short={"mine": short})
+    found = verdicts.verdicts(runs, short={"mine": short})
     word, (difference, low, _) = found["mine", "a x2"]
     assert word == "inconclusive" and difference == pytest.approx(0.05) and math.isnan(low)
     assert found["a x2", "mine"][1][0] == pytest.approx(-0.05)
-    fig = showdown.verdict_matrix(runs, ["a x2"], {"mine": short})
+    fig = verdicts.verdict_matrix(runs, ["a x2"], {"mine": short})
     assert "mine" in str(fig.data[0].y)
-    assert math.isnan(showdown.accuracy_at(short, "tokens", 150))
+    assert math.isnan(verdicts.accuracy_at(short, "tokens", 150))
 
 
 def test_crossing_by_hand():
     x = np.array([[0.8, 0.4, 0.0]] * 4)
     y = np.array([[0.3, 0.1, -0.1], [0.3, 0.1, -0.1], [0.5, 0.1, -0.1], [0.3, 0.1, -0.3]])
-    (value, low, high), above, never = showdown.crossing(x, y, np.zeros(4))
+    (value, low, high), above, never = verdicts.crossing(x, y, np.zeros(4))
     assert value == pytest.approx(0.2) and 0.2 <= low < high <= 0.3 and above == never == 0
-    (value, *_), above, never = showdown.crossing(x, y, np.full(4, -1.0))
+    (value, *_), above, never = verdicts.crossing(x, y, np.full(4, -1.0))
     assert math.isnan(value) and (above, never) == (1, 0)
-    (value, *_), above, never = showdown.crossing(x, y, np.full(4, 0.9))
+    (value, *_), above, never = verdicts.crossing(x, y, np.full(4, 0.9))
     assert math.isnan(value) and (above, never) == (0, 1)
-    (value, low, high), above, never = showdown.crossing(x, y, np.array([0.0, 0.0, 0.9, -0.2]))
+    (value, low, high), above, never = verdicts.crossing(x, y, np.array([0.0, 0.0, 0.9, -0.2]))
     assert value == pytest.approx(0.2) and (above, never) == (0, pytest.approx(1 / 3))
     assert (low, high) == pytest.approx((0.1025, 0.1975))  # draws cross at 0.2 and 0.1, the second one nowhere
 
@@ -151,20 +153,20 @@ def test_a_second_network_is_counted_and_a_mean_holds_nothing(bundled):
 def test_refresh_replaces_what_stands_between_the_marks(tmp_path):
     readme = tmp_path / "README.md"
     readme.write_text("before\n<!-- showdown -->\nold\n<!-- /showdown -->\nafter\n")
-    runs = [run(label.split()[0], seed=s) for label in showdown.ON_VERDICTS for s in (0, 1)]
+    runs = [run(label.split()[0], seed=s) for label in verdicts.ON_VERDICTS for s in (0, 1)]
     for each in runs:
         each.config["baseline"]["responses"] = 1 if each.config["baseline"]["name"] in ("constant", "none") else 2
     for _ in range(2):
-        showdown.refresh(readme, runs)
+        verdicts.refresh(readme, runs)
         text = readme.read_text()
-        assert text == f"before\n<!-- showdown -->\n{showdown.quote(runs)}\n<!-- /showdown -->\nafter\n"
+        assert text == f"before\n<!-- showdown -->\n{verdicts.quote(runs)}\n<!-- /showdown -->\nafter\n"
     assert "- `poise x2` at equal seconds: inconclusive against" in text
 
 
 def test_verdict_needs_an_interval_off_zero():
-    assert showdown.verdict([0.8, 0.81, 0.79], [0.7, 0.7, 0.7])[0] == "better"
-    assert showdown.verdict([0.7, 0.7, 0.7], [0.8, 0.81, 0.79])[0] == "worse"
-    word, (mean, low, high) = showdown.verdict([0.9, 0.6, 0.8], [0.7, 0.7, 0.7])
+    assert stats.verdict([0.8, 0.81, 0.79], [0.7, 0.7, 0.7])[0] == "better"
+    assert stats.verdict([0.7, 0.7, 0.7], [0.8, 0.81, 0.79])[0] == "worse"
+    word, (mean, low, high) = stats.verdict([0.9, 0.6, 0.8], [0.7, 0.7, 0.7])
     assert word == "inconclusive" and low < 0 < high and mean == pytest.approx(0.2 / 3)
 
 
@@ -173,7 +175,7 @@ def test_verdicts_pair_the_seeds():
     base = [0.5, 0.8, 0.3]
     runs = [run("a", accuracy=(0, 0, b + 0.02 + 0.001 * s), seed=s) for s, b in enumerate(base)]
     runs += [run("b", accuracy=(0, 0, b), seed=s) for s, b in reversed(list(enumerate(base)))]
-    found = showdown.verdicts(runs)
+    found = verdicts.verdicts(runs)
     assert found["a x2", "b x2"][0] == "better" and found["b x2", "a x2"][0] == "worse"
     assert found["a x2", "b x2"][1][0] == pytest.approx(0.021)
 

@@ -18,8 +18,11 @@ from sklearn.linear_model import Ridge
 from support import EOS, tiny_policy
 
 import poise_lab as pl
-from poise_lab import cli, paper, real, sums, tables
-from poise_lab.records import mean_interval, read_json, write_json
+from poise_lab import cli, stats
+from poise_lab.files import read_json, write_json
+from poise_lab.stats import mean_interval
+from poise_lab.studies import common, critics, paper, sums, tables
+from poise_lab.studies import readings as real
 
 FOLDER = pl.data_dir() / "real"
 VARIANCES = ("variance_reduction", "variance_reduction_rloo")
@@ -55,7 +58,7 @@ def test_targets_never_hold_the_own_reward():
 
 
 def test_each_prompt_is_held_out_once():
-    parts = tables.splits(23)
+    parts = common.splits(23)
     assert sorted(np.concatenate([held_out for _, held_out in parts])) == list(range(23))
     for fit, held_out in parts:
         assert sorted(np.concatenate([fit, held_out])) == list(range(23))
@@ -64,18 +67,18 @@ def test_each_prompt_is_held_out_once():
 def test_pair_reduction_by_hand():
     rewards = np.array([[1.0, 0, 1, 0, 9, 9, 9, 9], [0.0, 0, 1, 1, 9, 9, 9, 9]])
     partner = np.array([[0, 1.0, 0, 1], [0, 0.0, 1, 1]])  # each prediction is what its partner will get
-    assert tables.pair_reduction(partner, rewards) == 1
-    assert tables.pair_reduction(np.full((2, 4), 0.3), rewards) == 0
-    assert tables.pair_reduction(partner[:, ::-1].copy(), rewards) < 1
+    assert stats.pair_reduction(partner, rewards) == 1
+    assert stats.pair_reduction(np.full((2, 4), 0.3), rewards) == 0
+    assert stats.pair_reduction(partner[:, ::-1].copy(), rewards) < 1
 
 
 def test_value_spread_takes_the_noise_out():
     rng = np.random.default_rng(0)
     value = np.where(np.arange(20_000) % 2, 0.2, 0.8)
     rewards = torch.from_numpy((rng.random((20_000, 8)) < value[:, None]).astype(np.float32))
-    assert abs(real.value_spread(rewards) - 0.3) < 0.01
+    assert abs(stats.value_spread(rewards) - 0.3) < 0.01
     assert rewards.mean(1).std() > 0.32  # which is what stands there if the noise is left in
-    assert real.value_spread((torch.rand(2000, 8) < 0.5).float()) < 0.06
+    assert stats.value_spread((torch.rand(2000, 8) < 0.5).float()) < 0.06
 
 
 def test_ceiling_is_what_the_true_value_scores():
@@ -146,10 +149,10 @@ def test_share_explained_counts_degrees_of_freedom(labels):
     value = np.where(kinds < labels // 2, 0.1, 0.9)
     rewards = torch.from_numpy((rng.random((1200, 8)) < value[:, None]).astype(np.float32))
     exact = torch.from_numpy(value)[:, None].repeat(1, 8)
-    assert abs(real.share_explained(exact, kinds) - 1) < 1e-9
+    assert abs(stats.share_explained(exact, kinds) - 1) < 1e-9
     noise = rewards.var(1).mean() / 8 / rewards.mean(1).var()
-    assert abs(real.share_explained(rewards, kinds) - (1 - noise)) < 0.03
-    shuffled = [real.share_explained(rewards, rng.permutation(kinds)) for _ in range(100)]
+    assert abs(stats.share_explained(rewards, kinds) - (1 - noise)) < 0.03
+    shuffled = [stats.share_explained(rewards, rng.permutation(kinds)) for _ in range(100)]
     assert abs(np.mean(shuffled)) < 0.02  # without degrees of freedom 299/1199 at 300 labels
 
 
@@ -274,11 +277,11 @@ def test_a_critic_learns_what_the_prompt_says(reader):
     """Problems with a minus are always solved, others never; the critic reads the prompt and finds out."""
     problems = pl.load_task("chain_sum", min_terms=2, max_terms=2).sample(160, seed=0)
     rewards = np.repeat([[float("-" in p.compact)] for p in problems], 8, 1).astype(np.float32)
-    fit, held_out = tables.splits(160)[0]
-    errors, values = tables.critic_epochs(reader, problems, rewards, fit, held_out, learning_rate=3e-3, epochs=6)
+    fit, held_out = common.splits(160)[0]
+    errors, values = critics.critic_epochs(reader, problems, rewards, fit, held_out, learning_rate=3e-3, epochs=6)
     assert len(errors) == len(values) == 6 and errors[-1] < 0.25 * errors[0]
     assert pl.agreement(values[int(np.argmin(errors))], rewards[held_out, 0])["r"] > 0.9
-    untaught, _ = tables.critic_epochs(reader, problems, rewards, fit, held_out, learning_rate=1e-12, epochs=1)
+    untaught, _ = critics.critic_epochs(reader, problems, rewards, fit, held_out, learning_rate=1e-12, epochs=1)
     assert np.allclose(untaught, 0.25, atol=1e-3)  # every value is 1/2, every reward 0 or 1
 
 
@@ -286,15 +289,15 @@ def test_rows_that_no_prompt_reads_are_left_out(reader, monkeypatch):
     """The critic of a small embedding is that of the whole one."""
     problems = pl.load_task("chain_sum", min_terms=2, max_terms=2).sample(40, seed=0)
     prompts = [reader.prompt_ids(problem) for problem in problems]
-    small, ids = tables.only_tokens_of(reader, prompts)
+    small, ids = critics.only_tokens_of(reader, prompts)
     table, full = small.model.get_input_embeddings().weight, reader.model.get_input_embeddings().weight
     assert len(table) == len({token for prompt in prompts for token in prompt}) < len(full)
     assert all((table[a] == full[b]).all() for a, b in zip(ids, prompts, strict=True))
     rewards = np.random.default_rng(0).integers(0, 2, (40, 4)).astype(np.float32)
-    fit, held_out = tables.splits(40)[0]
+    fit, held_out = common.splits(40)[0]
 
     def trained():
-        return tables.critic_epochs(reader, problems, rewards, fit, held_out, learning_rate=1e-2, epochs=3)
+        return critics.critic_epochs(reader, problems, rewards, fit, held_out, learning_rate=1e-2, epochs=3)
 
     errors, values = trained()
     monkeypatch.setattr(tables, "only_tokens_of", lambda policy, prompts: (policy, prompts))
@@ -307,13 +310,13 @@ def test_what_a_critic_is_scored_on_teaches_it_nothing(reader):
     """Other rewards of the held-out prompts change nothing, others of the validation prompts no value."""
     problems = pl.load_task("chain_sum", min_terms=2, max_terms=2).sample(50, seed=0)
     rewards = np.random.default_rng(0).integers(0, 2, (50, 4)).astype(np.float32)
-    fit, held_out = tables.splits(50)[0]
-    validation = fit[tables.splits(len(fit))[0][1]]
+    fit, held_out = common.splits(50)[0]
+    validation = fit[common.splits(len(fit))[0][1]]
 
     def after(changed):
         other = rewards.copy()
         other[changed] = 1 - other[changed]
-        return tables.critic_epochs(reader, problems, other, fit, held_out, learning_rate=1e-3, epochs=1)
+        return critics.critic_epochs(reader, problems, other, fit, held_out, learning_rate=1e-3, epochs=1)
 
     errors, (values,) = after([])
     assert after(held_out)[0] == errors and (after(held_out)[1][0] == values).all()
@@ -350,7 +353,7 @@ def test_record_makes_the_critics_that_are_missing_or_were_not_chosen_by_validat
     monkeypatch.setattr(tables, "critic_row", row)
     monkeypatch.setattr(tables, "load_policy", lambda name, **options: types.SimpleNamespace(name=name))
     tables.record(model, tmp_path)
-    rates = [tables.CRITIC_RATES, (7e-5,), (7e-5,), (7e-5,)]
+    rates = [critics.CRITIC_RATES, (7e-5,), (7e-5,), (7e-5,)]
     assert asked == [(one.task, r, (400, 8)) for one, r in zip(real.TASKS, rates, strict=True)]
     assert all(task["tables"]["critic"]["critic"] == {"r": [0.5]} for task in tables.recorded(tmp_path)[model].values())
     tables.record(model, tmp_path)
@@ -391,7 +394,7 @@ def test_recorded_figures_follow_from_the_recorded_rows(model, task, record):
     assert rows["rewards"].shape == (real.PROMPTS, real.RESPONSES)
     rewards = torch.from_numpy(rows["rewards"]).float()
     assert abs(float(rewards.mean()) - record["mean"]) < 1e-6
-    assert abs(real.value_spread(rewards) - record["spread"]) < 1e-6
+    assert abs(stats.value_spread(rewards) - record["spread"]) < 1e-6
     states = [np.repeat(rows["prompt"][:, None], 2, 1), rows["reasoning"], rows["entropy"]]
     X = np.concatenate([x.astype(np.float64) for x in states], -1)
     readings = real.Readings(rewards.numpy(), rows["lengths"], rows["entropy"], {}, X, record["config"])
@@ -445,7 +448,9 @@ def test_recorded_quick_probe():
     assert found["setting"] == dataclasses.asdict(sums.Sums()) and found["provenance"]["threads"] <= 2
     assert (found["setting"]["prompts"], found["setting"]["responses"]) == (320, 8)
     assert [run["seed"] for run in found["runs"]] == list(sums.SEEDS)
-    assert not set(found["searched"]) & set(sums.SEEDS) and found["command"].startswith("python -m poise_lab.sums ")
+    assert not set(found["searched"]) & set(sums.SEEDS) and found["command"].startswith(
+        "python -m poise_lab.studies.sums "
+    )
     mean, low, _ = mean_interval([run["r"] for run in found["runs"]])
     assert low > 0.8 and mean - np.mean([run["r_settings"] for run in found["runs"]]) > 0.1
     assert all(run["seconds"] < 180 and run["dtype"] == "bfloat16" for run in found["runs"])
@@ -485,7 +490,7 @@ def test_what_notebook_09_says_of_the_critics():
         for record in tasks.values():
             critic = record["critic"]
             assert critic["learning_rate"] == first["learning_rate"] and len(critic["epochs"]) == tables.SPLITS
-            assert max(critic["epochs"]) <= tables.CRITIC_EPOCHS
+            assert max(critic["epochs"]) <= critics.CRITIC_EPOCHS
             assert record["tables"]["critic"]["probe"] == record["tables"]["presets"]["release"]
     every = {model: list(tasks.values()) for model, tasks in found.items()}
     fewer = {

@@ -5,7 +5,7 @@ from random import Random
 import pytest
 
 import poise_lab as pl
-from poise_lab.pretrain import demonstrate
+from poise_lab.models.pretrain import demonstrate
 from poise_lab.tasks import LAPTOP_SETTINGS, answer_of
 
 TASKS = sorted(LAPTOP_SETTINGS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 import poise_lab as pl
-from poise_lab import tracking
+from poise_lab.studies import tracking
 from poise_lab.tasks import TINY_TASKS, load_task
 
 SMALL = pl.TrainConfig(steps=2, prompts=8, eval_prompts=8, eval_responses=2, eval_every=2, checkpoint_every=2)

@@ -16,11 +16,11 @@ from safetensors.torch import load_file
 from support import ToyTask, tiny_policy
 
 import poise_lab as pl
-from poise_lab import records
+from poise_lab import files, records
 from poise_lab import trainer as module
 from poise_lab.cli import main
 from poise_lab.errors import NotFiniteError
-from poise_lab.records import read_metrics
+from poise_lab.runs import read_metrics
 from poise_lab.trainer import step_seed
 
 SMALL = dict(
@@ -132,15 +132,15 @@ def test_commit_of_the_checkout_and_of_no_other(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("1")
     git("add", "file")
     git("commit", "-qm", "one")
-    assert records.checkout() is None and "commit" not in records.provenance()  # a repository further up
+    assert files.checkout() is None and "commit" not in files.provenance()  # a repository further up
     shutil.copytree(tmp_path / ".git", tmp_path / "inner" / ".git")
     (tmp_path / "inner" / "file").write_text("1")
     head = git("rev-parse", "HEAD").strip()
-    assert records.provenance()["commit"] == head
+    assert files.provenance()["commit"] == head
     (tmp_path / "inner" / "file").write_text("2")
-    assert records.checkout() == f"{head}-dirty"
+    assert files.checkout() == f"{head}-dirty"
     monkeypatch.setenv("PATH", str(tmp_path))  # no git here
-    assert records.checkout() is None
+    assert files.checkout() is None
 
 
 def test_checkpoint_holds_the_weights(tmp_path):

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import poise_lab as pl
-from poise_lab import transfer as tr
-from poise_lab.records import mean_interval
-from poise_lab.tables import splits
+from poise_lab.stats import mean_interval
+from poise_lab.studies import transfer as tr
+from poise_lab.studies.common import splits
 
 FOLDER = pl.data_dir() / "transfer"
 WIDTH = 4

@@ -10,8 +10,10 @@ import torch
 from support import FAMILIES, ToyTask, tiny_policy
 
 import poise_lab as pl
+from poise_lab import stats
 from poise_lab import variance as va
 from poise_lab.internals import forward_rows
+from poise_lab.variance import scores as score_passes
 
 NAMES = ("within", "between", "spread", "signal")
 # two prompts with two responses, scores of two numbers, advantages
@@ -133,7 +135,7 @@ def test_predicted_and_drawn_on_a_synthetic_population():
 
 def test_predicted_and_measured_over_many_data_sets():
     """Of the same prompts, and of two halves that share none, where agreement is not built in."""
-    halves, counts = (slice(150), slice(150, None)), [va.resamples(150, 200, seed=k) for k in (0, 1)]
+    halves, counts = (slice(150), slice(150, None)), [stats.resamples(150, 200, seed=k) for k in (0, 1)]
     same, apart, tied = ({m: [] for m in SIZES} for _ in range(3))
     pairs = torch.arange(16) // 2 * 2
     for seed in range(40):
@@ -146,9 +148,9 @@ def test_predicted_and_measured_over_many_data_sets():
                 va.gradient_variance(part, ones, m, c).trace(64)
                 for part, c in ((parts[0], counts[0]), (parts[1], counts[1]), (twice, counts[1]))
             ]
-            same[m].append(va.interval(v.predicted(64, m) - measured[0]))
-            apart[m].append(va.interval(v.predicted(64, m) / measured[1]))
-            tied[m].append(va.interval(v.predicted(64, m) / measured[2]))
+            same[m].append(stats.interval(v.predicted(64, m) - measured[0]))
+            apart[m].append(stats.interval(v.predicted(64, m) / measured[1]))
+            tied[m].append(stats.interval(v.predicted(64, m) / measured[2]))
     for m in SIZES:
         # for one response, and for all, prediction and measurement of the same prompts are one formula
         assert max(map(abs, np.ravel(same[m]))) < 1e-12 if m in (1, 16) else held(same[m], 0.0)
@@ -160,15 +162,15 @@ def test_cosine_to_a_reference():
     """Prompts whose gradients scatter round (2, 0, 0, 0): towards it, across it, and with the truth as the reference."""
     generator = torch.Generator().manual_seed(0)
     vectors = torch.tensor([2.0, 0, 0, 0]) + torch.randn(3000, 2, 4, generator=generator)
-    scores, ones, counts = va.Scores.of(vectors.double()), torch.ones(3000, 2), va.resamples(3000, draws=100)
+    scores, ones, counts = va.Scores.of(vectors.double()), torch.ones(3000, 2), stats.resamples(3000, draws=100)
     found = va.gradient_variance(scores, ones, counts=counts)
     for reference, expected in (([3.0, 0, 0, 0], (4 / (4 + 4 / 8)) ** 0.5), ([0, 1.0, 0, 0], 0.0)):
         cosine = va.cosine_to(torch.tensor(reference).double(), scores, ones, found, 8, counts)
-        value, low, high = va.interval(cosine)
+        value, low, high = stats.interval(cosine)
         assert value == pytest.approx(expected, abs=0.02) and low < expected < high and len(cosine) == 101
     drawn = va.drawn_gradients(scores, ones, 8, 2, pairs=400).flatten(0, 1)
     to_truth = torch.nn.functional.cosine_similarity(drawn, torch.eye(4).double()[:1]).mean()
-    assert float(to_truth) == pytest.approx(va.interval(found.cosine(8))[0], abs=0.02)
+    assert float(to_truth) == pytest.approx(stats.interval(found.cosine(8))[0], abs=0.02)
 
 
 def test_pairs_of_batches_share_no_prompt():
@@ -180,12 +182,12 @@ def test_pairs_of_batches_share_no_prompt():
 
 
 def test_bootstrap_covers_and_pairs():
-    counts = va.resamples(400)
+    counts = stats.resamples(400)
     assert counts.shape == (401, 400) and (counts.sum(1) == 400).all() and (counts[0] == 1).all()
     of_seeds = [va.gradient_variance(synthetic(seed=seed), torch.ones(400, 8), counts=counts) for seed in range(60)]
     v = of_seeds[0]
     for name, true in (("within", 4.0), ("between", 1.0), ("signal", 0.0)):
-        intervals = [va.interval(getattr(one, name)) for one in of_seeds]
+        intervals = [stats.interval(getattr(one, name)) for one in of_seeds]
         covered = np.mean([low < true < high for _, low, high in intervals])
         assert covered > 0.95 - 4 * (0.95 * 0.05 / 60) ** 0.5
     twice = va.gradient_variance(synthetic(), 2 * torch.ones(400, 8), counts=counts)
@@ -248,7 +250,7 @@ def test_equal_responses_are_read_once_and_weights_tell_them_apart():
     policy = tiny_policy()
     rollouts = pl.sample_rollouts(policy, ToyTask().sample(3, seed=0), responses=2, seed=0, max_new_tokens=6)
     same = rollouts.select(responses=[0, 1, 0, 0])
-    read = va._prompt_batches(same, torch.ones(same.response_ids.shape))
+    read = score_passes._prompt_batches(same, torch.ones(same.response_ids.shape))
     assert {tuple(distinct.shape)[1] for _, distinct, _ in read} <= {1, 2}
     scores, plain = va.read_scores(policy, same), va.read_scores(policy, rollouts)
     assert torch.allclose(scores.within[:, 2, 3], plain.within[:, 0, 0], rtol=1e-5)

@@ -23,7 +23,7 @@ ROWS, CHUNK, RESPONSES = 8, 4, 2
 
 def assumed(holds: bool, what: str, where: str) -> None:
     assert holds, (
-        f"TRL {importlib.metadata.version('trl')} breaks an assumption of poise_lab/trl.py: {what}. "
+        f"TRL {importlib.metadata.version('trl')} breaks an assumption of poise_lab/trl/trainer.py: {what}. "
         f"Look at {where} in trl/trainer, then at the method of PoiseTrainer that wraps it; trl==1.16.0 holds it."
     )
 
@@ -334,7 +334,7 @@ def test_fields_that_poise_sets_exist():
 
 
 def test_the_message_of_a_broken_assumption_says_where_to_look():
-    with pytest.raises(AssertionError, match=r"TRL .* breaks an assumption of poise_lab/trl.py: x\. Look at y"):
+    with pytest.raises(AssertionError, match=r"TRL .* breaks an assumption of poise_lab/trl/trainer.py: x\. Look at y"):
         assumed(False, "x", "y")
     assert trl.GRPOTrainer is GRPOTrainer
 

@@ -19,9 +19,12 @@ from launching import ROOT, environment, launch
 from trl import TrlParser
 
 import poise_lab as pl
-from poise_lab import trl as module
 from poise_lab.cli import main
-from poise_lab.launch import (
+from poise_lab.runs import read_metrics
+from poise_lab.sampler import step_seed
+from poise_lab.trl import PoiseConfig, PoiseTrainer
+from poise_lab.trl import trainer as module
+from poise_lab.trl.launch import (
     Recorder,
     RunOptions,
     accelerate_command,
@@ -31,10 +34,7 @@ from poise_lab.launch import (
     one_sentence_if_a_process_is_lost,
     run,
 )
-from poise_lab.launch import main as launch_main
-from poise_lab.records import read_metrics
-from poise_lab.sampler import step_seed
-from poise_lab.trl import PoiseConfig, PoiseTrainer
+from poise_lab.trl.launch import main as launch_main
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from support import tiny_policy  # noqa: E402
@@ -131,7 +131,7 @@ def test_killed_process_stops_the_rest_and_the_run_resumes(two, tmp_path, proces
 BLOCKED = """
 import ctypes, sys
 from pathlib import Path
-from poise_lab.launch import one_sentence_if_a_process_is_lost
+from poise_lab.trl.launch import one_sentence_if_a_process_is_lost
 lock = ctypes.create_string_buffer(64)
 take = ctypes.CDLL(None).pthread_mutex_lock
 with one_sentence_if_a_process_is_lost(Path(sys.argv[1]), 2):
@@ -176,7 +176,7 @@ def test_module_takes_a_file_and_flags(tmp_path):
 
 def test_on_the_device_of_this_machine(tmp_path):
     """On a GPU where there is one, and then a policy of 135M parameters too, which is fetched for it; else on the CPU."""
-    from poise_lab.fetch import fetch
+    from poise_lab.models.fetch import fetch
 
     where, policies, env = "cpu", ["tiny"], environment()
     if torch.cuda.is_available():

@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 from trl import GRPOConfig
 
 import poise_lab as pl
-from poise_lab import trl as module
 from poise_lab.errors import NotFiniteError
 from poise_lab.trl import PoiseConfig, PoiseTrainer
+from poise_lab.trl import trainer as module
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from support import tiny_policy  # noqa: E402

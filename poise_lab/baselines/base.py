@@ -1,0 +1,83 @@
+"""What every baseline answers to."""
+
+from __future__ import annotations
+
+import torch
+
+from ..errors import PoiseLabError
+from ..internals import Internals
+from ..policies import Policy
+from ..rollouts import Rollouts
+from ..sampler import Sampler
+
+
+class Baseline:
+    """What every baseline answers to. Shapes: P prompts, M responses per prompt.
+
+    responses: responses per prompt that it wants. least: the fewest it can work with.
+    on_reward_scale: whether an advantage is a reward minus something, or is rescaled on top of that.
+    """
+
+    name = ""
+    least = 1
+    on_reward_scale = True
+
+    def __init__(self, responses: int = 2):
+        if responses < self.least:
+            raise PoiseLabError(
+                f"baseline {self.name!r} needs at least {self.least} responses per prompt, got responses={responses}"
+            )
+        self.responses = responses
+
+    def start(self, policy: Policy) -> None:
+        """Called once, with the policy as it is before training."""
+
+    def sample(self, sampler: Sampler) -> Rollouts:
+        """The batch of a step: by default new problems with `responses` responses each."""
+        return sampler.sample(sampler.problems(), self.responses)
+
+    def advantages(self, rollouts: Rollouts, internals: Internals) -> torch.Tensor:
+        """(P, M) float32, or (P, M, T) with one per token. What is subtracted from a reward must not depend on that response."""
+        raise TypeError(f"{type(self).__name__} must define advantages(rollouts, internals)")
+
+    def update(self, rollouts: Rollouts, internals: Internals) -> None:
+        """Learn from a batch whose advantages have been taken."""
+
+    def values(self, rollouts: Rollouts, internals: Internals) -> torch.Tensor | None:
+        """(P, M) value of the prompt as predicted from each response, or None if it predicts none."""
+        return None
+
+    def settings(self) -> dict:
+        """What it was made with, for the run's config."""
+        return {"name": self.name, "responses": self.responses}
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        pass
+
+
+def checked_rewards(rollouts: Rollouts) -> torch.Tensor:
+    """The rewards, (P, M). Raises PoiseLabError if one is NaN or outside [0, 1]."""
+    rewards = rollouts.rewards
+    if not torch.isfinite(rewards).all() or rewards.min() < 0 or rewards.max() > 1:
+        raise PoiseLabError("rewards must lie in [0, 1], without NaN; rescale or repair the verifier")
+    return rewards
+
+
+def surprise(rollouts: Rollouts, internals: Internals) -> torch.Tensor:
+    """(P, M) sum over a response's tokens of (1 - p_t)^2, which stands for the squared length of its score; above 0.
+
+    It is what the output layer's gradient starts from, and costs nothing.
+    """
+    return ((1 - internals.logprobs.exp()) ** 2 * rollouts.mask).sum(-1) + 1e-6
+
+
+def extra_rewards(rollouts: Rollouts, name: str) -> torch.Tensor:
+    """(P, K) rewards of the extra responses. Raises PoiseLabError if none were sampled."""
+    if rollouts.extra_rewards is None:
+        raise PoiseLabError(
+            f"baseline {name!r} needs extra responses: take rollouts from its sample(sampler), or set extra_rewards"
+        )
+    return rollouts.extra_rewards

@@ -1,0 +1,182 @@
+"""Critics: a second network that learns the value, as PPO has it, to hold the probe against.
+
+A critic is a copy of the policy's trunk with a scalar head. Left out on purpose: value clipping and
+pretraining of the critic. Its loss is the binary cross-entropy with the returns as soft targets, which has
+the same optimum as the squared error and suits values in [0, 1].
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+
+import torch
+
+from ..errors import PoiseLabError
+from ..internals import batches_by_length, padded, scoring_states
+from ..policies import Policy
+from ..rollouts import Rollouts
+from .base import Baseline, checked_rewards
+
+
+class Critic(Baseline):
+    """The sequence-level critic (arXiv 2605.07579, App. D.1): the prompt's value, from the last prompt token.
+
+    A_i = r_i - V(x), with V as it was before the step. Trained by binary cross-entropy on the rewards.
+
+    learning_rate: of the critic's AdamW. epochs: passes over each batch. minibatches: optimizer steps per pass.
+    """
+
+    name = "critic"
+
+    def __init__(self, responses: int = 1, learning_rate: float = 3e-4, epochs: int = 1, minibatches: int = 4):
+        super().__init__(responses)
+        if not learning_rate > 0 or epochs < 1 or minibatches < 1:
+            raise PoiseLabError(
+                f"learning_rate={learning_rate}, epochs={epochs}, minibatches={minibatches}: "
+                "need learning_rate > 0 and at least 1 of the others"
+            )
+        self.learning_rate, self.epochs, self.minibatches, self.steps = learning_rate, epochs, minibatches, 0
+        self.backbone: Policy | None = None
+
+    def start(self, policy):
+        self.backbone = copy.deepcopy(policy)
+        self.head = torch.nn.Linear(policy.model.config.get_text_config().hidden_size, 1).to(policy.device)
+        torch.nn.init.zeros_(self.head.weight)  # every value starts at 1/2
+        torch.nn.init.zeros_(self.head.bias)
+        trunk = [(f"trunk.{name}", p) for name, p in self.backbone.model.base_model.named_parameters()]
+        self.parameters = dict(trunk + [(f"head.{name}", p) for name, p in self.head.named_parameters()])
+        for parameter in self.parameters.values():
+            parameter.requires_grad_(True)
+        self.optimizer = torch.optim.AdamW(
+            self.parameters.values(), lr=self.learning_rate, weight_decay=0.0, fused=True
+        )
+
+    def _logits(self, rollouts: Rollouts, rows: torch.Tensor):
+        """Value logits before each sampled token of some rows: (N,), and their mask (R, T)."""
+        if self.backbone is None:
+            raise PoiseLabError(f"baseline {self.name!r} has no critic yet: call start(policy) first, as Trainer does")
+        states, mask = scoring_states(self.backbone, rollouts, rows)
+        return self.head(states.float())[:, 0].float(), mask
+
+    @torch.no_grad()
+    def token_values(self, rollouts: Rollouts) -> torch.Tensor:
+        """(P, M, T) value before each sampled token, in [0, 1]; 0 at padding."""
+        p, m, width = rollouts.response_ids.shape
+        values = torch.zeros(p * m, width)
+        for rows in batches_by_length(rollouts, torch.arange(p * m)):
+            logits, mask = self._logits(rollouts, rows)
+            values[rows] = padded(torch.sigmoid(logits), mask).cpu()
+        return values.view(p, m, width)
+
+    def _read(self, rollouts: Rollouts) -> Rollouts:
+        """What the critic reads: each prompt once, up to its last token."""
+        one = rollouts.select(responses=[0])
+        return dataclasses.replace(one, lengths=torch.ones_like(one.lengths), response_ids=one.response_ids[..., :1])
+
+    def values(self, rollouts, internals):
+        if self.backbone is None:
+            return None
+        return self.token_values(self._read(rollouts))[..., 0].expand(-1, rollouts.responses).contiguous()
+
+    def advantages(self, rollouts, internals):
+        return checked_rewards(rollouts) - self.values(rollouts, internals)
+
+    def update(self, rollouts, internals):
+        self._fit(self._read(rollouts), rollouts.rewards.mean(1)[:, None, None])
+
+    def _fit(self, rollouts: Rollouts, targets: torch.Tensor) -> None:
+        """Optimizer steps towards targets (P, M, T), one per token that the rollouts hold."""
+        rows, device = rollouts.rewards.numel(), self.backbone.device
+        targets = targets.flatten(0, 1)
+        for _ in range(self.epochs):
+            self.steps += 1
+            order = torch.randperm(rows, generator=torch.Generator().manual_seed(self.steps))
+            for part in order.tensor_split(min(self.minibatches, rows)):
+                tokens = rollouts.lengths.flatten()[part].sum()
+                for batch in batches_by_length(rollouts, part):
+                    logits, mask = self._logits(rollouts, batch)
+                    target = targets[batch][mask].to(device)
+                    loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, target, reduction="sum")
+                    (loss / tokens).backward()
+                torch.nn.utils.clip_grad_norm_(self.parameters.values(), 1.0)
+                self.optimizer.step()
+                self.optimizer.zero_grad(set_to_none=True)
+
+    def settings(self):
+        more = {k: getattr(self, k) for k in ("learning_rate", "epochs", "minibatches")}
+        return {**super().settings(), **more}
+
+    def state_dict(self):
+        state = {"steps": torch.tensor(self.steps)}
+        state |= {f"weight/{name}": p.detach() for name, p in self.parameters.items()}
+        names = list(self.parameters)
+        for i, entry in self.optimizer.state_dict()["state"].items():
+            state |= {f"moment/{names[i]}/{key}": value for key, value in entry.items()}
+        return state
+
+    def load_state_dict(self, state):
+        self.steps = int(state["steps"])
+        index = {name: i for i, name in enumerate(self.parameters)}
+        moments: dict[int, dict] = {}
+        with torch.no_grad():
+            for key, value in state.items():
+                kind, _, rest = key.partition("/")
+                if kind == "weight":
+                    self.parameters[rest].copy_(value)
+                elif kind == "moment":
+                    name, _, moment = rest.rpartition("/")
+                    moments.setdefault(index[name], {})[moment] = value
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+
+
+class PPO(Critic):
+    """PPO's token-level critic (arXiv 1707.06347) with generalised advantage estimation (arXiv 1506.02438).
+
+    The reward comes with the last token and there is no discount: delta_t = V_{t+1} - V_t, the last one
+    r - V_t, and A_t = sum_k lambda^k delta_{t+k}. The critic's target is the lambda-return A_t + V_t.
+    Below lambda = 1 the advantages lean on V, and where the learned V is wrong the gradient is biased.
+
+    gae_lambda: 1 gives r - V_t.
+    """
+
+    name = "ppo"
+
+    def __init__(
+        self, responses: int = 1, learning_rate: float = 3e-4, epochs: int = 1, minibatches: int = 4,
+        gae_lambda: float = 0.95,
+    ):  # fmt: skip
+        super().__init__(responses, learning_rate, epochs, minibatches)
+        if not 0 <= gae_lambda <= 1:
+            raise PoiseLabError(f"gae_lambda={gae_lambda}; it must be in [0, 1]")
+        self.gae_lambda = gae_lambda
+
+    def advantages(self, rollouts, internals):
+        rewards = checked_rewards(rollouts)
+        return gae(self.token_values(rollouts), rewards, rollouts.lengths, self.gae_lambda)
+
+    def update(self, rollouts, internals):
+        values = self.token_values(rollouts)
+        self._fit(rollouts, gae(values, rollouts.rewards, rollouts.lengths, self.gae_lambda) + values)
+
+    def settings(self):
+        return {**super().settings(), "gae_lambda": self.gae_lambda}
+
+
+def gae(values: torch.Tensor, rewards: torch.Tensor, lengths: torch.Tensor, gae_lambda: float) -> torch.Tensor:
+    """Generalised advantage estimates of rewards that come with the last token, undiscounted.
+
+    values: (P, M, T) before each token, 0 at padding. rewards, lengths: (P, M). Returns (P, M, T), 0 at padding.
+    """
+    width = values.shape[2]
+    at = torch.arange(width)
+    following = torch.nn.functional.pad(values[..., 1:], (0, 1))
+    last = at == lengths[..., None] - 1
+    deltas = torch.where(last, rewards[..., None].to(values.dtype), following) - values
+    deltas = deltas * (at < lengths[..., None])
+    result, running = torch.zeros_like(values), torch.zeros_like(values[..., 0])
+    for t in range(width - 1, -1, -1):
+        running = deltas[..., t] + gae_lambda * running
+        result[..., t] = running
+    return result

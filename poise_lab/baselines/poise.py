@@ -1,0 +1,133 @@
+"""POISE: the baseline of a response is read from its siblings' states; and its fusion with their rewards."""
+
+from __future__ import annotations
+
+import torch
+
+from ..errors import PoiseLabError
+from ..probe import RecentBuffer, ValueProbe
+from ..rollouts import Rollouts, leave_one_out_mean
+from .base import Baseline, checked_rewards, surprise
+
+
+class Poise(Baseline):
+    """POISE (arXiv 2605.07579, Eq. 12 and 13): the baseline of a response is read from its siblings' states.
+
+    b_i = mean over the siblings j of g(phi(y_j)), A_i = r_i - b_i, with g the value probe. With two
+    responses: the prediction from the partner. The probe is fitted on earlier steps only; the
+    current step's rows join the buffer after its advantages are fixed (Alg. 1).
+
+    responses: per prompt, at least 2.
+    probe: a ValueProbe or the name of a preset.
+    buffer_rows: rows that the probe is fitted on, the most recent ones.
+    warmup: steps that use RLOO before the first fit.
+    per_task: one probe and buffer per task (the release routes by domain), or one for all.
+    """
+
+    name, least = "poise", 2
+
+    def __init__(
+        self,
+        responses: int = 2,
+        probe: ValueProbe | str = "release",
+        buffer_rows: int = 4096,
+        warmup: int = 4,
+        per_task: bool = False,
+    ):
+        super().__init__(responses)
+        if warmup < 1:
+            raise PoiseLabError(f"warmup={warmup}; the probe needs at least 1 step of rewards before its first fit")
+        self.template = ValueProbe.preset(probe) if isinstance(probe, str) else probe
+        RecentBuffer(buffer_rows)  # refuse a bad capacity now, not after the first step
+        self.buffer_rows, self.warmup, self.per_task = buffer_rows, warmup, per_task
+        self.steps = 0
+        self.probes: dict[str, ValueProbe] = {}
+        self.buffers: dict[str, RecentBuffer] = {}
+
+    def _routes(self, rollouts: Rollouts) -> dict[str, torch.Tensor]:
+        """Prompts by the probe that serves them."""
+        if not self.per_task:
+            return {"all": torch.arange(len(rollouts))}
+        tasks = rollouts.tasks
+        return {name: torch.tensor([i for i, task in enumerate(tasks) if task == name]) for name in sorted(set(tasks))}
+
+    def values(self, rollouts, internals):
+        routes = self._routes(rollouts)
+        if not self.probes or any(name not in self.probes for name in routes):
+            return None
+        values = torch.zeros(len(rollouts), rollouts.responses)
+        for name, prompts in routes.items():
+            values[prompts] = self.probes[name].predict(internals.select(prompts))
+        return values
+
+    def advantages(self, rollouts, internals, values=None):
+        """values: those of `values`, where they are known already."""
+        rewards = checked_rewards(rollouts)
+        values = self.values(rollouts, internals) if values is None else values
+        return rewards - leave_one_out_mean(rewards if values is None else values)
+
+    def targets(self, rollouts, internals) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """What the probe learns from each response, (P, M), and the weights of these rows."""
+        return rollouts.partner_rewards(), None
+
+    def update(self, rollouts, internals):
+        features = internals.features()
+        targets, weights = self.targets(rollouts, internals)
+        self.steps += 1
+        for name, prompts in self._routes(rollouts).items():
+            buffer = self.buffers.setdefault(name, RecentBuffer(self.buffer_rows))
+            buffer.add(features[prompts], targets[prompts], None if weights is None else weights[prompts])
+            if self.steps >= self.warmup:
+                self.probes[name] = ValueProbe(**self.template.get_params()).fit(*buffer.data())
+
+    def settings(self):
+        probe = {**self.template.get_params(), "inputs": list(self.template.inputs)}
+        return {
+            **super().settings(),
+            "probe": probe,
+            "buffer_rows": self.buffer_rows,
+            "warmup": self.warmup,
+            "per_task": self.per_task,
+        }
+
+    def state_dict(self):
+        state = {"steps": torch.tensor(self.steps)}
+        for name, buffer in self.buffers.items():
+            state |= {f"buffer/{name}/{key}": value for key, value in buffer.state_dict().items()}
+        for name, probe in self.probes.items():
+            state[f"probe/{name}/coef"] = torch.from_numpy(probe.coef_)
+            state[f"probe/{name}/intercept"] = torch.tensor(probe.intercept_, dtype=torch.float64)
+        return state
+
+    def load_state_dict(self, state):
+        self.steps = int(state["steps"])
+        self.buffers, self.probes = {}, {}
+        parts: dict[tuple[str, str], dict] = {}
+        for key, value in state.items():
+            if "/" in key:
+                kind, name, field = key.split("/")
+                parts.setdefault((kind, name), {})[field] = value
+        for (kind, name), fields in parts.items():
+            if kind == "buffer":
+                self.buffers[name] = RecentBuffer(self.buffer_rows)
+                self.buffers[name].load_state_dict(fields)
+            else:
+                probe = ValueProbe(**self.template.get_params())
+                self.probes[name] = probe.set_fitted(fields["coef"].numpy(), fields["intercept"].item())
+
+
+class ScoreWeighted(Poise):
+    """POISE whose probe predicts the number that leaves the least variance, instead of the value.
+
+    That number is E[R |s|^2] / E[|s|^2] with s the score (the gradient of log pi(y | x)), and not V(x) = E[R]:
+    where wrong responses have longer scores than right ones it lies below V(x). So each sibling's reward is a
+    target with its |s|^2 as weight, for which the surprise of its tokens stands (`surprise`). Arguments as for Poise.
+    """
+
+    name = "score_weighted"
+
+    def targets(self, rollouts, internals):
+        own = surprise(rollouts, internals)
+        own = own / own.mean()
+        weights = leave_one_out_mean(own)
+        return (leave_one_out_mean(own * rollouts.rewards) / weights).clamp(0, 1), weights

@@ -1,0 +1,1 @@
+"""The course: student versions of the assignments, the handout, and the grader."""

@@ -1,0 +1,85 @@
+"""Files written atomically, and where a recorded number comes from."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.numpy import save_file
+
+PACKAGES = ("torch", "transformers", "reasoning-gym", "scikit-learn", "numpy")
+
+
+def provenance() -> dict:
+    """Versions, threads, date, and commit in a checkout: what a recorded number needs to be made again."""
+    commit = checkout()
+    return {
+        **({"commit": commit} if commit else {}),
+        "date": datetime.date.today().isoformat(),
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+    }
+
+
+def checkout() -> str | None:
+    """The commit of the git checkout that this package is used from, "-dirty" behind it if files were changed."""
+    root = Path(__file__).parent.parent
+    if not (root / ".git").exists():  # installed elsewhere; a repository further up is another one
+        return None
+    command = ["git", "--no-optional-locks", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        found = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip() or None
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a file atomically."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with open(partial, "w", encoding="utf-8") as f:
+            f.write(text)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(partial, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise
+
+
+def write_json(path: str | Path, value) -> None:
+    """Write JSON atomically, indented."""
+    write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def write_arrays(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write arrays as safetensors, atomically."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, partial)
+    os.replace(partial, path)
+
+
+def read_json(path: str | Path):
+    """Read a JSON file."""
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def json_line(value: dict) -> str:
+    """One line of a .jsonl file."""
+    return json.dumps(value) + "\n"

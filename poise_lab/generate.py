@@ -1,0 +1,288 @@
+"""Sampling responses: a KV loop on any causal LM of transformers.
+
+Against `model.generate`: responses that share a beginning share the work. The prompt is prefilled once
+per group, and two responses to it are one row of the batch until they draw different tokens; a policy
+that is sure of itself parts late. Finished rows leave the batch, the key-value cache grows in place,
+and no fp32 copy of all logits is kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+from .errors import NotFiniteError, PoiseLabError
+from .policies import Policy, common_prefix, run_prefix
+from .rollouts import Rollouts, build_rollouts
+from .tasks import Problem
+
+CHUNK_LOGITS = 2**20  # logits drawn from at a time
+CACHE_BYTES = 512 * 2**20  # key-value cache of one batch, if no two responses shared anything
+
+
+class _GrowingLayer(DynamicLayer):
+    """A cache layer that appends and moves rows in place, where DynamicLayer copies all of it."""
+
+    STEP = 16  # tokens by which it grows
+
+    def update(self, key_states, value_states, *args, **kwargs):
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self._keys, self._values = key_states[:, :, :0], value_states[:, :, :0]
+        n, start = key_states.shape[0], self.get_seq_length()
+        end = start + key_states.shape[2]
+        if end > self._keys.shape[2]:
+            length = (end // self.STEP + 1) * self.STEP  # with room for the next token
+            self._keys = _larger(self._keys, self._keys.shape[0], length)
+            self._values = _larger(self._values, self._values.shape[0], length)
+        self._keys[:n, :, start:end] = key_states
+        self._values[:n, :, start:end] = value_states
+        self.keys, self.values = self._keys[:n, :, :end], self._values[:n, :, :end]
+        return self.keys, self.values
+
+    def take(self, order: torch.Tensor, moved: torch.Tensor) -> None:
+        """Row i becomes what row order[i] was; `moved` lists the rows that change."""
+        n, end, rows = len(order), self.get_seq_length(), self._keys.shape[0]
+        if n > rows:  # the rows that are not in use yet hold copies of row 0
+            order = torch.nn.functional.pad(order, (0, max(0, 2 * rows - n)))
+            self._keys, self._values = self._keys[order], self._values[order]
+        else:
+            for buffer in (self._keys, self._values):
+                buffer[moved, :, :end] = buffer[order[moved], :, :end]
+        self.keys, self.values = self._keys[:n, :, :end], self._values[:n, :, :end]
+
+
+def _larger(old: torch.Tensor, rows: int, length: int) -> torch.Tensor:
+    new = old.new_empty(rows, old.shape[1], length, old.shape[3])
+    new[: old.shape[0], :, : old.shape[2]] = old
+    return new
+
+
+def _new_cache(model) -> DynamicCache:
+    cache = DynamicCache(config=model.config)
+    cache.layers = [_GrowingLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    return cache
+
+
+def _take(cache: DynamicCache, order: torch.Tensor) -> None:
+    moved = (order != torch.arange(len(order), device=order.device)).nonzero()[:, 0]
+    for layer in cache.layers:
+        if isinstance(layer, _GrowingLayer):
+            layer.take(order, moved)
+        else:
+            layer.batch_select_indices(order)
+
+
+def _uniforms(seed: int, prompt: Sequence[int], index: int, n: int) -> np.ndarray:
+    """n numbers in [0, 1) that depend on the seed, the prompt's tokens and the response's index alone."""
+    digest = hashlib.blake2b(repr((seed, index, list(prompt))).encode(), digest_size=16).digest()
+    key = np.frombuffer(digest, dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(key=key)).random(n, dtype=np.float32)
+
+
+def _draw(logits, rows, u, temperature: float, top_p: float, top_k: int):
+    """Sample from rows of logits by inverting their cumulative distributions.
+
+    logits: (B, V). rows: (R,) the row that each draw is from. u: (R,) in [0, 1).
+    Returns tokens (R,) and their log-probabilities (R,).
+    """
+    chunk = max(1, CHUNK_LOGITS // logits.shape[1])  # a few rows at a time stay in the processor's cache
+    if chunk < len(logits):
+        tokens, logprobs = torch.empty_like(rows), torch.empty_like(u)
+        for start in range(0, len(logits), chunk):
+            here = ((rows >= start) & (rows < start + chunk)).nonzero()[:, 0]
+            tokens[here], logprobs[here] = _draw(
+                logits[start : start + chunk], rows[here] - start, u[here], temperature, top_p, top_k
+            )
+        return tokens, logprobs
+    logits = logits.float()
+    if temperature not in (0, 1):
+        logits = logits / temperature
+    top = logits.max(-1, keepdim=True)
+    weights = (logits - top.values).exp_()
+    log_norm = top.values[:, 0] + weights.sum(-1).log()
+    if not torch.isfinite(log_norm).all():
+        raise NotFiniteError("the policy's logits are not finite")
+    if temperature == 0:
+        tokens = top.indices[rows, 0]
+        return tokens, logits[rows, tokens] - log_norm[rows]
+    if top_k or top_p < 1:
+        ordered, order = weights.sort(-1, descending=True)
+        drop = torch.zeros_like(ordered, dtype=torch.bool)
+        if top_k:
+            drop[:, top_k:] = True
+        if top_p < 1:  # keep the smallest set whose mass reaches top_p
+            drop |= ordered.cumsum(-1) - ordered >= top_p * ordered.sum(-1, keepdim=True)
+        weights = weights.masked_fill(drop.scatter(1, order, drop), 0)
+    cdf = weights.cumsum_(-1)
+    cdf = cdf if len(rows) == len(cdf) and bool((rows[1:] > rows[:-1]).all()) else cdf[rows]
+    total = cdf[:, -1:]
+    target = torch.minimum(u[:, None] * total, total.nextafter(torch.zeros_like(total)))
+    tokens = torch.searchsorted(cdf, target, right=True)[:, 0]
+    return tokens, logits[rows, tokens] - log_norm[rows]
+
+
+def _cache_bytes_per_token(model) -> int:
+    config = model.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return 2 * config.num_hidden_layers * heads * width * model.dtype.itemsize
+
+
+@torch.inference_mode()
+def _sample_batch(policy: Policy, prompts, uniforms, *, temperature, top_p, top_k):
+    """Responses to a few prompts: uniforms (P, M, T) -> token ids and logprobs (P * M, T), lengths."""
+    model, device = policy.model, policy.device
+    n, m, limit = uniforms.shape
+    cache = _new_cache(model)
+    shared = common_prefix(prompts)
+    window = getattr(model.config.get_text_config(), "sliding_window", None)
+    if window and max(map(len, prompts)) + limit > window:
+        shared = 0  # padding would stand behind the beginning, and a sliding window counts it
+    if shared:
+        run_prefix(policy, prompts[0][:shared], cache)
+        _take(cache, torch.zeros(n, dtype=torch.long, device=device))
+    prompts = [p[shared:] for p in prompts]
+    longest = max(len(p) for p in prompts)
+    ids = torch.full((n, longest), policy.eos_token_ids[0], dtype=torch.long)
+    mask = torch.zeros(n, longest, dtype=torch.long)
+    for i, prompt in enumerate(prompts):  # left padding: the last prompt token ends every row
+        ids[i, longest - len(prompt) :] = torch.tensor(prompt)
+        mask[i, longest - len(prompt) :] = 1
+    padded = bool((mask == 0).any())
+    mask, ids = mask.to(device), ids.to(device)
+    positions = (mask.cumsum(1) - 1).clamp(min=0) + shared
+    mask = torch.cat([mask.new_ones(n, shared), mask], 1)
+    out = model(
+        input_ids=ids,
+        attention_mask=mask if padded else None,
+        position_ids=positions,
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    logits = out.logits[:, -1]
+    mask = torch.cat([mask, mask.new_ones(n, limit)], 1)
+    positions = positions[:, -1:]
+    u = torch.from_numpy(uniforms).to(device).view(n * m, limit)
+    eos = torch.tensor(policy.eos_token_ids, device=device)
+
+    tokens = torch.full((n * m, limit), -1, dtype=torch.long, device=device)
+    logprobs = torch.zeros(n * m, limit, device=device)
+    live = torch.arange(n * m, device=device)  # rollouts that have not ended
+    row = live // m  # the row of the batch that holds each rollout's history
+    for t in range(limit):
+        drawn, drawn_logprobs = _draw(logits, row[live], u[live, t], temperature, top_p, top_k)
+        tokens[live, t], logprobs[live, t] = drawn, drawn_logprobs
+        going = ~torch.isin(drawn, eos)
+        live, drawn = live[going], drawn[going]
+        if t == limit - 1 or len(live) == 0:
+            break
+        row[live], order, drawn = _branch(row[live], drawn, logits.shape[1])
+        _take(cache, order)
+        mask, positions = mask[order], positions[order] + 1
+        out = model(
+            input_ids=drawn[:, None],
+            attention_mask=mask[:, : shared + longest + t + 1] if padded else None,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+        )
+        logits = out.logits[:, -1]
+    return tokens.cpu(), logprobs.cpu(), (tokens >= 0).sum(1).cpu()
+
+
+def _branch(row: torch.Tensor, drawn: torch.Tensor, vocabulary: int):
+    """Rows for the next step: one for each distinct (row, drawn token).
+
+    Returns the new row of each rollout, the old row that each new row continues, and its token.
+    A row keeps its place where it can, so that little of the cache is moved.
+    """
+    branches, which = torch.unique(row * vocabulary + drawn, return_inverse=True)
+    parent, token = branches // vocabulary, branches % vocabulary
+    n = len(branches)
+    first = torch.ones_like(parent, dtype=torch.bool)
+    first[1:] = parent[1:] != parent[:-1]
+    stays = first & (parent < n)
+    free = torch.ones_like(first)
+    free[parent[stays]] = False
+    place = torch.empty_like(parent)
+    place[stays] = parent[stays]
+    place[~stays] = free.nonzero()[:, 0]
+    order, tokens = torch.empty_like(parent), torch.empty_like(token)
+    order[place], tokens[place] = parent, token
+    return place[which], order, tokens
+
+
+def sample_rollouts(
+    policy: Policy,
+    problems: Sequence[Problem],
+    responses: int = 2,
+    *,
+    seed: int = 0,
+    max_new_tokens: int = 64,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    top_k: int = 0,
+    batch_rows: int | None = None,
+) -> Rollouts:
+    """Sample `responses` responses to each problem and verify them.
+
+    Sampling inverts the cumulative distribution at a uniform number that is a function of (seed,
+    prompt, response index, token position) alone. So a rollout does not depend on the batch size or
+    on what runs beside it, as far as the model's own numerics allow: in float32 on CPU the logits of
+    a row differ by about 1e-6 between batches of different shape, and a response changes only where
+    a uniform number falls into a gap of that size; in bfloat16 expect changes. Two equal prompts in
+    one call get equal rollouts.
+
+    temperature: 0 is greedy. top_p, top_k: 1.0 and 0 switch them off.
+    batch_rows: responses sampled side by side; by default as many as a cache of 512 MB holds.
+
+    Raises PoiseLabError for no problems, no responses, an empty prompt, or a prompt that with
+    `max_new_tokens` is longer than the model's context.
+    """
+    problems = list(problems)
+    if not problems:
+        raise PoiseLabError("there are zero problems to sample responses to; ask the task for some")
+    if responses < 1:
+        raise PoiseLabError(f"responses={responses}; ask for at least 1 response per prompt")
+    if max_new_tokens < 1 or temperature < 0 or not 0 < top_p <= 1 or top_k < 0:
+        raise PoiseLabError(
+            f"max_new_tokens={max_new_tokens}, temperature={temperature}, top_p={top_p}, top_k={top_k}: "
+            "need max_new_tokens >= 1, temperature >= 0, 0 < top_p <= 1, top_k >= 0"
+        )
+    prompts = [policy.prompt_ids(problem) for problem in problems]
+    for prompt in prompts:
+        if not prompt:
+            raise PoiseLabError("a prompt has no tokens; the tokenizer turned it into nothing")
+        if len(prompt) + max_new_tokens > policy.context:
+            raise PoiseLabError(
+                f"a prompt of {len(prompt)} tokens with max_new_tokens={max_new_tokens} is longer than "
+                f"the context of {policy.context} tokens of policy {policy.name!r}; shorten one of them"
+            )
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    longest = len(prompts[order[-1]]) + max_new_tokens
+    rows = batch_rows or max(responses, CACHE_BYTES // (_cache_bytes_per_token(policy.model) * longest))
+    step = max(1, rows // responses)
+    p = len(problems)
+    tokens = torch.full((p, responses, max_new_tokens), -1, dtype=torch.long)
+    logprobs = torch.zeros(p, responses, max_new_tokens)
+    lengths = torch.zeros(p, responses, dtype=torch.long)
+    for start in range(0, p, step):
+        part = order[start : start + step]
+        uniforms = np.stack([[_uniforms(seed, prompts[i], k, max_new_tokens) for k in range(responses)] for i in part])
+        drawn, drawn_logprobs, drawn_lengths = _sample_batch(
+            policy, [prompts[i] for i in part], uniforms,
+            temperature=temperature, top_p=top_p, top_k=top_k,
+        )  # fmt: skip
+        tokens[part] = drawn.view(len(part), responses, -1)
+        logprobs[part] = drawn_logprobs.view(len(part), responses, -1)
+        lengths[part] = drawn_lengths.view(len(part), responses)
+    width = int(lengths.max())
+    tokens, logprobs = tokens[..., :width].clone(), logprobs[..., :width].clone()
+    return build_rollouts(policy, problems, prompts, tokens, lengths, logprobs, temperature)

@@ -1,0 +1,1 @@
+"""Where policies come from: fetched, converted, or pretrained here."""

@@ -1,0 +1,50 @@
+"""What a process takes: seconds, memory, and Ctrl-C."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+
+
+@contextlib.contextmanager
+def timed(seconds: dict, part: str):
+    """Add the seconds spent in the context to seconds[part]."""
+    start = time.perf_counter()
+    yield
+    seconds[part] = seconds.get(part, 0.0) + time.perf_counter() - start
+
+
+@contextlib.contextmanager
+def finish_step_on_interrupt():
+    """Within the context the first Ctrl-C only fills the list that it yields; the second one interrupts."""
+    interrupted: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupted
+        return
+    previous = signal.getsignal(signal.SIGINT)
+
+    def handler(number, frame):
+        if interrupted:
+            raise KeyboardInterrupt
+        interrupted.append(number)
+
+    signal.signal(signal.SIGINT, handler)
+    try:
+        yield interrupted
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def peak_memory_mb() -> float:
+    """Largest resident memory of this process so far, in MB (psutil's current figure where there is no peak)."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        import psutil
+
+        return psutil.Process().memory_info().rss / 1e6
+    unit = 1 if os.uname().sysname == "Darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6

@@ -1,0 +1,173 @@
+"""Run folders: what made a run, its metrics per step, reading and comparing them.
+
+A run folder holds config.json, metrics.jsonl (one line per finished step), checkpoints/ and
+report.html. Files are written beside their place and then renamed, so none is ever half there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from .errors import PoiseLabError
+from .files import read_json, write_json
+from .stats import mean_interval
+
+
+@dataclasses.dataclass
+class RunRecord:
+    """A run: its folder, what made it, and its metrics, one dict per step (step 0 is the evaluation before).
+
+    finished: whether it reached its last step.
+    """
+
+    folder: Path
+    config: dict
+    metrics: list[dict]
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def label(self) -> str:
+        """Baseline and responses per prompt, as shown in figures, and the engine if it is another."""
+        baseline, engine = self.config["baseline"], self.config.get("engine")
+        return f"{baseline['name']} x{baseline['responses']}" + (f" on {engine}" if engine else "")
+
+    @property
+    def seed(self) -> int:
+        return self.config["train"]["seed"]
+
+    @property
+    def finished(self) -> bool:
+        return bool(self.metrics) and self.metrics[-1]["step"] >= self.config["train"]["steps"]
+
+    def series(self, name: str) -> tuple[list[int], list[float]]:
+        """Steps and values of a metric, where it was measured."""
+        pairs = [(m["step"], m[name]) for m in self.metrics if m.get(name) is not None]
+        return [s for s, _ in pairs], [v for _, v in pairs]
+
+    def mean(self, name: str, last: int | None = None) -> float:
+        """Mean of a metric over the run, or over its last so many measurements. NaN if there is none."""
+        values = self.series(name)[1]
+        values = values[-last:] if last else values
+        return float(np.mean(values)) if values else float("nan")
+
+    def lift(self) -> float:
+        """Held-out accuracy at the last evaluation minus the one before training."""
+        accuracy = self.series("accuracy")[1]
+        return accuracy[-1] - accuracy[0] if accuracy else float("nan")
+
+
+def read_run(folder: str | Path) -> RunRecord:
+    """Read a run folder. Raises PoiseLabError if it is none."""
+    folder = Path(folder)
+    try:
+        config = read_json(folder / "config.json")
+        config["train"], config["baseline"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise PoiseLabError(f"folder {folder} is no run folder: it has no readable config.json") from None
+    return RunRecord(folder, config, read_metrics(folder))
+
+
+def read_metrics(folder: Path) -> list[dict]:
+    """The metrics of a run folder; a last line cut off by a kill is left out."""
+    path = folder / "metrics.jsonl"
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines[:-1] if line]
+
+
+SUMMARY = {  # column: how it is read off one run
+    "accuracy at start": lambda run: run.series("accuracy")[1][0],
+    "accuracy at end": lambda run: run.series("accuracy")[1][-1],
+    "lift": RunRecord.lift,
+    "1 - Var(A)/Var(R)": lambda run: run.mean("variance_reduction"),
+    "probe r": lambda run: run.mean("probe_r_fresh"),
+    "probe MAE": lambda run: run.mean("probe_mae_fresh"),
+    "tokens": lambda run: run.metrics[-1]["tokens"],
+    "minutes": lambda run: run.metrics[-1]["seconds"] / 60,
+}
+
+
+def by_label(runs: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
+    """Runs by setting (label), each setting's in order of their seeds."""
+    groups: dict[str, list[RunRecord]] = {}
+    for run in sorted(runs, key=lambda run: run.seed):
+        groups.setdefault(run.label, []).append(run)
+    return groups
+
+
+def compare(runs: Sequence[RunRecord]) -> list[dict]:
+    """One row per setting (label), its numbers as (mean, low, high) over seeds."""
+    for run in runs:
+        if not run.metrics:
+            raise PoiseLabError(f"run {run.folder} has no finished step yet")
+    return [
+        {"run": label, "seeds": len(group), **{k: mean_interval([f(r) for r in group]) for k, f in SUMMARY.items()}}
+        for label, group in by_label(runs).items()
+    ]
+
+
+def format_table(rows: list[dict]) -> str:
+    """The rows of `compare` as a Markdown table; an interval is written mean [low, high]."""
+
+    def cell(value) -> str:
+        if not isinstance(value, tuple):
+            return str(value)
+        mean, low, high = value
+        digits = 0 if abs(mean) >= 1000 else 3
+        if mean != mean:
+            return "-"
+        return f"{mean:.{digits}f}" + (f" [{low:.{digits}f}, {high:.{digits}f}]" if low == low else "")
+
+    header = list(rows[0])
+    lines = [header, ["---"] * len(header), *([cell(row[k]) for k in header] for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def claim_folder(folder: Path, settings: dict, resume: bool, made: dict) -> None:
+    """Make a run folder with its config.json, or see that it is this run's.
+
+    settings: must be the same to resume, but for the number of steps. made: kept beside them, from the first start.
+
+    Raises PoiseLabError for a folder in use, nothing to resume, other settings, or a folder that cannot be written.
+    """
+    if resume:
+        if not (folder / "config.json").is_file():
+            raise PoiseLabError(f"nothing to resume: {folder} holds no run (no config.json)")
+        config = read_json(folder / "config.json")
+        found = differences({k: config.get(k) for k in settings}, settings)
+        for path, old, new in sorted(found, key=lambda d: not d[0].endswith("name")):
+            if path != "train.steps":  # a run may be made longer
+                raise PoiseLabError(
+                    f"run folder {folder} belongs to another run: {path} is {old!r} there and "
+                    f"{new!r} here; resume with the same settings or use a new folder"
+                )
+        write_json(folder / "config.json", {**config, **settings})
+        return
+    partial = "config.json.partial"  # all that a run leaves if it is killed while it claims its folder
+    if folder.exists() and (not folder.is_dir() or any(f.name != partial for f in folder.iterdir())):
+        raise PoiseLabError(f"run folder {folder} is in use already; resume it or choose another")
+    try:
+        write_json(folder / "config.json", {**settings, **made})
+    except OSError as e:
+        raise PoiseLabError(f"run folder {folder} cannot be written: {e.strerror}") from None
+
+
+def differences(old: dict, new: dict, prefix: str = "") -> list[tuple[str, object, object]]:
+    """Where two nested dicts differ: (path, old, new)."""
+    found = []
+    for key in sorted(old.keys() | new.keys()):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += differences(a, b, f"{prefix}{key}.")
+        elif (list(a) if isinstance(a, tuple) else a) != (list(b) if isinstance(b, tuple) else b):
+            found.append((prefix + key, a, b))
+    return found

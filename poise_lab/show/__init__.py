@@ -1,0 +1,1 @@
+"""Figures, words for them, widgets, and the report."""

@@ -1,0 +1,151 @@
+"""Every interval, verdict and agreement, once."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from scipy import stats
+
+
+def mean_interval(values, confidence: float = 0.95) -> tuple[float, float, float]:
+    """Mean and its two-sided t interval: (mean, low, high); NaN bounds below two values."""
+    values = np.asarray(values, dtype=float)
+    mean = float(values.mean()) if len(values) else float("nan")
+    if len(values) < 2:
+        return mean, float("nan"), float("nan")
+    half = stats.t.ppf(0.5 + confidence / 2, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
+    return mean, mean - float(half), mean + float(half)
+
+
+def bootstrap_interval(
+    statistic: Callable[..., float], *arrays, draws: int = 1000, confidence: float = 0.95, seed: int = 0
+) -> tuple[float, float, float]:
+    """A statistic of arrays whose first axis is prompts, and its percentile interval: (value, low, high).
+
+    Prompts are drawn with replacement, the same ones from every array, so a difference of two
+    methods on the same prompts is a statistic like any other. The statistic is called with NumPy arrays.
+    """
+    arrays = [np.asarray(array) for array in arrays]  # small tensors cost more in torch's threads than in their sums
+    generator, n = np.random.default_rng(seed), len(arrays[0])
+    samples = (generator.integers(n, size=n) for _ in range(draws))
+    values = [statistic(*(array[sample] for array in arrays)) for sample in samples]
+    low, high = np.nanquantile(values, [0.5 - confidence / 2, 0.5 + confidence / 2])
+    return float(statistic(*arrays)), float(low), float(high)
+
+
+def agreement(predictions, targets, weights=None) -> dict[str, float]:
+    """How well predictions match targets.
+
+    r: Pearson correlation, 0.0 where either side is constant. mae: mean absolute error.
+    brier_skill: 1 - MSE / Var(targets); 0 is a constant at the targets' mean, 1 is perfect; 0.0
+    where the targets are constant.
+
+    weights: one per target, in all of these means; None counts every one the same.
+    """
+    predictions, targets = (np.asarray(x, dtype=np.float64).reshape(-1) for x in (predictions, targets))
+    weights = None if weights is None else np.asarray(weights, dtype=np.float64).reshape(-1)
+    mean = functools.partial(np.average, weights=weights)
+    error, moved, apart = predictions - targets, predictions - mean(predictions), targets - mean(targets)
+    width, spread = mean(moved**2) ** 0.5, mean(apart**2) ** 0.5
+    constant = spread < 1e-12 or width < 1e-12
+    return {
+        "r": 0.0 if constant else float(mean(moved * apart) / (width * spread)),
+        "mae": float(mean(np.abs(error))),
+        "brier_skill": 0.0 if spread < 1e-12 else float(1 - mean(error**2) / spread**2),
+    }
+
+
+def variance_reduction(advantages: torch.Tensor, rewards: torch.Tensor) -> float:
+    """1 - Var(A) / Var(R) over a batch (method Sec. 4; Fig. 4 of the paper); NaN if all rewards agree.
+
+    Takes tensors, or arrays as `bootstrap_interval` gives them.
+    """
+    if isinstance(rewards, np.ndarray):
+        spread, left = rewards.var(), advantages.var()
+    else:
+        spread, left = rewards.var(correction=0), advantages.var(correction=0)
+    return float("nan") if spread == 0 else float(1 - left / spread)
+
+
+def own_share(baselines: torch.Tensor, rewards: torch.Tensor, fresh: torch.Tensor) -> float:
+    """How much of a response's own reward its baseline holds: Cov(b, R | x) / Var(R | x), means over prompts.
+
+    0 for a baseline that is independent of its response, 1 / M for the mean of a group of M. Right
+    and wrong responses to a prompt then differ in their mean advantage by 1 minus this, where they
+    should differ by 1.
+
+    baselines, rewards: (P, M). fresh: (P, N) rewards of N >= 2 other responses, which no baseline has seen.
+    """
+    halves = [fresh[:, k::2].mean(1)[:, None] for k in (0, 1)]
+    covariance = spread = 0.0
+    for value, other in (halves, halves[::-1]):  # two independent estimates of V(x): their errors do not multiply
+        covariance += float(((baselines - value) * (rewards - other)).mean())
+        spread += float(((rewards - value) * (rewards - other)).mean())
+    return covariance / spread
+
+
+def resamples(prompts: int, draws: int = 400, seed: int = 0) -> np.ndarray:
+    """(1 + draws, P): how often each prompt is in each bootstrap sample; first the data as they are.
+
+    The same for every method, so that ratios and differences of estimates are paired.
+    """
+    counts = np.random.default_rng(seed).multinomial(prompts, np.full(prompts, 1 / prompts), size=draws)
+    return np.concatenate([np.ones((1, prompts)), counts])
+
+
+def interval(estimates: np.ndarray, confidence: float = 0.95) -> tuple[float, float, float]:
+    """(value, low, high) of an estimate on `resamples`: the first is the value, the others give percentiles."""
+    low, high = np.nanquantile(estimates[1:], [0.5 - confidence / 2, 0.5 + confidence / 2])
+    return float(estimates[0]), float(low), float(high)
+
+
+def verdict(a: np.ndarray, b: np.ndarray) -> tuple[str, tuple[float, float, float]]:
+    """Is a better than b, seed by seed? "better", "worse" or "inconclusive", and a - b with its 95 % interval.
+
+    a, b: (seeds,), or (1 + draws, seeds) with one row per draw of the prices.
+    """
+    difference = drawn_interval(np.asarray(a) - np.asarray(b))
+    _, low, high = difference
+    return ("better" if low > 0 else "worse" if high < 0 else "inconclusive"), difference
+
+
+def value_spread(rewards: torch.Tensor) -> float:
+    """Standard deviation of V(x) over prompts, the noise of the M rewards (P, M) taken out; 0.0 if that is all there is."""
+    rewards = rewards.double()
+    variance = rewards.mean(1).var() - rewards.var(1).mean() / rewards.shape[1]
+    return float(variance.clamp(min=0).sqrt())
+
+
+def share_explained(rewards: torch.Tensor, labels: Sequence) -> float:
+    """Share of the variance of prompts' mean rewards (P, M) that lies between labels, one per prompt.
+
+    Degrees of freedom are taken into account, so labels that mean nothing have 0, however many there are.
+    """
+    y, labels = rewards.double().mean(1).numpy(), np.asarray(labels)
+    kinds, at = np.unique(labels, return_inverse=True)
+    means = np.bincount(at, y) / np.bincount(at)
+    return float(1 - ((y - means[at]) ** 2).sum() / (len(y) - len(kinds)) / y.var(ddof=1))
+
+
+def pair_reduction(predicted: np.ndarray, rewards: np.ndarray) -> float:
+    """1 - Var(A)/Var(R) where each response's baseline is the prediction from its partner's states: pairs (0, 1), (2, 3)..."""
+    columns = np.arange(predicted.shape[1] // 2 * 2)
+    own = rewards[:, columns]
+    return float(variance_reduction(own - predicted[:, columns ^ 1], own))
+
+
+def drawn_interval(values: np.ndarray) -> tuple[float, float, float]:
+    """(mean, low, high) of (1 + draws, seeds): the t interval of the first row, widened by the spread of the others.
+
+    Seeds and prices are independent, so the half-widths of their 95 % intervals add in squares.
+    """
+    values = np.atleast_2d(values)
+    mean, low, high = mean_interval(values[0])
+    if len(values) == 1:
+        return mean, low, high
+    from_prices = np.subtract(*np.quantile(values[1:].mean(1), [0.975, 0.025])) / 2
+    half = float(np.hypot((high - low) / 2, from_prices))
+    return mean, mean - half, mean + half

@@ -1,0 +1,1 @@
+"""What made the recorded data: each study makes what is missing of its records, and reads them."""

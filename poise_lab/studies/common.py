@@ -1,0 +1,47 @@
+"""What several studies share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from ..files import read_json, write_json
+from ..rollouts import Rollouts
+
+SPLITS = 5
+
+
+def settings_features(rollouts: Rollouts) -> np.ndarray:
+    """What is known of each rollout without the policy's states: (P, M, K), for a control regression.
+
+    Per task, in alphabetical order: whether the prompt is of it, its difficulty settings, the prompt's
+    length and the response's length in tokens; 0 in the columns of other tasks. The columns follow the
+    tasks and settings that occur, so rollouts to fit on and to test on must be of the same ones.
+    """
+    names = {}
+    for problem in rollouts.problems:
+        names.setdefault(problem.task, set()).update(problem.difficulty)
+    columns = [(t, what) for t in sorted(names) for what in (None, *sorted(names[t]), "prompt", "response")]
+    at = {column: k for k, column in enumerate(columns)}
+    features = np.zeros((len(rollouts), rollouts.responses, len(columns)))
+    for i, problem in enumerate(rollouts.problems):
+        known_before = {None: 1.0, **problem.difficulty, "prompt": len(rollouts.prompt_ids[i])}
+        for what, value in known_before.items():
+            features[i, :, at[problem.task, what]] = value
+        features[i, :, at[problem.task, "response"]] = rollouts.lengths[i].numpy()
+    return features
+
+
+def piece(path: Path, make: Callable[[], object]):
+    """What stands in a JSON file, made and written first if there is none."""
+    if not path.is_file():
+        write_json(path, make())
+    return read_json(path)
+
+
+def splits(prompts: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """SPLITS pairs of prompts to fit on and prompts to hold out; each prompt is held out once."""
+    parts = np.array_split(np.random.default_rng(0).permutation(prompts), SPLITS)
+    return [(np.sort(np.concatenate(parts[:i] + parts[i + 1 :])), np.sort(parts[i])) for i in range(SPLITS)]

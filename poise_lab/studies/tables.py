@@ -1,0 +1,212 @@
+"""The paper's analysis tables from readings of real models. `paper.py` puts them beside the paper's numbers.
+
+Every probe is fitted on four fifths of the prompts and scored on the last fifth, five times, so that each prompt is
+held out once. Fitted and scored against the mean reward of the *other* responses to the prompt, never the own.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file
+from sklearn.base import BaseEstimator, RegressorMixin, clone
+from sklearn.compose import ColumnTransformer
+from sklearn.decomposition import PCA
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import Ridge
+from sklearn.neural_network import MLPRegressor
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from ..files import provenance, read_json, write_arrays, write_json
+from ..policies import load_policy
+from ..probe import ENTROPIES, ValueProbe
+from ..sources import data_dir
+from ..stats import agreement, pair_reduction, value_spread
+from .common import piece, splits
+from .critics import CRITIC_RATES, critic_row
+from .readings import POOL, SHOTS, TASKS, Readings, folder_of, read_task, search
+
+RIDGES = (0.01, 1.0, 10.0, 100.0, 1000.0, 10000.0)
+MLPS = {"MLP 1x512": (512,), "MLP 3x512": (512,) * 3, "MLP 5x512": (512,) * 5, "MLP 3x1024": (1024,) * 3}
+TRAIN_PROMPTS = (20, 40, 80, 160, 320)
+
+
+class Plain(RegressorMixin, BaseEstimator):
+    """Standardised columns and a ridge of strength 1, for inputs that are few: clipped to [0, 1] as the probe is."""
+
+    def fit(self, X, y):
+        self.model_ = make_pipeline(StandardScaler(), Ridge(1.0)).fit(X, y)
+        return self
+
+    def predict(self, X):
+        return self.model_.predict(X).clip(0, 1)
+
+
+class Reduced(RegressorMixin, BaseEstimator):
+    """Another regressor on what the release's probe regresses on: principal components, 32 of the prompt state and 64
+    of the reasoning state, and the entropies."""
+
+    def __init__(self, regressor, pca_prompt=32, pca_reasoning=64):
+        self.regressor, self.pca_prompt, self.pca_reasoning = regressor, pca_prompt, pca_reasoning
+
+    def fit(self, X, y):
+        width = (X.shape[1] - ENTROPIES) // 2
+        columns = ColumnTransformer([
+            ("prompt", PCA(self.pca_prompt, random_state=42), slice(0, width)),
+            ("reasoning", PCA(self.pca_reasoning, random_state=42), slice(width, 2 * width)),
+            ("entropy", "passthrough", slice(2 * width, None)),
+        ])  # fmt: skip
+        self.model_ = make_pipeline(columns, StandardScaler(), clone(self.regressor))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # few epochs on purpose; the paper gives no number
+            self.model_.fit(np.asarray(X, dtype=np.float32), np.asarray(y, dtype=np.float32))
+        return self
+
+    def predict(self, X):
+        return self.model_.predict(np.asarray(X, dtype=np.float32)).clip(0, 1)
+
+
+def evaluate(estimator, X: np.ndarray, readings: Readings, *, train: int | None = None, rows: int | None = None,
+             shuffle: bool = False) -> dict[str, list[float]]:  # fmt: skip
+    """MAE, r and variance reduction of an estimator on each split's held-out prompts.
+
+    X: (P, R, F). train: prompts to fit on, by default all that are not held out. rows: responses of each to fit on.
+    shuffle: fit on the targets of other prompts, which should leave nothing to find.
+    """
+    y, found = readings.targets(), {"mae": [], "r": [], "variance_reduction": []}
+    for i, (fit, held_out) in enumerate(splits(len(y))):
+        some = np.random.default_rng(i).permutation(fit)[:train]
+        targets = y[np.random.default_rng(i).permutation(some)] if shuffle else y[some]
+        columns = slice(0, rows)
+        model = clone(estimator)
+        model.fit(X[some][:, columns].reshape(-1, X.shape[2]), targets[:, columns].reshape(-1))
+        predicted = model.predict(X[held_out].reshape(-1, X.shape[2])).reshape(len(held_out), -1)
+        for name, value in agreement(predicted, y[held_out]).items():
+            if name in found:
+                found[name].append(value)
+        found["variance_reduction"].append(pair_reduction(predicted, readings.rewards[held_out]))
+    return {name: [round(float(v), 5) for v in values] for name, values in found.items()}
+
+
+def regressors() -> dict[str, BaseEstimator]:
+    """Table 12: the release's probe, and networks on the same columns."""
+    mlp = dict(early_stopping=True, max_iter=15, n_iter_no_change=5, random_state=42)
+    networks = {name: Reduced(MLPRegressor(hidden_layer_sizes=hidden, **mlp)) for name, hidden in MLPS.items()}
+    return {"Linear ridge": ValueProbe.preset("release"), **networks}
+
+
+def tables_of(readings: Readings) -> dict[str, Callable[[], dict[str, dict[str, list[float]]]]]:
+    """Every table of one model on one task, to be made by a call: row to the measures of each split."""
+    release, X = ValueProbe.preset("release"), readings.features()
+    length = readings.lengths[..., None].astype(float)
+
+    def row(estimator, features=X, **options):
+        return evaluate(estimator, features, readings, **options)
+
+    parts = {
+        "only prompt hidden states": ("prompt",), "only reasoning hidden states": ("reasoning",),
+        "only mean entropy": ("entropy",),
+    }  # fmt: skip
+    return {
+        "presets": lambda: {
+            "paper": row(ValueProbe.preset("paper")), "release": row(release),
+            "no PCA, ridge 1000": row(ValueProbe(ridge=1000.0)),
+        },
+        "inputs": lambda: {
+            **{name: row(clone(release).set_params(inputs=inputs)) for name, inputs in parts.items()},
+            "only response length": row(Plain(), length), "full estimator": row(release),
+        },
+        "controls": lambda: {
+            "task settings and prompt length": row(Plain(), readings.settings[..., :-1]),
+            "the same and response length": row(Plain(), readings.settings),
+            "shuffled targets": row(release, shuffle=True),
+        },
+        "layers": lambda: {str(layer): row(release, readings.features(layer)) for layer in readings.layers},
+        "pools": lambda: {str(pool): row(release, readings.features(pool=pool)) for pool in readings.config["pools"]},
+        "architectures": lambda: {name: row(estimator) for name, estimator in regressors().items()},
+        "rows": lambda: {
+            f"{prompts} x {rows}": row(release, train=prompts, rows=rows)
+            for prompts in TRAIN_PROMPTS for rows in (1, 2, 4)
+        },
+        "ridge": lambda: {
+            **{f"{ridge:g}": row(ValueProbe(ridge=ridge)) for ridge in RIDGES},
+            **{f"{ridge:g}, PCA 32 and 64": row(clone(release).set_params(ridge=ridge)) for ridge in RIDGES},
+        },
+    }  # fmt: skip
+
+
+def record(name: str, out: str | Path, log: Callable[[str], None] = print) -> None:
+    """Make all that is missing of a model's tables, and write them under `out`; interrupted, the same call goes on."""
+    out = Path(out)
+    policy = load_policy(name, shots=SHOTS, dtype=torch.bfloat16)
+    about = {"command": f"poise-lab probes --policy {name} --out {out}", "provenance": provenance()}
+    searched = out / f"search-{policy.name}.json"
+    if not searched.is_file():
+        found = search(policy, log=log)
+        write_json(searched, {**about, "policy": policy.name, "shots": SHOTS, "seed": 1000, "rows": found})
+    for one in TASKS:
+        path, folder = out / policy.name / f"{one.task}.json", folder_of(policy) / one.task
+        if path.is_file():
+            continue
+        readings = read_task(policy, one, log=log)
+        tables = {}
+        for table, make in tables_of(readings).items():
+            tables[table] = piece(folder / f"table-{table}.json", make)
+            log(f"{policy.name}: {one.task}, table {table}")
+        write_rows(readings, out / "rows" / policy.name / f"{one.task}.safetensors")
+        spread = value_spread(torch.from_numpy(readings.rewards))
+        values = dict(
+            mean=float(readings.rewards.mean()), spread=spread, ceiling=readings.ceiling(), layer=readings.layer
+        )
+        write_json(path, {**about, "config": readings.config, **values, "tables": tables})
+    rates: Sequence[float] = CRITIC_RATES
+    for one in TASKS:
+        path, folder = out / policy.name / f"{one.task}.json", folder_of(policy) / one.task
+        found = read_json(path)
+        if "critic" not in found:
+            rewards = recorded_rows(out, policy.name, one.task)["rewards"].astype(np.float32)
+            row, found["critic"] = critic_row(name, one, rewards, rates, folder, log)
+            found["tables"]["critic"] = {"probe": found["tables"]["presets"]["release"], "critic": row}
+            write_json(path, found)
+        rates = [found["critic"]["learning_rate"]]
+
+
+def write_rows(readings: Readings, path: Path, responses: int = 2) -> None:
+    """Small copies of the rows of the first responses to each problem: see `row_arrays`."""
+    states = readings.states[readings.layer, POOL][:, :responses]
+    entropy, lengths = readings.entropy[:, :responses], readings.lengths[:, :responses]
+    write_arrays(path, row_arrays(states, entropy, lengths, readings.rewards))
+
+
+def row_arrays(states: np.ndarray, entropy: np.ndarray, lengths: np.ndarray, rewards: np.ndarray) -> dict:
+    """Rows in float16: prompt states (P, D) and reasoning states (P, R, D), each standardised by its columns' mean and
+    scale, which stand beside them; entropies and lengths as they are; all rewards.
+
+    states: (P, R, 2, D), prompt state and reasoning state. rewards: (P, M), 0 or 1.
+    """
+    arrays = {"entropy": entropy, "lengths": lengths, "rewards": rewards.astype(np.uint8)}
+    for part, x in (("prompt", states[:, 0, 0]), ("reasoning", states[:, :, 1])):
+        flat = x.reshape(-1, x.shape[-1]).astype(np.float64)
+        mean, scale = flat.mean(0), flat.std(0).clip(1e-12)
+        arrays[part] = ((x - mean) / scale).astype(np.float16)
+        arrays[part + "_mean"], arrays[part + "_scale"] = mean.astype(np.float32), scale.astype(np.float32)
+    return arrays
+
+
+def recorded(folder: str | Path | None = None) -> dict[str, dict[str, dict]]:
+    """What is recorded: policy to task to its file, read."""
+    folder = Path(folder or data_dir() / "real")
+    found: dict[str, dict[str, dict]] = {}
+    for path in sorted(folder.glob("*/*.json")):
+        found.setdefault(path.parent.name, {})[path.stem] = read_json(path)
+    return found
+
+
+def recorded_rows(folder: str | Path, policy: str, task: str) -> dict[str, np.ndarray]:
+    """The arrays that `write_rows` wrote."""
+    return load_file(Path(folder) / "rows" / policy / f"{task}.safetensors")

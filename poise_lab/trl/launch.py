@@ -1,0 +1,361 @@
+"""Runs of `poise_lab.trl` on reasoning-gym tasks, with the run folder that `poise-lab compare` and `report` read.
+
+    poise-lab train --engine trl --out runs/trl-0                                      # one process
+    accelerate launch --multi_gpu --num_processes 2 -m poise_lab.cli train --engine trl --out runs/trl-0
+    accelerate launch --config_file data/launch/fsdp.yaml -m poise_lab.trl --config data/launch/qwen3-4b.yaml
+
+The first two take the flags of `poise-lab train`; the last takes every field of `PoiseConfig`, from the command
+line or from a YAML file. Problems and held-out problems are those of the laptop's Trainer with the same seed.
+Accuracy is measured by TRL's own evaluation, so it works where the policy's weights are spread over processes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import math
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+
+import torch
+import yaml
+from datasets import Dataset
+from transformers import AutoTokenizer, TrainerCallback
+from trl import TrlParser
+
+from ..errors import PoiseLabError
+from ..files import json_line, provenance, read_json, write_text
+from ..policies import load_policy
+from ..runs import RunRecord, claim_folder, read_metrics
+from ..sampler import step_seed
+from ..sources import BUNDLED, SOURCES
+from ..tasks import TINY_TASKS, Problem, load_task
+from ..trainer import TrainConfig
+from .trainer import PoiseConfig, PoiseTrainer
+
+EVALUATED_TOGETHER = 64  # held-out prompts in one batch of an evaluation
+
+
+@dataclasses.dataclass
+class RunOptions:
+    """What a run needs besides PoiseConfig."""
+
+    policy: str = dataclasses.field(default="tiny", metadata={"help": "tiny, a fetched model, a folder or a hub id."})
+    task: str = dataclasses.field(default=TINY_TASKS, metadata={"help": "A reasoning-gym task, or several as a+b."})
+    eval_prompts: int = dataclasses.field(default=192, metadata={"help": "Held-out problems, never trained on."})
+    resume: bool = dataclasses.field(default=False, metadata={"help": "Go on with the run in output_dir."})
+
+
+class Recorder(TrainerCallback):
+    """Writes the metrics that the trainer logs to metrics.jsonl, by the names that the laptop's Trainer uses."""
+
+    TRAINING = {
+        "reward": "reward", "loss": "loss", "grad_norm": "gradient_norm", "entropy": "entropy",
+        "completions/mean_length": "response_length", "clip_ratio/region_mean": "clip_fraction",
+    }  # fmt: skip
+    EVALUATION = {
+        "eval_reward": "accuracy",
+        # each prediction against the rewards of the other responses, which it has not read
+        "eval_poise/probe_r_partner": "probe_r_fresh",
+        "eval_poise/probe_mae_partner": "probe_mae_fresh",
+    }
+
+    def __init__(self, folder: Path, updates: float, rows: int):
+        """updates: optimizer steps per batch of responses. rows: responses in such a batch."""
+        self.folder, self.updates, self.rows = folder, updates, rows
+        self.pending: dict = {}
+
+    def on_train_begin(self, args, state, control, **_):
+        self.batch = self.batch_of(state)  # the last that was counted
+        metrics = [m for m in read_metrics(self.folder) if m["step"] <= self.batch]
+        last = metrics[-1] if metrics else {"tokens": 0, "responses": 0, "seconds": 0.0}
+        self.totals = {name: last[name] for name in ("tokens", "responses", "seconds")}
+        self.since = time.perf_counter()
+        if state.is_world_process_zero:
+            write_text(self.folder / "metrics.jsonl", "".join(map(json_line, metrics)))
+
+    def batch_of(self, state) -> int:
+        """Batches sampled by now; in the middle of the optimizer steps on a batch, it counts."""
+        return math.ceil(state.global_step / self.updates - 1e-9)
+
+    def on_log(self, args, state, control, logs=None, **_):
+        evaluation = "eval_reward" in logs
+        if not state.is_world_process_zero or not (evaluation or "reward" in logs):
+            return
+        step = self.batch_of(state)
+        if self.pending.get("step") != step:
+            self.flush()
+            self.pending = {"step": step}
+        names = self.EVALUATION if evaluation else self.TRAINING
+        found = {names.get(k, k.removeprefix("poise/")): v for k, v in logs.items() if k in names or k[:6] == "poise/"}
+        self.pending |= {k: v for k, v in found.items() if v is not None and math.isfinite(v)}
+        if not evaluation:  # its numbers are means over the batches since the last one
+            responses, self.batch = (step - self.batch) * self.rows, step
+            self.totals["responses"] += responses
+            self.totals["tokens"] += round(found["response_length"] * responses)
+        now = time.perf_counter()
+        self.totals["seconds"] += now - self.since
+        self.since = now
+        self.pending |= self.totals
+
+    def flush(self) -> None:
+        if self.pending:
+            with open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as f:
+                f.write(json_line(self.pending))
+        self.pending = {}
+
+    def on_save(self, args, state, control, **_):
+        self.flush()
+
+    def on_train_end(self, args, state, control, **_):
+        self.flush()
+
+
+def free_port() -> int:
+    """A port of this machine that nothing listens on now."""
+    with socket.socket() as s:
+        s.bind(("", 0))
+        return s.getsockname()[1]
+
+
+def accelerate_command(processes: int, *arguments) -> list[str]:
+    """`accelerate launch` on this machine, as a list for subprocess, with a port that is free now.
+
+    Without a GPU several processes run on the CPU and talk over gloo; accelerate wants --multi_gpu for that too.
+    """
+    launch = f"-m accelerate.commands.launch --num_processes {processes} --num_machines 1"
+    start = [sys.executable, *f"{launch} --mixed_precision no --dynamo_backend no".split()]
+    start += ["--multi_gpu", "--main_process_port", str(free_port())] if processes > 1 else []
+    return start + [str(argument) for argument in arguments]
+
+
+def cpu_environment() -> dict[str, str]:
+    """The environment for processes that are to stay on the CPU, with one thread each."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+
+def batches_of(args: PoiseConfig) -> tuple[int, float]:
+    """How often responses are sampled in a run, and the optimizer steps on each batch of them."""
+    updates = args.steps_per_generation * args.num_iterations / args.gradient_accumulation_steps
+    if args.max_steps < 1:
+        raise PoiseLabError("how long? Give max_steps, the optimizer steps of the run")
+    return math.ceil(args.max_steps / updates), updates
+
+
+def run(options: RunOptions, args: PoiseConfig, train: dict | None = None) -> RunRecord:
+    """Train on reasoning-gym tasks. Called on every process; the record is read on each.
+
+    train: further settings to keep in config.json.
+
+    Raises PoiseLabError for a run folder in use, nothing to resume, or a policy that cannot be loaded.
+    """
+    folder = Path(args.output_dir)
+    batches, updates = batches_of(args)
+    per_batch = args.generation_batch_size // args.num_generations
+    train = train or {"learning_rate": args.learning_rate}
+    train = {**train, "steps": batches, "prompts": per_batch, "seed": args.seed}
+    settings = {
+        "engine": "trl", "policy": options.policy, "task": options.task, "task_settings": {}, "train": train,
+        "baseline": {**args.baseline().settings(), "layer": args.poise_layer, "pool": args.poise_pool},
+    }  # fmt: skip
+    if args.process_index == 0:
+        made = {"processes": args.world_size, "device": args.device.type, **provenance()}
+        made["versions"] |= {name: importlib.metadata.version(name) for name in ("trl", "accelerate")}
+        claim_folder(folder, settings, options.resume, made)
+    checkpoint = last_checkpoint(folder) if options.resume else None
+
+    # a folder that says how its policy is spoken to is spoken to like that, as on the laptop
+    ours = options.policy in (*BUNDLED, *SOURCES) or (Path(options.policy) / "poise_lab.json").is_file()
+    policy = load_policy(options.policy) if ours else None
+    if policy:
+        policy.model.generation_config.eos_token_id = policy.eos_token_ids  # after examples a newline is one
+    try:
+        tokenizer = policy.tokenizer if policy else AutoTokenizer.from_pretrained(options.policy)
+    except (OSError, ValueError) as e:
+        reason = str(e).strip().splitlines()[0]
+        raise PoiseLabError(f"policy {options.policy!r} could not be loaded: {reason}") from None
+    task = load_task(options.task)
+    held_out = task.sample(options.eval_prompts, step_seed(args.seed, 0, "held-out"))
+    problems = [
+        problem
+        for step in range(1, batches + 1)
+        for problem in task.sample(per_batch, step_seed(args.seed, step, "problems"), exclude=held_out)
+    ]
+    every = problems + held_out
+
+    def right(completions, index, **_):
+        texts = [c if isinstance(c, str) else c[0]["content"] for c in completions]
+        texts = [policy.text_of(text) for text in texts] if policy else texts
+        return [every[i].reward(text) for i, text in zip(index, texts, strict=True)]
+
+    def rows(part: list[Problem], first: int) -> Dataset:
+        asked = [prompt_of(problem, policy, tokenizer) for problem in part]
+        return Dataset.from_list([{"prompt": p, "index": first + i, "task": part[i].task} for i, p in enumerate(asked)])
+
+    args.shuffle_dataset = False  # the problems of a step are those of the seed
+    args.eval_on_start = args.eval_strategy != "no" and checkpoint is None
+    try:
+        trainer = PoiseTrainer(
+            policy.model if policy else options.policy, right, args, rows(problems, 0),
+            eval_dataset=rows(held_out, len(problems)) if args.eval_strategy != "no" else None,
+            processing_class=tokenizer, callbacks=[Recorder(folder, updates, args.generation_batch_size)],
+        )  # fmt: skip
+    except (ValueError, OSError) as e:  # TRL's own refusals
+        raise one_line(e) from e
+    with one_sentence_if_a_process_is_lost(folder, args.world_size):
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    trainer.accelerator.wait_for_everyone()
+    return RunRecord(folder, read_json(folder / "config.json"), read_metrics(folder))
+
+
+def prompt_of(problem: Problem, policy, tokenizer):
+    """The prompt as TRL takes it: text, or a message for a tokenizer with a chat template. Worded as `Policy.prompt_ids`."""
+    if policy and policy.shots:
+        return policy.few_shot_text(problem)
+    if policy and policy.wording != "question":
+        return problem.compact if policy.wording == "compact" else problem.line
+    return [{"role": "user", "content": problem.question}] if tokenizer.chat_template else problem.question
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest whole checkpoint of a run folder, None if there is none. A kill may leave one that is not whole."""
+    found = sorted(folder.glob("checkpoint-*[0-9]"), key=lambda path: int(path.name.split("-")[1]))
+    whole = [path for path in found if (path / "trainer_state.json").is_file()]
+    return whole[-1] if whole else None
+
+
+@contextlib.contextmanager
+def one_sentence_if_a_process_is_lost(folder: Path, processes: int):
+    """Within the context, the end of another process ends this one with a sentence that says how to go on.
+
+    The launcher then sends SIGTERM to the rest. A process that waits for the others inside C++ (NCCL) never gets to run
+    a signal handler of Python's, so a thread of its own does it: the interpreter writes each signal's number to a pipe
+    at once, and the thread reads from that.
+    """
+
+    def how_to_go_on(reason: str) -> str:
+        checkpoint = last_checkpoint(folder)
+        saved = f"the last checkpoint is {checkpoint}" if checkpoint else "there is no checkpoint yet"
+        return f"{reason}; {saved}; start the same command again with --resume"
+
+    def watch(pipe: int) -> None:
+        while number := os.read(pipe, 1):
+            if number[0] == signal.SIGTERM:
+                reason = "stopped by the launcher: another process of the run was lost, or the job was ended"
+                os.write(2, f"poise-lab: {how_to_go_on(reason)}\n".encode())
+                os._exit(143)  # peers are gone: nothing that waits for them may run
+        os.close(pipe)
+
+    if processes == 1:
+        yield
+        return
+    read_end, write_end = os.pipe()
+    os.set_blocking(write_end, False)
+    threading.Thread(target=watch, args=(read_end,), daemon=True, name="signals").start()
+    before = signal.signal(signal.SIGTERM, lambda *_: None), signal.set_wakeup_fd(write_end)
+    try:
+        yield
+    except RuntimeError as e:
+        words = ("gloo", "nccl", "connection")
+        if not (isinstance(e, torch.distributed.DistError) or any(word in str(e).lower() for word in words)):
+            raise
+        reason = f"another process of the run was lost or stopped answering ({str(e).strip().splitlines()[0]})"
+        raise PoiseLabError(how_to_go_on(reason)) from None
+    finally:
+        signal.signal(signal.SIGTERM, before[0])
+        signal.set_wakeup_fd(before[1])
+        os.close(write_end)  # ends the thread
+
+
+def from_train_config(config: TrainConfig, out: Path, baseline: str, settings: dict) -> PoiseConfig:
+    """The settings of `poise-lab train` as TRL's: the same batches, mini-batches, clips and optimizer.
+
+    Raises PoiseLabError for another baseline, and for mini-batches that the processes cannot share.
+    """
+    if baseline != "poise":
+        raise PoiseLabError(f"engine trl has the baseline poise only, not {baseline!r}; TRL's own trainers have others")
+    names = {"responses": "num_generations", "probe": "poise_probe", "buffer_rows": "poise_buffer_rows"}
+    names |= {name: f"poise_{name}" for name in ("warmup", "per_task")}
+    if unknown := set(settings) - set(names):
+        raise PoiseLabError(f"engine trl has no setting {', '.join(sorted(unknown))}; known: {', '.join(names)}")
+    chosen = {names[k]: v for k, v in settings.items()}
+    processes = int(os.environ.get("WORLD_SIZE", 1))
+    rows, responses = config.prompts * chosen.get("num_generations", 2), config.eval_responses
+    if rows % (config.minibatches * processes):
+        raise PoiseLabError(
+            f"{rows} responses cannot be split into {config.minibatches} mini-batches on {processes} processes evenly; "
+            "choose another number of prompts"
+        )
+    together = [
+        n * responses // processes
+        for n in range(min(EVALUATED_TOGETHER, config.eval_prompts), 0, -1)
+        if config.eval_prompts % n == 0 and n * responses % processes == 0
+    ]
+    if responses < 2 or not together:
+        raise PoiseLabError(
+            f"eval_prompts={config.eval_prompts} and eval_responses={responses}: engine trl needs at least 2 responses "
+            f"and prompts x responses to be a multiple of the {processes} processes"
+        )
+    m = config.minibatches
+    return PoiseConfig(
+        str(out), per_device_train_batch_size=rows // m // processes, steps_per_generation=m,
+        per_device_eval_batch_size=together[0], num_generations_eval=responses, eval_strategy="steps",
+        gradient_accumulation_steps=1, max_steps=config.steps * m, eval_steps=config.eval_every * m, logging_steps=m,
+        save_steps=config.checkpoint_every * m, save_total_limit=2, learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay, lr_scheduler_type="constant", max_grad_norm=config.max_grad_norm,
+        epsilon=config.clip_low, epsilon_high=config.clip_high, delta=config.dual_clip, beta=config.kl,
+        loss_type={"token_mean": "dapo", "sequence_mean": "grpo"}[config.aggregation], seed=config.seed,
+        max_completion_length=config.max_new_tokens, temperature=config.temperature, poise_layer=config.layer,
+        poise_pool=config.pool, report_to="none", bf16=False, gradient_checkpointing=False,
+        use_cpu=not torch.cuda.is_available(), **chosen,
+    )  # fmt: skip
+
+
+def train(
+    config: TrainConfig, *, policy: str, task: str, out: Path, resume: bool, baseline: str, settings: dict
+) -> RunRecord:
+    """`poise-lab train --engine trl`."""
+    args = from_train_config(config, out, baseline, settings)
+    options = RunOptions(policy, task, config.eval_prompts, resume)
+    return run(options, args, dataclasses.asdict(config))
+
+
+def one_line(e: Exception) -> PoiseLabError:
+    """An error that another library raises for bad input as ours: its message on one line."""
+    return e if isinstance(e, PoiseLabError) else PoiseLabError(" ".join(str(e).split()))
+
+
+def parse(argv: list[str] | None = None) -> tuple[RunOptions, PoiseConfig]:
+    """Settings from flags and --config FILE. Raises PoiseLabError for a file that cannot be read, and for bad settings."""
+    parser = TrlParser((RunOptions, PoiseConfig))
+    try:
+        options, args, *rest = parser.parse_args_and_config(argv, True, separate_remaining_strings=True)
+    except OSError as e:
+        raise PoiseLabError(f"{e.filename} cannot be read: {e.strerror}") from None
+    except (ValueError, yaml.YAMLError) as e:
+        raise one_line(e) from e
+    if unknown := [word for part in rest for word in part if word.startswith("--")]:
+        raise PoiseLabError(
+            f"unknown setting {', '.join(word.removeprefix('--') for word in unknown)}; known are the fields of "
+            "RunOptions and PoiseConfig"
+        )
+    return options, args
+
+
+def main(argv: list[str] | None = None) -> int:
+    """`python -m poise_lab.trl`: the fields of RunOptions and PoiseConfig, as flags or from --config FILE."""
+    try:
+        options, args = parse(argv)
+        record = run(options, args)
+    except PoiseLabError as e:
+        print(f"poise-lab: {e}", file=sys.stderr)
+        return 2
+    if args.process_index == 0:
+        print(f"run folder {record.folder}, {record.metrics[-1]['step'] if record.metrics else 0} batches")
+    return 0

@@ -1,0 +1,424 @@
+"""POISE on TRL: `PoiseTrainer` is GRPOTrainer with the value probe as baseline, on as many processes as accelerate starts.
+
+    from poise_lab.trl import PoiseConfig, PoiseTrainer
+
+    trainer = PoiseTrainer("Qwen/Qwen3-4B", reward, PoiseConfig.preset("release", "runs/qwen"), dataset)
+    trainer.train()
+
+    accelerate launch --num_processes 2 -m poise_lab.trl --policy tiny --output_dir runs/tiny   # reasoning-gym tasks
+
+It wraps three methods of GRPOTrainer and copies none: the rewards are kept as they are gathered; the pass
+that takes the log-probabilities of the sampled tokens also reads one decoder layer; the advantages that TRL
+has worked out are replaced by those of `poise_lab.Poise`, the class that the laptop's Trainer uses. States and
+rewards are gathered first, so siblings may lie on different processes; each process then fits the same probe
+to the same rows, in a thread, while the policy is updated. `tests/scale/` holds a test for each thing assumed of TRL.
+
+Needs the extra: pip install "poise-lab[scale]". Refused: images, and tools or environments inside a response (their
+tokens would count as the policy's). Iterable datasets were not tried.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import inspect
+import os
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from ..baselines.poise import Poise
+from ..errors import NotFiniteError, PoiseLabError, known
+from ..files import read_json, write_json
+from ..internals import Internals, on_layer, pool_last, span_entropies
+from ..policies import Policy
+from ..probe import PRESETS as PROBE_PRESETS
+from ..process import timed
+from ..rollouts import leave_one_out_mean, reasoning_end
+from ..runs import differences
+from ..stats import agreement, variance_reduction
+from .needed import check_trl
+
+STATE = "poise"  # name of the two files in a checkpoint
+
+check_trl()
+
+from accelerate.utils import gather_object  # noqa: E402
+from trl import GRPOConfig, GRPOTrainer  # noqa: E402
+from trl.import_utils import is_vllm_available  # noqa: E402
+
+# arXiv 2605.07579, Table 5
+COMMON = dict(max_completion_length=8192, learning_rate=1e-6, lr_scheduler_type="constant")
+PRESETS = {
+    # Sec. 3.1, Table 5; it starts from a given probe, here from one step of RLOO
+    "paper": dict(COMMON, poise_probe="paper", poise_warmup=1),
+    # official release, Qwen3-4B: 16 steps of RLOO, then a probe on the last 4096 rows
+    "release": dict(COMMON, poise_probe="release", poise_warmup=16),
+}
+
+
+@dataclasses.dataclass
+class PoiseConfig(GRPOConfig):
+    """GRPOConfig with POISE's settings. The defaults of TRL's own fields that differ are POISE's (method, Table 5).
+
+    Raises PoiseLabError for what POISE cannot work with, TRL's errors for the rest.
+    """
+
+    num_generations: int = dataclasses.field(default=2, metadata={"help": "Responses per prompt, at least 2."})
+    scale_rewards: str = dataclasses.field(default="none", metadata={"help": "Always none: advantages keep the scale."})
+    loss_type: str = dataclasses.field(default="dapo", metadata={"help": "dapo is the mean over tokens."})
+    epsilon: float = dataclasses.field(default=0.2, metadata={"help": "Lower clip of the probability ratio."})
+    epsilon_high: float | None = dataclasses.field(default=0.28, metadata={"help": "Upper clip."})
+    delta: float | None = dataclasses.field(default=10.0, metadata={"help": "Dual clip."})
+    poise_probe: str = dataclasses.field(default="release", metadata={"help": "Probe preset: paper or release."})
+    poise_layer: int | None = dataclasses.field(
+        default=None, metadata={"help": "Decoder layer, 0-based; by default 19 of 36, scaled to the policy's depth."}
+    )
+    poise_pool: int = dataclasses.field(default=10, metadata={"help": "Tokens averaged at the end of each span."})
+    poise_buffer_rows: int = dataclasses.field(
+        default=4096, metadata={"help": "Responses that the probe is fitted on."}
+    )
+    poise_warmup: int = dataclasses.field(default=4, metadata={"help": "Batches that use RLOO before the first fit."})
+    poise_per_task: bool = dataclasses.field(
+        default=False, metadata={"help": "A probe for each value of the dataset's column 'task'."}
+    )
+
+    @classmethod
+    def preset(cls, name: str, output_dir: str, **changes) -> PoiseConfig:
+        """The settings of the "paper" or of its official "release"; changes override them.
+
+        Batch sizes are yours to choose, since they depend on the GPUs: both sample 256 to 1024 prompts x 2 responses
+        at a time (generation_batch_size) and take several optimizer steps on them.
+        """
+        if name not in PRESETS:
+            raise known("preset", name, PRESETS)
+        return cls(output_dir=output_dir, **{**PRESETS[name], **changes})
+
+    def __post_init__(self):
+        if self.num_generations < 2:
+            raise PoiseLabError(
+                f"num_generations={self.num_generations}: a response without a partner has no baseline; use 2 or more"
+            )
+        if self.scale_rewards not in ("none", False) or self.multi_objective_aggregation != "sum_then_normalize":
+            raise PoiseLabError(
+                "POISE's advantages are rewards minus values: leave scale_rewards at 'none' and "
+                "multi_objective_aggregation at 'sum_then_normalize'"
+            )
+        if self.mask_truncated_completions:
+            raise PoiseLabError(
+                "mask_truncated_completions=True hides responses from the probe; leave it False, or give truncated "
+                "responses reward 0"
+            )
+        if self.poise_probe not in PROBE_PRESETS:
+            raise known("probe preset", self.poise_probe, PROBE_PRESETS)
+        if self.poise_pool < 1:
+            raise PoiseLabError(f"poise_pool={self.poise_pool}; average at least 1 token")
+        if self.use_vllm and not is_vllm_available():
+            raise PoiseLabError(
+                'use_vllm=True, but vLLM is not installed; pip install "trl[vllm]", or sample with transformers '
+                "(use_vllm=False)"
+            )
+        self.baseline()  # refuses what it cannot work with
+        try:
+            super().__post_init__()
+        except ValueError as e:
+            for words, sentence in self._odd_batches().items():
+                if words in str(e):
+                    raise PoiseLabError(sentence) from None
+            raise
+
+    def _odd_batches(self) -> dict[str, str]:
+        """Words of TRL's errors about batch sizes -> the sentence that stands for them."""
+        processes = int(os.environ.get("WORLD_SIZE", 1))
+        together, evaluated = (
+            n * processes for n in (self.per_device_train_batch_size, self.per_device_eval_batch_size)
+        )
+        each = self.num_generations_eval or self.num_generations
+        return {
+            "divisible by num_generations": f"a batch of {self.generation_batch_size} responses "
+            "(per_device_train_batch_size x processes x steps_per_generation) leaves a response without its partner; "
+            f"make it a multiple of num_generations={self.num_generations}",
+            "divisible by the global batch size": f"generation_batch_size={self.generation_batch_size} cannot be split "
+            f"into parts of {together} (per_device_train_batch_size={self.per_device_train_batch_size} x {processes} "
+            "processes); make it a multiple",
+            "divisible by the number of generations used for evaluation": f"{evaluated} responses evaluated together "
+            f"(per_device_eval_batch_size={self.per_device_eval_batch_size} x {processes} processes) leave a response "
+            f"without its partner; make them a multiple of the {each} responses per prompt",
+            "can not be both configured": "generation_batch_size and steps_per_generation say the same thing; give one",
+            "auto_find_batch_size": "auto_find_batch_size=True would tear responses from their partners; leave it "
+            "False, and choose a smaller per_device_train_batch_size",
+        }
+
+    def baseline(self) -> Poise:
+        """The baseline that these settings describe."""
+        return Poise(
+            self.num_generations, self.poise_probe, self.poise_buffer_rows, self.poise_warmup, self.poise_per_task
+        )
+
+
+@dataclasses.dataclass
+class GatheredRollouts:
+    """What `Poise` asks of rollouts, of all processes: rewards (P, M) and the task of each prompt."""
+
+    rewards: torch.Tensor
+    tasks: list[str]
+
+    def __len__(self) -> int:
+        return len(self.rewards)
+
+    @property
+    def responses(self) -> int:
+        return self.rewards.shape[1]
+
+    def partner_rewards(self) -> torch.Tensor:
+        return leave_one_out_mean(self.rewards)
+
+
+class PoiseTrainer(GRPOTrainer):
+    """GRPOTrainer whose advantages are POISE's. Same arguments; `args` is a PoiseConfig.
+
+    poise: the baseline, `poise_lab.Poise`, with its probe and buffer, the same on every process.
+
+    Raises PoiseLabError for a model whose decoder layers are not found, images, tools, environments, several GPUs for
+    one process, rewards outside [0, 1], states that are not finite, or processes whose rows differ.
+    """
+
+    def __init__(self, model, reward_funcs=None, args: PoiseConfig | None = None, *rest, **named):
+        if args is None:
+            name = model if isinstance(model, str) else model.config._name_or_path
+            args = PoiseConfig(f"{Path(name).name or 'model'}-POISE")
+        if not isinstance(args, PoiseConfig):
+            raise PoiseLabError(
+                f"args is a {type(args).__name__}; PoiseTrainer takes a PoiseConfig, which has the same fields and POISE's"
+            )
+        given = inspect.signature(GRPOTrainer.__init__).bind(self, model, reward_funcs, args, *rest, **named).arguments
+        for name in ("tools", "environment_factory"):
+            if given.get(name):
+                raise PoiseLabError(f"{name}: a probe cannot tell their tokens from the policy's; leave them out")
+        try:
+            super().__init__(model, reward_funcs, args, *rest, **named)
+        except ValueError as e:
+            if "DataParallel" not in str(e):
+                raise
+            raise PoiseLabError(
+                f"one process sees {args.n_gpu} GPUs; start one for each with `accelerate launch`, or show it one of "
+                "them with CUDA_VISIBLE_DEVICES=0"
+            ) from None
+        if self._is_vlm:
+            raise PoiseLabError("PoiseTrainer reads text models; pass a tokenizer as processing_class")
+        depth = len(self._policy().layers)
+        self.poise_layer = round(depth * 19 / 36) if args.poise_layer is None else args.poise_layer
+        if not 0 <= self.poise_layer < depth:
+            raise PoiseLabError(f"poise_layer={self.poise_layer}, but the policy has layers 0 to {depth - 1}")
+        if self.beta != 0 and hasattr(self._bare(), "peft_config"):
+            raise PoiseLabError(
+                "a KL penalty (beta) with an adapter reads the log-probabilities of the policy without it; set beta=0"
+            )
+        self._poise, self._digest = args.baseline(), 0
+        self._learning: Future | None = None  # the probe learns from a batch while the policy is updated on it
+        self._thread = ThreadPoolExecutor(1, "probe")
+        self._reading = False  # whether the next log-prob pass of the policy is the one to read
+        self._read: torch.Tensor | None = None  # (R, 2 D + 3) of this process
+        self._rewards: torch.Tensor | None = None  # (R of all processes,)
+
+    @property
+    def poise(self) -> Poise:
+        """The baseline, as it is after the last batch."""
+        if self._learning:
+            learning, self._learning = self._learning, None
+            learning.result()
+        return self._poise
+
+    # --- the three methods that are wrapped --------------------------------------------------------
+
+    def _calculate_rewards(self, *args, **kwargs):
+        per_function = super()._calculate_rewards(*args, **kwargs)
+        rewards = (per_function * self.reward_weights.to(per_function.device)).nansum(1)
+        rewards[per_function.isnan().all(1)] = torch.nan  # no function gave one
+        self._rewards = rewards.float().cpu()
+        return per_function
+
+    def _get_per_token_logps_and_entropies(
+        self, model, input_ids, attention_mask, logits_to_keep, batch_size=None, compute_entropy=False, **kwargs
+    ):
+        call = super()._get_per_token_logps_and_entropies
+        if not (self._reading and model is self.model):
+            return call(model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, **kwargs)
+        self._reading = False
+        at, response_ids = input_ids.shape[1] - logits_to_keep, input_ids[:, -logits_to_keep:]
+        prompts, lengths = attention_mask[:, :at].sum(1), attention_mask[:, at:].sum(1)
+        tag, kept = self._policy().end_of_reasoning, lengths.tolist()
+        ends = [reasoning_end(ids[:n], tag) for ids, n in zip(response_ids.tolist(), kept, strict=True)]
+        ends = torch.tensor([n if end < 0 else end for end, n in zip(ends, kept, strict=True)], device=lengths.device)
+        states = []  # of one chunk of rows after another
+
+        def read(hidden: torch.Tensor) -> None:
+            start = sum(len(s) for s in states)
+            here, pool = slice(start, start + len(hidden)), self.args.poise_pool
+            # the layer may lie on another GPU than the tokens (device_map)
+            asked, reasoned = prompts[here].to(hidden.device), ends[here].to(hidden.device)
+            prompt = pool_last(hidden, torch.full_like(asked, at), asked, pool)
+            states.append(torch.cat([prompt, pool_last(hidden, at + reasoned, reasoned, pool)], -1).to(ends.device))
+
+        with on_layer(self._policy().layers, self.poise_layer, read):
+            result = call(model, input_ids, attention_mask, logits_to_keep, batch_size, True, **kwargs)
+        if len(result) != 3 or result[1] is None or sum(len(s) for s in states) != len(input_ids):
+            raise PoiseLabError(
+                f"TRL {importlib.metadata.version('trl')} does not take log-probabilities as this version of poise_lab "
+                "expects; run the tests in tests/scale to see which assumption broke, or install trl==1.16.0"
+            )
+        entropy = span_entropies(result[1].float().to(ends.device), lengths, ends)
+        self._read = torch.cat([torch.cat(states), entropy], -1)
+        return result if compute_entropy else (result[0], None, result[2])
+
+    def _generate_and_score_completions(self, inputs):
+        if "image" in inputs[0] or "images" in inputs[0]:
+            raise PoiseLabError("PoiseTrainer reads text; leave the column of images out of the dataset")
+        self._reading, self._read, self._rewards = True, None, None
+        try:
+            output = super()._generate_and_score_completions(inputs)
+            if "tool_mask" in output:
+                raise PoiseLabError("env_mask: a probe cannot tell masked tokens from the policy's; leave it out")
+            if self._reading:  # where a batch is one optimizer step, TRL needs no such pass; the probe does
+                self._pass_of_our_own(output)
+        finally:
+            self._reading = False
+        tasks = self._tasks(inputs)
+        training = self.model.training
+        responses = self.num_generations if training else self.num_generations_eval
+        if responses < 2:
+            return output  # an evaluation on single responses
+        rollouts, internals = self._gathered(responses, tasks)
+        advantages = self._advantages(rollouts, internals).flatten()
+        mine, rows = self.accelerator.process_index, len(inputs)
+        output["advantages"] = advantages[mine * rows : (mine + 1) * rows].to(output["advantages"])
+        logged = self._logs["advantages"]
+        kept = list(logged)[: -len(advantages)]
+        logged.clear()
+        logged.extend(kept + advantages.tolist())
+        return output
+
+    # --- what they share ---------------------------------------------------------------------------
+
+    def _bare(self):
+        return self.accelerator.unwrap_model(self.model)
+
+    def _policy(self) -> Policy:
+        """The model without accelerate's wrapping and without an adapter's."""
+        model = self._bare()
+        model = model.get_base_model() if hasattr(model, "peft_config") else model
+        return Policy(model, self._tokenizer, getattr(model, "name_or_path", "") or type(model).__name__)
+
+    def _pass_of_our_own(self, output) -> None:
+        size = self.args.per_device_train_batch_size if self.model.training else self.args.per_device_eval_batch_size
+        ids, mask = (torch.cat([output[f"prompt_{part}"], output[f"completion_{part}"]], 1) for part in ("ids", "mask"))
+        start = time.perf_counter()
+        with torch.no_grad():
+            self._get_per_token_logps_and_entropies(self.model, ids, mask, output["completion_ids"].shape[1], size)
+        self._note("seconds_pass", time.perf_counter() - start)
+
+    def _tasks(self, inputs) -> list[str]:
+        """The task of each row of all processes; "all" where one probe serves every task."""
+        if not self.args.poise_per_task:
+            return ["all"] * (len(inputs) * self.accelerator.num_processes)
+        if "task" not in inputs[0]:
+            raise PoiseLabError(
+                "poise_per_task=True needs a column 'task' in the dataset (remove_unused_columns=False)"
+            )
+        return gather_object([row["task"] for row in inputs])
+
+    def _gathered(self, responses: int, tasks: list[str]) -> tuple[GatheredRollouts, Internals]:
+        """The rows of all processes, siblings side by side."""
+        start = time.perf_counter()
+        rewards = self._rewards.view(-1, responses)
+        features = self.accelerator.gather(self._read).cpu().view(len(rewards), responses, -1)
+        if not features.isfinite().all():
+            raise NotFiniteError("features contain NaN or infinity: the policy's hidden states have overflowed")
+        width = (features.shape[-1] - 3) // 2
+        prompt, reasoning, entropy = features.split([width, width, 3], -1)
+        unused = features.new_zeros(len(rewards), responses, 0)
+        internals = Internals(prompt, reasoning, entropy, unused, unused, self.poise_layer, self.args.poise_pool)
+        self._note("seconds_gather", time.perf_counter() - start)
+        return GatheredRollouts(rewards, tasks[::responses]), internals
+
+    def _advantages(self, rollouts: GatheredRollouts, internals: Internals) -> torch.Tensor:
+        """(P, M), from the probe of the batches before. In training it then learns from this one, in the background."""
+        seconds = {}
+        with timed(seconds, "wait"):
+            poise = self.poise
+        with timed(seconds, "probe"):
+            self._check_same_rows()
+            values = poise.values(rollouts, internals)
+            advantages = poise.advantages(rollouts, internals, values)
+        self._note("seconds_wait", seconds["wait"])
+        self._note("seconds_probe", seconds["probe"])
+        self._note("fitted", float(values is not None))
+        self._note("buffer_rows", float(sum(buffer.rows for buffer in poise.buffers.values())))
+        self._note("variance_reduction", variance_reduction(advantages, rollouts.rewards))
+        rloo = rollouts.rewards - leave_one_out_mean(rollouts.rewards)
+        self._note("variance_reduction_rloo", variance_reduction(rloo, rollouts.rewards))
+        if values is not None:
+            score = agreement(values, rollouts.partner_rewards())
+            self._note("probe_r_partner", score["r"])
+            self._note("probe_mae_partner", score["mae"])
+        if self.model.training:
+            self._learning = self._thread.submit(self._learn, rollouts, internals)
+        return advantages
+
+    def _learn(self, rollouts: GatheredRollouts, internals: Internals) -> None:
+        self._poise.update(rollouts, internals)
+        self._digest = digest(self._poise)
+
+    def _note(self, name: str, value: float) -> None:
+        self._metrics["train" if self.model.training else "eval"][f"poise/{name}"].append(value)
+
+    def _check_same_rows(self) -> None:
+        """Each process has fitted its own probe: to the same rows, or it stops here."""
+        mine = torch.tensor([self._digest], device=self.accelerator.device)
+        every = self.accelerator.gather(mine)
+        if (every != every[0]).any():
+            raise PoiseLabError(
+                "the processes have fitted their probes to different rows; after a resume, give each of them the same "
+                "checkpoint (a folder that all nodes see)"
+            )
+
+    # --- checkpoints -------------------------------------------------------------------------------
+
+    def _poise_settings(self) -> dict:
+        return {**self.poise.settings(), "layer": self.poise_layer, "pool": self.args.poise_pool}
+
+    def _save_checkpoint(self, model, trial):
+        if self.args.should_save:  # before the trainer's own files: a checkpoint that it calls whole has these
+            folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
+            folder.mkdir(parents=True, exist_ok=True)
+            save_file({k: v.contiguous() for k, v in self.poise.state_dict().items()}, folder / f"{STATE}.safetensors")
+            write_json(folder / f"{STATE}.json", self._poise_settings())
+        super()._save_checkpoint(model, trial)
+
+    def _load_optimizer_and_scheduler(self, checkpoint):
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None:
+            return
+        folder = Path(checkpoint)
+        try:
+            settings, state = read_json(folder / f"{STATE}.json"), load_file(folder / f"{STATE}.safetensors")
+        except Exception as e:
+            raise PoiseLabError(
+                f"checkpoint {folder} has no readable state of POISE ({e}); resume from another, on nodes that all see it"
+            ) from e
+        for path, old, new in differences(settings, self._poise_settings()):
+            raise PoiseLabError(
+                f"checkpoint {folder} was made with other settings: {path} is {old!r} there and {new!r} here"
+            )
+        self.poise.load_state_dict(state)
+        self._digest = digest(self.poise)
+
+
+def digest(poise: Poise) -> int:
+    """A number for the rows that the probes are fitted on, small enough for a tensor."""
+    parts = "".join(buffer.digest() for _, buffer in sorted(poise.buffers.items()))
+    return int(hashlib.sha256(parts.encode()).hexdigest()[:14], 16)

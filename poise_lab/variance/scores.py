@@ -1,0 +1,198 @@
+"""The scores of all responses, from batched passes."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from transformers.pytorch_utils import Conv1D
+
+from ..errors import PoiseLabError
+from ..internals import row_lengths, score_tokens, scoring_states
+from ..policies import Policy
+from ..rollouts import Rollouts
+
+
+@dataclasses.dataclass
+class Scores:
+    """What is kept of the scores. Shapes: P prompts, M responses per prompt, K numbers per score.
+
+    within: (P, M, M) inner products of the scores of one prompt.
+    kept: (P, M, K) the scores, folded, for inner products across prompts.
+    """
+
+    within: torch.Tensor
+    kept: torch.Tensor
+
+    @classmethod
+    def of(cls, vectors: torch.Tensor) -> Scores:
+        """From the scores themselves, (P, M, N)."""
+        return cls(vectors @ vectors.mT, vectors)
+
+    def select(self, prompts=slice(None), responses=slice(None)) -> Scores:
+        """The scores of some prompts, and of some of their responses."""
+        columns = torch.arange(self.within.shape[1])[responses]
+        return Scores(self.within[prompts][:, columns][:, :, columns], self.kept[prompts][:, columns])
+
+
+def read_scores(
+    policy: Policy,
+    rollouts: Rollouts,
+    weights: torch.Tensor | None = None,
+    *,
+    width: int | None = 4096,
+    seed: int = 0,
+) -> Scores:
+    """The scores of all responses, from batched passes: one gradient per response, none of them stored whole.
+
+    A forward and a backward pass leave the inputs and the output gradients of every module that has weights;
+    the gradient of one response is the product of its own. Prompts are batched whole.
+
+    weights: (P, M, T) of the tokens in a response's sum, by default 1 each; with the advantages of a
+        token-level critic as weights, the advantages of the responses are 1.
+    width: numbers kept per score for products across prompts; None keeps all.
+
+    Raises PoiseLabError for a module whose weights it cannot follow, or weights of another shape.
+    """
+    p, m, t = rollouts.response_ids.shape
+    weights = torch.ones(p, m, t) if weights is None else weights
+    if weights.shape != (p, m, t):
+        raise PoiseLabError(f"token weights of shape {tuple(weights.shape)}; the rollouts have {(p, m, t)}")
+    parameters = dict(policy.model.named_parameters())  # a tied weight is listed once
+    size = sum(q.numel() for q in parameters.values())
+    k = size if width is None else min(width, size)
+    signs = torch.randint(0, 2, (size,), generator=torch.Generator().manual_seed(seed)).to(policy.device) * 2.0 - 1
+    dtype = torch.promote_types(policy.model.dtype, torch.float32)
+    within, kept = torch.zeros(p, m, m, dtype=dtype), torch.zeros(p, m, k, dtype=dtype)
+    for prompts, distinct, which in _prompt_batches(rollouts, weights):
+        n, u = distinct.shape
+        rows = (prompts[:, None] * m + distinct).flatten()
+        uses = _uses(policy, rollouts, rows, weights.flatten(0, 1)[rows])
+        inner = torch.zeros(n, u, u, dtype=dtype, device=policy.device)
+        folded, offset = torch.zeros(n * u, k, dtype=dtype, device=policy.device), 0
+        for name, parameter in parameters.items():
+            if parameter not in uses:
+                raise PoiseLabError(f"weight {name!r} of policy {policy.name!r} is in no module that can be followed")
+            first, *others = (_row_gradient(parameter, *use) for use in uses[parameter])
+            gradient = sum(others, first).to(dtype).flatten(1)
+            groups = gradient.view(n, u, -1)
+            inner += groups @ groups.mT
+            _fold(folded, gradient, signs[offset : offset + parameter.numel()], offset)
+            offset += parameter.numel()
+        of_prompt = torch.arange(n)[:, None]
+        within[prompts] = inner.cpu()[of_prompt[..., None], which[:, :, None], which[:, None]]
+        kept[prompts] = folded.view(n, u, k).cpu()[of_prompt, which]
+    return Scores(within, kept)
+
+
+BATCH_TOKENS = 3072  # padded tokens of one pass
+
+
+def _prompt_batches(rollouts: Rollouts, weights: torch.Tensor):
+    """Prompts of similar length, at most BATCH_TOKENS padded tokens with all of their distinct responses.
+
+    A policy that is sure of itself gives the same response again and again; its score is read once.
+    Yields prompts (N,), which of their responses are read (N, U), and which of those each response is (N, M).
+    """
+    m = rollouts.responses
+    lengths = row_lengths(rollouts).view(-1, m).amax(1)
+    keys = torch.cat(
+        [rollouts.response_ids.double(), rollouts.lengths[..., None].double(), weights.double()], -1
+    ).numpy()
+    by_number: dict[int, list] = {}
+    for i in lengths.argsort(stable=True).tolist():
+        first: dict[bytes, int] = {}  # of each distinct response, where it stands first
+        of = [first.setdefault(key.tobytes(), j) for j, key in enumerate(keys[i])]
+        order = {j: n for n, j in enumerate(first.values())}
+        by_number.setdefault(len(first), []).append((i, list(order), [order[j] for j in of]))
+    for u, found in by_number.items():
+        start = 0
+        for end in range(1, len(found) + 1):
+            if end == len(found) or int(lengths[found[end][0]]) * u * (end + 1 - start) > BATCH_TOKENS:
+                yield tuple(torch.tensor(column) for column in zip(*found[start:end], strict=True))
+                start = end
+
+
+def _uses(policy: Policy, rollouts: Rollouts, rows: torch.Tensor, weights: torch.Tensor) -> dict:
+    """Of each weight: the modules it is used in, their inputs, outputs and output gradients, (R, positions, features)."""
+    captured, handles = [], []
+
+    def hook(module, args, output):
+        x = args[0].detach()
+        if len(output) == 1 < len(rows):  # the same positions for all rows: give each its own gradient
+            x, output = x.expand(len(rows), *x.shape[1:]), output.expand(len(rows), *output.shape[1:])
+        captured.append((module, x, output))
+        return output
+
+    for module in policy.model.modules():
+        if next(module.parameters(recurse=False), None) is not None:
+            handles.append(module.register_forward_hook(hook))
+    try:
+        with torch.enable_grad():
+            states, mask = scoring_states(policy, rollouts, rows, share=False)  # each row needs its own gradient
+            mask = mask[:, : int(mask.sum(1).max())]
+            row, token = mask.nonzero(as_tuple=True)
+            laid_out = states.new_zeros(*mask.shape, states.shape[1]).index_put((row, token), states)
+            tokens = rollouts.response_ids.flatten(0, 1)[rows, : mask.shape[1]].flatten().to(states.device)
+            logprobs, _ = score_tokens(policy, laid_out.flatten(0, 1), tokens, rollouts.temperature, False)
+            total = (logprobs.view(mask.shape) * (weights[:, : mask.shape[1]] * mask).to(logprobs)).sum()
+            gradients = torch.autograd.grad(total, [output for _, _, output in captured])
+    finally:
+        for handle in handles:
+            handle.remove()
+    uses: dict = {}
+    for (module, x, output), gradient in zip(captured, gradients, strict=True):
+        shape = () if isinstance(module, torch.nn.Embedding) else x.shape[-1:]  # an embedding's inputs are token ids
+        record = [each.reshape(len(rows), -1, each.shape[-1]) for each in (output.detach(), gradient)]
+        for parameter in module.parameters(recurse=False):
+            uses.setdefault(parameter, []).append((module, x.reshape(len(rows), -1, *shape), *record))
+    return uses
+
+
+def _row_gradient(parameter, module, x, output, d) -> torch.Tensor:
+    """(R, *parameter.shape): the gradient that one use of a weight leaves, for each row."""
+    if parameter is getattr(module, "bias", None):
+        return d.sum(1)
+    if isinstance(module, torch.nn.Linear):
+        return d.mT @ x
+    if isinstance(module, Conv1D):  # GPT-2's, which holds its weight transposed
+        return x.mT @ d
+    if isinstance(module, torch.nn.Embedding):
+        result = d.new_zeros(len(x), *parameter.shape)
+        index = (x + torch.arange(len(x), device=x.device)[:, None] * len(parameter)).flatten()
+        result.view(-1, d.shape[-1]).index_add_(0, index, d.flatten(0, 1) * getattr(module, "embed_scale", 1.0))
+        if module.padding_idx is not None:
+            result[:, module.padding_idx] = 0
+        return result
+    if "Norm" in type(module).__name__ and parameter is getattr(module, "weight", None):
+        bias = getattr(module, "bias", None)
+        scaled = output if bias is None else output - bias
+        return (scaled * d).sum(1) / _gain(module)
+    raise PoiseLabError(f"a weight of a {type(module).__name__} cannot be followed response by response")
+
+
+@torch.no_grad()
+def _gain(norm) -> torch.Tensor:
+    """(D,) what a norm multiplies the normed values by: its weight, or 1 + its weight.
+
+    Dividing by it gives the normed values back, which is cheaper than norming again.
+    """
+    x = (-1.0) ** torch.arange(len(norm.weight), device=norm.weight.device, dtype=norm.weight.dtype)  # normed, never 0
+    y, more = norm(x), torch.func.functional_call(norm, {"weight": norm.weight + 1}, (x,))
+    bias = getattr(norm, "bias", None)
+    gain = (y if bias is None else y - bias) / (more - y)
+    if (gain == 0).any():
+        raise PoiseLabError(
+            f"a {type(norm).__name__} multiplies by 0, so the gradient of its weight cannot be read back"
+        )
+    return gain
+
+
+def _fold(folded: torch.Tensor, gradient: torch.Tensor, signs: torch.Tensor, offset: int) -> None:
+    """Add sign * gradient[:, i] to column (offset + i) mod K."""
+    done, k = 0, folded.shape[1]
+    while done < gradient.shape[1]:
+        start = (offset + done) % k
+        n = min(k - start, gradient.shape[1] - done)
+        folded[:, start : start + n].addcmul_(gradient[:, done : done + n], signs[done : done + n])
+        done += n
