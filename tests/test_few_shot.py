@@ -7,7 +7,7 @@ import torch
 from support import EOS, FAMILIES, plain_logits, response, tiny_policy
 
 import poise_lab as pl
-from poise_lab import internals, prefix
+from poise_lab import internals, policies
 from poise_lab.models.pretrain import character_tokenizer
 from poise_lab.rollouts import build_rollouts
 
@@ -159,19 +159,19 @@ def test_a_model_without_a_chat_template_is_named_once_in_a_sentence(tmp_path):
 
 
 def test_common_prefix_by_hand(monkeypatch):
-    monkeypatch.setattr(prefix, "WORTH", 2)
-    assert prefix.common_prefix([[1, 2, 3, 4], [1, 2, 3, 5, 6], [1, 2, 3, 4, 9]]) == 3
-    assert prefix.common_prefix([[1, 2, 3], [1, 2, 3]]) == 2  # one token is left to each
-    assert prefix.common_prefix([[1, 2, 3], [1, 3, 3]]) == 0  # too short to be worth it
-    assert prefix.common_prefix([[1, 2, 3, 4]]) == 0
-    assert prefix.common_prefix([[1, 2, 3], [1, 2, 3, 4], [9]]) == 0
+    monkeypatch.setattr(policies, "WORTH", 2)
+    assert policies.common_prefix([[1, 2, 3, 4], [1, 2, 3, 5, 6], [1, 2, 3, 4, 9]]) == 3
+    assert policies.common_prefix([[1, 2, 3], [1, 2, 3]]) == 2  # one token is left to each
+    assert policies.common_prefix([[1, 2, 3], [1, 3, 3]]) == 0  # too short to be worth it
+    assert policies.common_prefix([[1, 2, 3, 4]]) == 0
+    assert policies.common_prefix([[1, 2, 3], [1, 2, 3, 4], [9]]) == 0
 
 
 def test_a_shared_beginning_counts_once_in_a_batch(monkeypatch):
     policy = few_shot(shots=4)
     problems = pl.load_task("chain_sum", **SUMS).sample(6, seed=0)
     rollouts = pl.sample_rollouts(policy, problems, 2, seed=0, max_new_tokens=4)
-    lengths, shared = internals.row_lengths(rollouts), prefix.common_prefix(rollouts.prompt_ids)
+    lengths, shared = internals.row_lengths(rollouts), policies.common_prefix(rollouts.prompt_ids)
     assert shared > 0.5 * int(lengths.max())
     most = shared + 4 * int(lengths.max() - shared)  # room for four rows that share, and for one that does not
     monkeypatch.setattr(internals, "BATCH_TOKENS", most)
@@ -188,11 +188,11 @@ def test_a_shared_beginning_changes_nothing(family, tied, dtype, monkeypatch):
     policy = few_shot(family, shots=3, tie_word_embeddings=tied, **({"sliding_window": 400} if wide else {}))
     policy.model.to(dtype)
     problems = pl.load_task("chain_sum", min_terms=2, max_terms=4).sample(6, seed=1)
-    shared = prefix.common_prefix([policy.prompt_ids(p) for p in problems])
-    assert shared >= prefix.WORTH and len({len(policy.prompt_ids(p)) for p in problems}) > 1
+    shared = policies.common_prefix([policy.prompt_ids(p) for p in problems])
+    assert shared >= policies.WORTH and len({len(policy.prompt_ids(p)) for p in problems}) > 1
     found = []
-    for worth in (prefix.WORTH, 10_000):
-        monkeypatch.setattr(prefix, "WORTH", worth)
+    for worth in (policies.WORTH, 10_000):
+        monkeypatch.setattr(policies, "WORTH", worth)
         greedy = pl.sample_rollouts(policy, problems, 2, max_new_tokens=6, temperature=0)
         rollouts = pl.sample_rollouts(policy, problems, 3, seed=2, max_new_tokens=12) if not found else found[0][1]
         internals = pl.read_internals(policy, rollouts, layer=1, pool=5)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import poise_lab as pl
-from poise_lab import pretrain as module
+from poise_lab.models import pretrain as module
 from poise_lab.models.pretrain import demonstrate, describe, new_policy, pretrain
 from poise_lab.tasks import LAPTOP_SETTINGS, answer_of
 

@@ -106,7 +106,7 @@ def test_a_planted_signal_is_found_and_shuffled_targets_are_not():
     assert np.mean(layers["3"]["r"]) > np.mean(layers["0"]["r"]) + 0.5
     assert set(made["pools"]()) == {"1", "10"}
     for row in (*inputs.values(), *controls.values(), *layers.values()):
-        assert {len(values) for values in row.values()} == {tables.SPLITS}
+        assert {len(values) for values in row.values()} == {common.SPLITS}
 
 
 def test_more_rows_fit_better():
@@ -160,7 +160,7 @@ def test_rloo_row_is_one_minus_twice_the_variance_within():
     rng = np.random.default_rng(0)
     value = np.where(np.arange(20_000) % 2, 0.1, 0.9)
     found = paper.rloo_row(rng.random((20_000, 8)) < value[:, None], 4)["variance_reduction"]
-    assert len(found) == tables.SPLITS and abs(np.mean(found) - (1 - 2 * 0.09 / 0.25)) < 0.02
+    assert len(found) == common.SPLITS and abs(np.mean(found) - (1 - 2 * 0.09 / 0.25)) < 0.02
 
 
 def made_up(task: str, r: dict[str, list[float]], mae: dict[str, list[float]]) -> dict:
@@ -300,7 +300,7 @@ def test_rows_that_no_prompt_reads_are_left_out(reader, monkeypatch):
         return critics.critic_epochs(reader, problems, rewards, fit, held_out, learning_rate=1e-2, epochs=3)
 
     errors, values = trained()
-    monkeypatch.setattr(tables, "only_tokens_of", lambda policy, prompts: (policy, prompts))
+    monkeypatch.setattr(critics, "only_tokens_of", lambda policy, prompts: (policy, prompts))
     whole_errors, whole_values = trained()
     assert np.allclose(errors, whole_errors, atol=1e-4) and np.allclose(values, whole_values, atol=2e-3)
     assert np.abs(np.subtract(values[0], values[-1])).max() > 0.02  # it did learn something
@@ -421,7 +421,7 @@ def test_recorded_tables_are_whole(model, task, record):
     for table in made.values():
         for row in table.values():
             assert set(row) == {"mae", "r", "variance_reduction"}
-            assert all(len(values) == tables.SPLITS for values in row.values())
+            assert all(len(values) == common.SPLITS for values in row.values())
     assert made["presets"]["release"] == made["inputs"]["full estimator"] == made["architectures"]["Linear ridge"]
     assert (
         made["presets"]["release"]
@@ -489,7 +489,7 @@ def test_what_notebook_09_says_of_the_critics():
         assert first["learning_rate"] == float(min(first["searched"], key=first["searched"].get))
         for record in tasks.values():
             critic = record["critic"]
-            assert critic["learning_rate"] == first["learning_rate"] and len(critic["epochs"]) == tables.SPLITS
+            assert critic["learning_rate"] == first["learning_rate"] and len(critic["epochs"]) == common.SPLITS
             assert max(critic["epochs"]) <= critics.CRITIC_EPOCHS
             assert record["tables"]["critic"]["probe"] == record["tables"]["presets"]["release"]
     every = {model: list(tasks.values()) for model, tasks in found.items()}

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from support import ToyTask, tiny_policy
 
 import poise_lab as pl
-from poise_lab import files, records
+from poise_lab import files
 from poise_lab import trainer as module
 from poise_lab.cli import main
 from poise_lab.errors import NotFiniteError
@@ -127,7 +127,7 @@ def test_commit_of_the_checkout_and_of_no_other(tmp_path, monkeypatch):
 
     package = tmp_path / "inner" / "poise_lab"
     package.mkdir(parents=True)
-    monkeypatch.setattr(records, "__file__", str(package / "records.py"))
+    monkeypatch.setattr(files, "__file__", str(package / "files.py"))
     git("init", "-q")
     (tmp_path / "file").write_text("1")
     git("add", "file")

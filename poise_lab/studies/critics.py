@@ -16,9 +16,8 @@ from ..policies import Policy, load_policy
 from ..rollouts import build_rollouts, leave_one_out_mean
 from ..stats import agreement, pair_reduction
 from ..tasks import Problem, load_task
-from .common import piece, splits
+from .common import SPLITS, piece, splits
 from .readings import READ, SEED, SHOTS, Setting
-from .tables import SPLITS
 
 CRITIC_RATES = (3e-5, 1e-4)  # validation prompts of the first task choose one for each model
 CRITIC_EPOCHS, CRITIC_MINIBATCH = 4, 16  # the epochs are the most; validation prompts choose how many count
