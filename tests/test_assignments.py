@@ -261,7 +261,7 @@ def test_instructors_table_is_that_of_the_masters():
 
 
 def test_messages_of_the_troubleshooting_exist():
-    sources = "".join(p.read_text(encoding="utf-8") for p in (ROOT / "poise_lab").glob("*.py"))
+    sources = "".join(p.read_text(encoding="utf-8") for p in (ROOT / "poise_lab").rglob("*.py"))
     sources += "".join(cell.source for path in MASTERS for cell in nbformat.read(path, as_version=4).cells)
     sources = re.sub(r'"\s*\n\s*f?"', "", sources)  # messages that go over two lines
     part = STUDENTS[STUDENTS.index("## It does not work") :]
