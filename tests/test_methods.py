@@ -17,7 +17,7 @@ from test_baselines import (
 )
 
 import poise_lab as pl
-from poise_lab.baselines.fused import Fused, FusedByPrompt, error_variance, fusion_weight
+from poise_lab.baselines.fused import Fused, fusion_weight
 from poise_lab.baselines.poise import Poise, ScoreWeighted
 
 
@@ -370,41 +370,6 @@ def test_the_weight_leans_on_what_tells_something():
     for fused, informed in ((reads, True), (no_states, False)):
         skill = pl.agreement(fused.values(*batch(99, p=2000)), batch(99, p=2000)[0].rewards.flip(1))["brier_skill"]
         assert (skill > 0.1) == informed
-
-
-def by_prompt_with(error_rows, responses=2) -> FusedByPrompt:
-    fused = FusedByPrompt(responses=responses, warmup=1)
-    fused.probes, fused.history = reads_first_feature(responses).probes, torch.tensor(error_rows)
-    return fused
-
-
-def test_weight_by_prompt_by_hand():
-    """Errors (sibling - g)(own - g) of 1/4 and -1/20: tau^2 = 0.1; g (1 - g) is 3/16 and 1/4."""
-    rows = [[0.5, 1.0, 1.0], [0.5, 1.0, 0.4]]
-    assert error_variance(*torch.tensor(rows).T) == pytest.approx(0.1)
-    pair = by_prompt_with(rows).weights(torch.tensor([[0.25, 0.5]]))
-    assert pair.tolist()[0] == pytest.approx([0.1 / (0.1 + 3 / 16), 0.1 / 0.35])
-    three = by_prompt_with(rows, 3).weights(torch.tensor([[0.25, 0.5, 1.0]]))
-    assert three.tolist()[0] == pytest.approx([0.1 / (0.1 + 3 / 32), 0.1 / 0.225, 1.0])
-    sure = by_prompt_with([[0.5, 1.0, 0.0]])  # the error is at least 0
-    assert sure.weights(torch.tensor([[0.0, 0.5]])).tolist() == [[0.0, 0.0]]
-    rollouts, internals = toy_rollouts([[1.0, 0.0]]), internals_with([[0.5, 0.25]])
-    w1, w2 = pair.tolist()[0]  # the first response's sibling predicts 1/4, the second one's 1/2
-    expected = [1 - (1 - w1) * 0.25, -(1 - w2) * 0.5 - w2]
-    assert by_prompt_with(rows).advantages(rollouts, internals).tolist()[0] == pytest.approx(expected)
-
-
-def test_error_variance_is_that_of_the_predictions():
-    generator = torch.Generator().manual_seed(0)
-    value = 0.3 + 0.4 * torch.rand(40_000, generator=generator)
-    predicted = value + 0.2 * torch.randn(40_000, generator=generator)
-    siblings, own = (torch.bernoulli(value, generator=generator) for _ in range(2))
-    assert error_variance(predicted, siblings, own) == pytest.approx(0.04, abs=0.005)  # 4 standard errors
-
-
-@pytest.mark.parametrize("m", [2, 3])
-def test_nothing_of_a_response_enters_its_own_weight(m):
-    assert not own_response_enters(trained(FusedByPrompt, steps=6, responses=m), m)
 
 
 def test_fused_beats_both_ends_on_data_it_has_not_seen():

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "poise_lab"
 # use each other.
 PLAN = [
     ["errors"],
-    ["files", "process", "sources", "stats"],
+    ["files", "process", "settings", "sources", "stats"],
     ["tasks", "objective"],
     ["policies"],
     ["rollouts"],
