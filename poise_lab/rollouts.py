@@ -108,7 +108,10 @@ def join(parts: Sequence[Rollouts]) -> Rollouts:
     Raises PoiseLabError if the parts differ in responses per prompt, extra ones included, or in temperature.
     """
     extras = [part.extra_rewards for part in parts]
-    shapes = {(part.responses, None if x is None else x.shape[1], part.temperature) for part, x in zip(parts, extras)}
+    shapes = {
+        (part.responses, None if x is None else x.shape[1], part.temperature)
+        for part, x in zip(parts, extras, strict=True)
+    }
     if len(shapes) > 1:
         raise PoiseLabError(
             "rollouts that differ in responses per prompt, extra responses or temperature cannot be joined: "

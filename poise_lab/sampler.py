@@ -70,7 +70,9 @@ class Sampler:
         pool with fewer problems than a step takes.
         """
         if pool < self.prompts:
-            raise PoiseLabError(f"a pool of {pool} problems is too small for {self.prompts} prompts per step; enlarge it")
+            raise PoiseLabError(
+                f"a pool of {pool} problems is too small for {self.prompts} prompts per step; enlarge it"
+            )
         if pool not in self._pools:
             self._pools[pool] = self.task.sample(pool, step_seed(self.seed, 0, "pool"), exclude=self.exclude), []
         problems, order = self._pools[pool]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from test_baselines import (
 import poise_lab as pl
 from poise_lab.baselines.fused import Fused, fusion_weight
 from poise_lab.baselines.poise import Poise, ScoreWeighted
+from poise_lab.rollouts import join
 
 
 def sampler(prompts=12, seed=0, **changes) -> pl.Sampler:
@@ -149,12 +151,51 @@ def test_joined_rollouts_are_those_of_one_call():
         parts[0], response_ids=parts[0].response_ids[..., : parts[0].lengths.max()],
         logprobs=parts[0].logprobs[..., : parts[0].lengths.max()],
     )  # fmt: skip
-    from poise_lab.rollouts import join
-
+    for part in parts:
+        part.extra_rewards = torch.rand(len(part), 3)
     again = join(parts)
+    assert torch.equal(again.extra_rewards, torch.cat([part.extra_rewards for part in parts]))
     for name in ("response_ids", "lengths", "logprobs", "rewards", "finished", "reasoning_lengths"):
         assert torch.equal(getattr(again, name), getattr(whole, name)), name
     assert again.problems == whole.problems and again.texts == whole.texts and again.prompt_ids == whole.prompt_ids
+
+
+def test_rollouts_that_differ_are_not_joined():
+    one = pl.sample_rollouts(tiny_policy(), ToyTask().sample(4, 0), 2, seed=3, max_new_tokens=8)
+    for changes in (dict(extra_rewards=torch.ones(4, 1)), dict(temperature=0.5)):
+        with pytest.raises(pl.PoiseLabError, match="cannot be joined"):
+            join([one, dataclasses.replace(one, **changes)])
+    with pytest.raises(pl.PoiseLabError, match="cannot be joined"):
+        join([one, one.select(responses=[0])])
+
+
+@pytest.mark.parametrize(("prompts", "pool"), [(8, 12), (8, 8), (8, 9), (7, 12), (5, 23), (11, 12)])
+def test_no_problem_comes_twice_in_a_step(prompts, pool):
+    """Not where a step ends one time through the pool and begins the next, either; and all come equally often."""
+    s, seen = sampler(prompts=prompts), []
+    for step in range(1, 4 * pool + 1):
+        s.begin(step)
+        chosen = [p.compact for p in s.pool_problems(pool)]
+        assert len(set(chosen)) == prompts
+        seen += chosen
+    assert set(Counter(seen).values()) == {4 * prompts}
+    s = sampler(prompts=prompts)
+    s.begin(3 * pool)  # a resumed run
+    assert [p.compact for p in s.pool_problems(pool)] == seen[(3 * pool - 1) * prompts : 3 * pool * prompts]
+
+
+def test_a_pool_that_a_step_would_empty():
+    with pytest.raises(pl.PoiseLabError, match="a pool of 11 problems is too small for 12 prompts per step"):
+        pl.make_baseline("spo", pool=11).sample(sampler())
+
+
+def test_spo_counts_all_responses_where_a_problem_comes_twice():
+    twice, once = pl.make_baseline("spo", forget=0.5), pl.make_baseline("spo", forget=0.5)
+    rollouts, together = toy_rollouts([[1.0], [0.0], [1.0]]), toy_rollouts([[1.0, 0.0, 1.0]])
+    rollouts.prompt_ids, together.prompt_ids = [[5], [5], [5]], [[5]]
+    for _ in range(2):
+        twice.update(rollouts, None), once.update(together, None)
+    assert twice.counts == once.counts and twice.total == once.total
 
 
 def test_pool_is_gone_through_once_before_it_comes_again():
@@ -404,25 +445,6 @@ def test_constant_by_hand():
     again.load_state_dict(baseline.state_dict())
     expected = torch.tensor([[1.0, 0.0]]) - baseline.constant
     assert torch.equal(again.advantages(rollouts, seen), expected)
-
-
-@pytest.mark.parametrize(
-    ("name", "settings", "message"),
-    [
-        ("constant", dict(rows=0), "rows=0"),
-        ("dapo", dict(rounds=0), "rounds=0"),
-        ("oracle", dict(fresh=0), "fresh=0"),
-        ("spo", dict(pool=0), "pool=0"),
-        ("spo", dict(forget=0.0), "forget=0.0"),
-        ("spo", dict(forget=1.5), "forget=1.5"),
-        ("critic", dict(learning_rate=0), "learning_rate=0"),
-        ("critic", dict(epochs=0), "epochs=0"),
-        ("ppo", dict(gae_lambda=1.1), "gae_lambda=1.1"),
-    ],
-)
-def test_bad_settings(name, settings, message):
-    with pytest.raises(pl.PoiseLabError, match=message):
-        pl.make_baseline(name, **settings)
 
 
 def test_no_advantages_are_nan():

@@ -40,7 +40,9 @@ class Poise(Baseline):
         super().__post_init__()
         self.template = ValueProbe.preset(self.probe) if isinstance(self.probe, str) else self.probe
         if not isinstance(self.template, ValueProbe):
-            raise PoiseLabError(f"baseline {self.name!r}: probe={self.probe!r}; it must be a ValueProbe or a preset's name")
+            raise PoiseLabError(
+                f"baseline {self.name!r}: probe={self.probe!r}; it must be a ValueProbe or a preset's name"
+            )
         self.template.check_params()
         self.steps = 0
         self.probes: dict[str, ValueProbe] = {}
