@@ -110,10 +110,12 @@ class ValueProbe(RegressorMixin, BaseEstimator):
         beta = ridge.coef_ / scaler.scale_
         self.coef_ = np.zeros(X.shape[1])
         self.intercept_ = float(ridge.intercept_ - beta @ scaler.mean_)
-        for name, part, block in columns.transformers_:
-            of_part, reduced = beta[columns.output_indices_[name]], isinstance(part, PCA)
-            self.coef_[block] = part.components_[: part.rank_].T @ of_part if reduced else of_part
-            self.intercept_ -= float(self.coef_[block] @ part.mean_) if reduced else 0.0
+        for name in self.inputs:
+            part, of_part = columns.named_transformers_[name], beta[columns.output_indices_[name]]
+            if isinstance(part, PCA):
+                of_part = part.components_[: part.rank_].T @ of_part
+                self.intercept_ -= float(of_part @ part.mean_)
+            self.coef_[blocks[name]] = of_part
         self.n_features_in_ = X.shape[1]
         return self
 
