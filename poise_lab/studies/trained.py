@@ -10,8 +10,9 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -97,15 +98,25 @@ def train(folder: Path, flags: str) -> None:
 
 
 def record(runs: dict[str, str], out: Path, at_once: int = 2) -> None:
-    """Make the runs that are missing in a folder, some at a time."""
+    """Make the runs that are missing in a folder, some at a time; when one stops, those at work end and no other begins."""
     out.mkdir(parents=True, exist_ok=True)
+    stopped = threading.Event()
+
+    def make(name: str) -> None:
+        if not stopped.is_set():
+            try:
+                train(out / name, runs[name])
+            except BaseException:
+                stopped.set()
+                raise
+
     with ThreadPoolExecutor(at_once) as pool:
-        futures = [pool.submit(train, out / name, flags) for name, flags in runs.items() if not (out / name).exists()]
+        futures = [pool.submit(make, name) for name in runs if not (out / name).exists()]
         try:
-            for future in as_completed(futures):
+            for future in futures:
                 future.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)  # those at work get the same Ctrl-C, and save
+        except KeyboardInterrupt:  # the runs at work get the same Ctrl-C, and save
+            stopped.set()
             raise
 
 
