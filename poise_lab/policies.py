@@ -138,7 +138,7 @@ def load_policy(
 
     shots: solved problems in front of each problem (see `Policy`); by default what the folder was saved with, else 0.
     wording: how a problem is put (see `Policy`); by default what the folder was saved with, else "question".
-    dtype: bfloat16 is faster on a CPU with bfloat16 products (the readings of `poise-lab probes` use it);
+    dtype: bfloat16 is faster on a CPU with bfloat16 products (the readings of `poise-lab study real` use it);
         training wants float32: small updates vanish in bfloat16.
 
     Raises PoiseLabError if the name is none of these, the model has not been fetched, the folder holds no model, or
