@@ -381,7 +381,6 @@ def test_words_say_what_is_drawn():
 def test_a_shown_figure_has_its_words(monkeypatch):
     """What a notebook stores: the figure with its words as plain text, and the words again to be read in the page."""
     shown = []
-    monkeypatch.setattr(pio.renderers, "default", "plotly_mimetype")  # what a notebook has
     monkeypatch.setattr("IPython.display.display", lambda what, raw=False: shown.append(what))
     fig = bars({"a & b": (1.0, 0.5, 2.0)}, "t", "x", "y")
     fig._ipython_display_()
@@ -399,7 +398,8 @@ def faults(figure: dict) -> list[str]:
     for letter in "xy":
         for name in {trace.get(letter + "axis", letter) for trace in figure["data"]}:
             axis = layout.get(f"{letter}axis{name[1:]}", {})
-            if axis.get("showticklabels") is not False and not axis.get("title", {}).get("text"):
+            shown = axis.get("showticklabels") is not False and axis.get("visible") is not False
+            if shown and not axis.get("title", {}).get("text"):
                 found.append(f"axis {name} has no title")
     return found
 
