@@ -36,8 +36,7 @@ def normalised(notebook):
     }
     for i, cell in enumerate(notebook.cells):
         cell.id = f"cell-{i:02d}"
-        tags = cell.metadata.get("tags")
-        cell.metadata = {"tags": tags} if tags else {}
+        cell.metadata = {name: cell.metadata[name] for name in ("jupyter", "tags") if cell.metadata.get(name)}
         if cell.cell_type == "code":
             cell.outputs = merged_streams(cell.outputs)
         for j, output in enumerate(cell.get("outputs", [])):
