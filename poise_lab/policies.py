@@ -73,7 +73,7 @@ class Policy:
     def _find_tags(self) -> None:
         """Sets `tags`, `end_of_reasoning` (token ids of the end tag on its own), and the tokens that no text shows."""
         tags = self.tags or reasoning_tags(self.tokenizer)
-        if len(tags) != 2 or not all(isinstance(tag, str) for tag in tags) or not tags[1].strip():
+        if isinstance(tags, str) or [type(tag) for tag in tags] != [str, str] or not tags[1].strip():
             raise PoiseLabError(f"tags={tags!r}; give what starts and what ends the reasoning, as two pieces of text")
         start, end = (self.tokenizer.encode(tag, add_special_tokens=False) for tag in tags)
         self.tags, self.end_of_reasoning = (self._as_written(tags[0], start), self._as_written(tags[1], end)), end
@@ -84,9 +84,9 @@ class Policy:
 
     def _as_written(self, tag: str, ids: list[int]) -> str:
         """A tag as its tokens decode: "< / think >" where a tokenizer keeps the pieces apart."""
-        written = self.tokenizer.decode(ids)
-        same = written.strip() == tag.strip() or self.tokenizer.unk_token_id in ids
-        return tag if same else written.strip()
+        written = self.tokenizer.decode(ids).strip()
+        apart = written != tag.strip() and "".join(written.split()).lower() == "".join(tag.split()).lower()
+        return written if apart else tag
 
     @property
     def device(self) -> torch.device:
