@@ -357,7 +357,7 @@ def unknown_names(pages) -> list[str]:
     known = {
         word for entry, *_ in table("Glossary") for form in forms(entry) for word in re.split(r"[\s-]", form.lower())
     }
-    library = "".join(path.read_text(encoding="utf-8") for path in (HERE.parent / "poise_lab").glob("*.py"))
+    library = "".join(path.read_text(encoding="utf-8") for path in (HERE.parent / "poise_lab").rglob("*.py"))
     code = {
         path.name: library + "".join(cell.source for cell in code_cells(nbformat.read(path, as_version=4)))
         for path in NOTEBOOKS
