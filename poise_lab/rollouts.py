@@ -104,7 +104,20 @@ class Rollouts:
 
 
 def join(parts: Sequence[Rollouts]) -> Rollouts:
-    """Rollouts of several calls as one, prompts after prompts; the number of responses must agree."""
+    """Rollouts of several calls as one, prompts after prompts.
+
+    Raises PoiseLabError if the parts differ in responses per prompt, extra ones included, or in temperature.
+    """
+    extras = [part.extra_rewards for part in parts]
+    shapes = {
+        (part.responses, None if x is None else x.shape[1], part.temperature)
+        for part, x in zip(parts, extras, strict=True)
+    }
+    if len(shapes) > 1:
+        raise PoiseLabError(
+            "rollouts that differ in responses per prompt, extra responses or temperature cannot be joined: "
+            f"{', '.join(map(str, sorted(shapes, key=str)))}"
+        )
     width = max(part.response_ids.shape[2] for part in parts)
 
     def joined(name, fill=0):
@@ -117,6 +130,7 @@ def join(parts: Sequence[Rollouts]) -> Rollouts:
         parts[0],
         response_ids=joined("response_ids", parts[0].pad_id),
         logprobs=joined("logprobs"),
+        extra_rewards=None if extras[0] is None else torch.cat(extras),
         **{name: torch.cat([getattr(part, name) for part in parts]) for name in per_response},
         **{name: [one for part in parts for one in getattr(part, name)] for name in lists},
     )
