@@ -8,6 +8,9 @@ import signal
 import threading
 import time
 
+import torch
+from threadpoolctl import threadpool_limits
+
 
 @contextlib.contextmanager
 def timed(seconds: dict, part: str):
@@ -15,6 +18,18 @@ def timed(seconds: dict, part: str):
     start = time.perf_counter()
     yield
     seconds[part] = seconds.get(part, 0.0) + time.perf_counter() - start
+
+
+@contextlib.contextmanager
+def one_thread():
+    """One thread for torch and for the linear algebra of NumPy within the context: what it makes repeats."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1):
+            yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextlib.contextmanager

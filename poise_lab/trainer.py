@@ -202,6 +202,7 @@ class Trainer:
     def train_step(self, step: int) -> dict:
         """One step of POISE (Alg. 1), or of another baseline. Returns its metrics."""
         config, seconds = self.config, {}
+        errors = getattr(self.task, "verifier_errors", 0)
         with timed(seconds, "sample"):
             self.sampler.begin(step)
             rollouts = self.baseline.sample(self.sampler)
@@ -237,6 +238,8 @@ class Trainer:
         if step % config.eval_every == 0 or step == config.steps:
             with timed(seconds, "evaluate"):
                 metrics |= self._evaluate()
+        if errors := getattr(self.task, "verifier_errors", 0) - errors:
+            metrics["verifier_errors"] = errors
         previous = self.metrics[-1] if self.metrics else {"tokens": 0, "responses": 0, "seconds": 0.0}
         metrics["tokens"] = previous["tokens"] + self.sampler.tokens
         metrics["responses"] = previous["responses"] + self.sampler.responses

@@ -1,7 +1,8 @@
-"""Every notebook in a real JupyterLab in headless Chromium: run all cells, move every slider, look for errors.
+"""Every notebook in a real JupyterLab in headless Chromium: as shipped, nothing run, every figure is drawn and every
+control moves it; after all cells have run it stands where it opened; no errors.
 
 Not part of `make test`: it needs a browser. `make test-lab` installs what it needs. Screenshots of the
-figures, in the light and the dark theme, are left in runs/lab. On a machine with other work raise POISE_LAB_PATIENCE (seconds per notebook).
+figures, as shipped and after all cells have run, in the light and the dark theme, are left in runs/lab. On a machine with other work raise POISE_LAB_PATIENCE (seconds per notebook).
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ import nbformat
 import pytest
 from playwright.sync_api import sync_playwright
 
-from tools.notebooks import PLOTLY, WIDGET_VIEW
+from tools.notebooks import PLOTLY, WIDGET_VIEW, write_pages
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted(path.name for path in (ROOT / "notebooks").glob("*.ipynb"))
 PATIENCE = float(os.environ.get("POISE_LAB_PATIENCE", 600))
 SHOTS = ROOT / "runs" / "lab"
 HIGHEST = 700  # px of a figure
-BOX = ".poise-sliders, .poise-live"
+LIVE = ".poise-live"
 THEME = "() => document.body.dataset.jpThemeName"
 
 STATE = """() => {
@@ -56,8 +57,15 @@ DONE = """i => {  // the kernel may call itself idle between the messages of a w
 FIGURE = """() => {
   const plot = document.querySelector('.jp-Notebook .jp-Cell.jp-mod-active .js-plotly-plot');
   if (!plot || !plot.querySelector('.cartesianlayer .trace, .cartesianlayer .hm')) return null;
-  const shown = plot.data.map(trace => [trace.x, trace.y, trace.z, trace.name, trace.marker?.color]);
+  const seen = plot.data.filter(trace => trace.visible !== false && trace.xaxis !== 'x99');
+  const shown = seen.map(trace => [trace.x, trace.y, trace.z, trace.name, trace.marker?.color]);
   return JSON.stringify([shown, plot.layout.title?.text]);
+}"""
+# Where the sliders and the rows of buttons of the active cell stand, and how many places each has.
+CONTROLS = """() => {
+  const layout = document.querySelector('.jp-Notebook .jp-Cell.jp-mod-active .js-plotly-plot')?._fullLayout;
+  const read = (controls, of) => (controls ?? []).map(one => [one.active, one[of].length]);
+  return [read(layout?.sliders, 'steps'), read(layout?.updatemenus, 'buttons')];
 }"""
 # What is wrong with the drawn figures of the active cell: titles, height, contrast, text that is cut or overlaps.
 FAULTS = """highest => {
@@ -86,7 +94,8 @@ FAULTS = """highest => {
       const box = t.getBoundingClientRect();
       if (box.left < frame.left - 1 || box.right > frame.right + 1 || box.top < frame.top - 1 || box.bottom > frame.bottom + 1)
         say(`cut: ${t.textContent}`);
-      if (t.classList.contains('heatmap-label') || t.closest('.heatmap-label')) continue;  // on the cells' colours
+      if (parseFloat(getComputedStyle(t).fontSize) < 12) say(`${getComputedStyle(t).fontSize}: ${t.textContent}`);
+      if (t.closest('.heatmap-label, .updatemenu-container')) continue;  // on colours of their own
       const [a, b] = [light(getComputedStyle(t).fill), light(page)].sort((x, y) => y - x);
       const contrast = (a + 0.05) / (b + 0.05);
       if (contrast < 4.5) say(`contrast ${contrast.toFixed(2)} of ${getComputedStyle(t).fill} on ${page}: ${t.textContent}`);
@@ -177,9 +186,56 @@ def opened(lab, browser, name):
     return page, foreign, errors
 
 
+def stuck_controls(page, cell) -> list[str]:
+    """The controls of the active cell's figure that changed nothing when they were moved."""
+    stuck = []
+    sliders, menus = page.evaluate(CONTROLS)
+    for k, (active, places) in enumerate(sliders):
+        before, rail = page.evaluate(FIGURE), cell.locator(".slider-rail-touch-rect").nth(k)
+        rail.scroll_into_view_if_needed()
+        box = rail.bounding_box()
+        end = 2 if active == places - 1 else box["width"] - 2
+        page.mouse.click(box["x"] + end, box["y"] + box["height"] / 2)
+        if not wait_until(lambda: page.evaluate(FIGURE) != before, 10, 0.1):  # noqa: B023
+            stuck.append(f"slider {k}")
+    for k, (active, places) in enumerate(menus):
+        before, row = page.evaluate(FIGURE), cell.locator(".updatemenu-header-group").nth(k)
+        head, buttons = row.locator(".updatemenu-header"), row.locator(".updatemenu-button")
+        if head.count():
+            head.click()
+            buttons = cell.locator(".updatemenu-dropdown-button")
+            buttons.first.wait_for()
+        buttons.nth((active + 1) % places).dispatch_event("click")  # a long list is scrolled
+        if not wait_until(lambda: page.evaluate(FIGURE) != before, 10, 0.1):  # noqa: B023
+            stuck.append(f"buttons {k}")
+    return stuck
+
+
+def looked_at(page, i) -> bool:
+    """Show a cell; whether a figure is drawn in it."""
+    page.evaluate(SHOW, i)
+    return wait_until(lambda: page.evaluate(FIGURE) is not None, 60, 0.2)
+
+
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_notebook_in_the_browser(lab, browser, name):
+    SHOTS.mkdir(parents=True, exist_ok=True)
     page, foreign, errors = opened(lab, browser, name)
+    faults, opening = [], {}
+    cell = page.locator(".jp-Notebook .jp-Cell.jp-mod-active").first
+    cells = nbformat.read(ROOT / "notebooks" / name, as_version=4).cells
+    for i, (source, outputs) in enumerate(zip(cells, page.evaluate(OUTPUTS), strict=True)):
+        if not any(PLOTLY in o.get("data", {}) for o in outputs):
+            continue
+        if not looked_at(page, i):
+            faults.append(f"cell {i} as shipped drew nothing")
+            continue
+        opening[i] = page.evaluate(CONTROLS)
+        if "Sliders(" in source.source and opening[i] == [[], []]:
+            faults.append(f"cell {i} has nothing to move it")
+        cell.locator(".js-plotly-plot").first.screenshot(path=SHOTS / f"{Path(name).stem}-{i}-shipped.png")
+        faults += [f"cell {i}: {control} did not move the figure" for control in stuck_controls(page, cell)]
+
     page.evaluate("() => window.jupyterapp.commands.execute('notebook:clear-all-cell-outputs')")
     page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells') }")  # not awaited
     time.sleep(3)
@@ -194,34 +250,16 @@ def test_notebook_in_the_browser(lab, browser, name):
     outputs = page.evaluate(OUTPUTS)
     assert not [o for cell in outputs for o in cell if o["output_type"] == "error"]
     kinds = [{mime for o in cell for mime in o.get("data", {})} for cell in outputs]
-    unmoved, moved, faults = [], 0, []
     shown = [i for i, kind in enumerate(kinds) if kind & {PLOTLY, WIDGET_VIEW}]
     for i in shown:
-        page.evaluate(SHOW, i)
-        cell = page.locator(".jp-Notebook .jp-Cell.jp-mod-active").first
-        drawn = wait_until(lambda: page.evaluate(FIGURE) is not None, 5, 0.2)
-        if not drawn and PLOTLY not in kinds[i] and not cell.locator(BOX).count():
-            if cell.locator(".jupyter-widgets.widget-hprogress, .jupyter-widget-hprogress").count():
-                continue  # a progress bar alone; anything else that draws nothing is a fault
-        if not (drawn or wait_until(lambda: page.evaluate(FIGURE) is not None, 60, 0.2)):
+        if PLOTLY not in kinds[i]:
+            page.evaluate(SHOW, i)
+            if not cell.locator(LIVE).count():
+                continue  # a progress bar alone
+        if not looked_at(page, i):
             faults.append(f"cell {i} drew nothing")
-            continue
-        handles = cell.locator(".noUi-handle")
-        if cell.locator(".poise-sliders").count() and not handles.count():
-            faults.append(f"cell {i} has no slider")
-        for k in range(handles.count()):
-            before = page.evaluate(FIGURE)
-            words = cell.locator("details p").first.text_content()
-            handle = handles.nth(k)
-            at_start = handle.get_attribute("aria-valuenow") == handle.get_attribute("aria-valuemin")
-            handle.focus()
-            page.keyboard.press("ArrowRight" if at_start else "ArrowLeft")
-            changed = wait_until(lambda: page.evaluate(FIGURE) != before, 10)  # noqa: B023
-            moved += changed
-            if not changed:
-                unmoved.append((i, k))
-            elif not wait_until(lambda: cell.locator("details p").first.text_content() != words, 10):  # noqa: B023
-                faults.append(f"cell {i}: slider {k} did not change the words")
+        elif i in opening and page.evaluate(CONTROLS) != opening[i]:
+            faults.append(f"cell {i} stands at {page.evaluate(CONTROLS)} and opened at {opening[i]}")
     for theme in ("JupyterLab Light", "JupyterLab Dark"):
         page.evaluate("theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme})", theme)
         dark = theme.split()[1].lower()
@@ -232,20 +270,51 @@ def test_notebook_in_the_browser(lab, browser, name):
             plots = page.locator(".jp-Notebook .jp-Cell.jp-mod-active .js-plotly-plot")
             wait_until(lambda: plots.count() > 0, 5 if kinds[i] & {PLOTLY} else 1, 0.2)  # noqa: B023
             faults += [f"cell {i}, {dark}: {fault}" for fault in page.evaluate(FAULTS, HIGHEST)]
-            SHOTS.mkdir(parents=True, exist_ok=True)
             for k in range(plots.count()):
                 plots.nth(k).screenshot(path=SHOTS / f"{Path(name).stem}-{i}-{k}-{dark}.png")
     page.evaluate("theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme})", "JupyterLab Light")
     dialogs = page.locator(".jp-Dialog, .Toastify__toast--error").all_text_contents()
     page.evaluate("() => window.jupyterapp.commands.execute('kernelmenu:shutdown')")
     page.context.close()
-    assert not unmoved, f"sliders (cell, number) that changed no figure: {unmoved}"
     assert not faults, "\n".join(faults)
     assert not dialogs, dialogs
     assert not foreign, foreign
     assert not errors, errors
-    sliders = "Sliders(" in (ROOT / "notebooks" / name).read_text(encoding="utf-8")
-    assert moved > 0 or not sliders
+
+
+SEEN = """box => JSON.stringify(box.querySelector('.js-plotly-plot').data
+  .filter(trace => trace.visible !== false && trace.xaxis !== 'x99').map(trace => [trace.x, trace.y, trace.z, trace.name]))"""
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_every_figure_moves_on_a_page_by_keyboard_without_a_network(browser, tmp_path, name):
+    write_pages([ROOT / "notebooks" / name], tmp_path)
+    context = browser.new_context(viewport={"width": 1000, "height": 900}, offline=True)
+    page, errors = context.new_page(), []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto((tmp_path / name).with_suffix(".html").as_uri())
+    figures = page.locator(".poise-figure")
+    faults, moved = [], 0
+    for i in range(figures.count()):
+        figure = figures.nth(i)
+        if not wait_until(lambda: figure.locator(".main-svg .trace, .main-svg .hm").count() > 0, 30, 0.1):  # noqa: B023
+            faults.append(f"figure {i} is not drawn")
+            continue
+        controls = figure.locator("input[type=range], input[type=radio]:checked, select")
+        for k in range(controls.count()):
+            before = figure.evaluate(SEEN)
+            controls.nth(k).focus()
+            for key in ("ArrowRight", "ArrowLeft", "ArrowDown", "ArrowUp"):  # one of them is to be had at either end
+                page.keyboard.press(key)
+                if figure.evaluate(SEEN) != before:
+                    moved += 1
+                    break
+            else:
+                faults.append(f"figure {i}: control {k} did not move it")
+    context.close()
+    assert not faults, "\n".join(faults)
+    assert not errors, errors
+    assert moved > 0 or "Sliders(" not in (ROOT / "notebooks" / name).read_text(encoding="utf-8")
 
 
 def test_training_stops_and_goes_on(lab, browser):

@@ -176,16 +176,13 @@ def test_compare_and_report_of_what_is_no_run(capfd, tmp_path, runs):
         assert "cannot be written" in refused(capfd, tmp_path, "report", runs / "poise-0", "-o", target)
 
 
-def test_recipes(capfd, tmp_path, runs):
-    message = refused(capfd, tmp_path, "compare", "--recipe", "showdown", "--out", tmp_path / "s", runs / "poise-0")
-    assert "leave out the run folders" in message
-    assert "Name run folders, or a recipe" in refused(capfd, tmp_path, "compare")
-
-
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        (["compare", "--recipe", "nosuch"], "invalid choice: 'nosuch'"),
+        (["compare"], "required: RUN"),
+        (["train", "--lr", "1e-3", "--out", "r"], "unknown flag --lr; did you mean --learning-rate?"),
+        (["train", "--eval-prompt=3", "--stesp", "3", "--out", "r"], "unknown flag --stesp; did you mean --steps?"),
+        (["report", "r", "-o", "x", "--colour=red"], "unknown flag --colour=red (see poise-lab report --help)"),
         (["train", "--steps", "many", "--out", "r"], "argument --steps: invalid int value: 'many'"),
         (["train"], "required: --out"),
         ([], "required: COMMAND"),
@@ -204,7 +201,23 @@ def test_pretrain_and_bench(capfd, tmp_path):
     (tmp_path / "used").write_text("")
     assert "is in use already" in refused(capfd, tmp_path, "pretrain", "--out", tmp_path)
     assert "steps=0" in refused(capfd, tmp_path, "pretrain", "--out", tmp_path / "p", "--steps", "0")
+    message = refused(capfd, tmp_path, "pretrain", "--out", tmp_path / "used" / "p")  # at once, not after half an hour
+    assert "cannot be written: Not a directory" in message
     assert "unknown part of the benchmark 'nosuch'" in refused(capfd, tmp_path, "bench", "nosuch")
+
+
+def test_version_and_module(capfd):
+    with pytest.raises(SystemExit) as stopped:
+        main(["--version"])
+    assert stopped.value.code == 0 and capfd.readouterr().out == f"poise-lab {pl.__version__}\n"
+    command = [sys.executable, "-m", "poise_lab", "train", "--stepps", "3", "--out", "r"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 2 and "poise-lab: unknown flag --stepps; did you mean --steps?" in result.stderr
+
+
+def test_a_report_that_cannot_be_written_is_refused_before_the_runs_are_read(capfd, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert "cannot be written" in refused(capfd, tmp_path, "report", tmp_path / "none", "-o", tmp_path / "file" / "x")
 
 
 def test_as_a_process(tmp_path):
@@ -328,6 +341,7 @@ def test_flags_are_the_fields_of_train_config():
         "out",
         "resume",
         "run",
+        "parser",
     }
 
 

@@ -6,6 +6,7 @@ nbval compares a cell only if it was executed, so a stripped notebook would pass
 from __future__ import annotations
 
 import ast
+import json
 import re
 import subprocess
 import sys
@@ -16,14 +17,13 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from poise_lab.show.widgets import redraw_seconds
 from tools.notebooks import PLOTLY, WIDGET_VIEW
 
 HERE = Path(__file__).parent
 NOTEBOOKS = sorted((HERE.parent / "notebooks").glob("*.ipynb"))
 CHECK, IGNORE = "nbval-check-output", "nbval-ignore-output"
 MACHINE_PATH = re.compile(r"(?<![\w.])/(?:home|root|work|tmp|Users|var|opt|usr)/\w|[A-Z]:\\\\?Users")
-LARGEST_KB, MOST_DEFINITIONS, HIGHEST_FIGURE = 600, 3, 700
+LARGEST_KB, LARGEST_FIGURE_KB, MOST_DEFINITIONS, HIGHEST_FIGURE = 1500, 300, 3, 700
 
 
 @pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
@@ -85,6 +85,47 @@ def test_figures_are_tagged_and_not_too_high(notebook):
                 assert data[PLOTLY]["layout"].get("height", 450) <= HIGHEST_FIGURE, cell.source
 
 
+def without_a_picture(notebook) -> list[str]:
+    """Cells of whose stored outputs one is a figure that shows nothing before a kernel runs."""
+    found = []
+    for cell in code_cells(notebook):
+        stored = [output.data for output in cell.outputs if "data" in output]
+        bars = [data for data in stored if re.search(r"\d%\|", data.get("text/plain", ""))]
+        drawn = [data for data in stored if PLOTLY in data and data[PLOTLY]["data"]]
+        bare = [data for data in stored if WIDGET_VIEW in data or data.get("text/plain", "").startswith("Figure: ")]
+        if any(data not in [*drawn, *bars] for data in bare) or ("Sliders(" in cell.source and not drawn):
+            found.append(cell.source)
+    # what grows while a kernel trains; the notebook draws the run again below it
+    return [source for source in found if "LiveCurves(" not in source]
+
+
+def test_every_figure_is_there_before_a_kernel_runs(notebook):
+    assert without_a_picture(notebook) == []
+    for cell in code_cells(notebook):
+        for output in cell.outputs:
+            data = output.get("data", {})
+            if PLOTLY in data:
+                assert "poise-figure" in data["text/html"], f"nothing moves on a page:\n{cell.source}"
+                assert len(json.dumps(data)) < LARGEST_FIGURE_KB * 1024, cell.source
+
+
+def test_a_figure_that_is_stored_as_words_is_found():
+    notebook = nbformat.read(NOTEBOOKS[0], as_version=4)
+    (output, *_) = (o for cell in code_cells(notebook) for o in cell.outputs if PLOTLY in o.get("data", {}))
+    assert without_a_picture(notebook) == []
+    del output.data[PLOTLY]
+    assert len(without_a_picture(notebook)) == 1
+
+
+def test_no_cell_moves_a_figure(notebook):
+    """Each stands where it opens after all cells have run: what is stored is what is shown, and nothing can move it."""
+    for cell in code_cells(notebook):
+        for name in ("IntSlider", "SelectionSlider", "interact(", ".controls", "ToggleButtons"):
+            assert name not in cell.source, cell.source
+        if ".state(" in cell.source:
+            assert cell.metadata.get("jupyter", {}).get("source_hidden"), f"in the reader's way:\n{cell.source}"
+
+
 def test_figures_are_followed_by_a_check(notebook):
     shown = False
     for cell in code_cells(notebook):
@@ -133,7 +174,7 @@ def test_an_own_baseline_takes_about_ten_lines():
                 assert not is_baseline(node) or len(ast.unparse(node).split("\n")) <= 13, path.name  # blank lines too
 
 
-def test_another_baseline_joins_every_figure_and_every_slider_is_quick():
+def test_another_baseline_joins_every_figure():
     """Notebook 1, run here with another class in the place of its own baseline, one that needs pairs."""
     path = HERE.parent / "notebooks" / "01_policy_gradient_and_baselines.ipynb"
     cells = [cell.source for cell in code_cells(nbformat.read(path, as_version=4))]
@@ -156,7 +197,6 @@ def test_another_baseline_joins_every_figure_and_every_slider_is_quick():
     assert len(boxes) == sum(source.count("Sliders(") for source in cells) == 4
     for box in boxes:
         assert any("of pairs" in (trace.name or "") for trace in box.figure.data), box.figure.layout.title.text
-        assert redraw_seconds(box) < 0.2, box.figure.layout.title.text
 
 
 def test_an_own_baseline_stands_in_every_figure_of_the_comparison():
@@ -206,29 +246,6 @@ def test_comparison_catches_a_changed_constant(tmp_path):
     nbformat.write(notebook, changed)
     assert nbval(same) == 0
     assert nbval(changed) == 1
-
-
-def test_no_slider_reads_a_name_that_a_later_cell_binds_anew(notebook):
-    """After all cells have run, a moved slider calls its function with what the names mean *then*."""
-    cells = [cell.source for cell in code_cells(notebook)]
-    trees = [ast.parse(source) for source in cells]
-
-    def names(tree, context):
-        return {n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, context)}
-
-    for i, tree in enumerate(trees):
-        if "Sliders(" not in cells[i]:
-            continue
-        used = set()
-        for f in ast.walk(tree):
-            if isinstance(f, ast.Lambda | ast.FunctionDef):
-                used |= names(f, ast.Load) - {a.arg for a in f.args.args} - names(f, ast.Store)
-        for later in trees[i + 1 :]:
-            changed = names(later, ast.Store) | {f.name for f in ast.walk(later) if isinstance(f, ast.FunctionDef)}
-            for n in ast.walk(later):  # x[...] = ...
-                if isinstance(n, ast.Subscript) and isinstance(n.ctx, ast.Store) and isinstance(n.value, ast.Name):
-                    changed.add(n.value.id)
-            assert not used & changed, f"cell {i}: {sorted(used & changed)}"
 
 
 # --- words and symbols: where each is explained, and where it is used first ----------------------

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import html
 import itertools
-import time
+import json
+import re
 from pathlib import Path
 
 import nbformat
@@ -18,7 +20,8 @@ import torch
 import poise_lab as pl
 from poise_lab.show import plots
 from poise_lab.show.plots import COLORS, METRICS, bars, calibration, run_curves, strips, value_histogram
-from poise_lab.show.widgets import LiveCurves, Sliders, redraw_seconds
+from poise_lab.show.sliders import Sliders
+from poise_lab.show.widgets import LiveCurves
 from poise_lab.show.words import Figure, describe
 from poise_lab.studies import bench
 from poise_lab.variance.scores import read_scores
@@ -90,61 +93,151 @@ def test_bars_and_strips():
     assert list(fig.data[-1].y) == [2.0, 5.0]
 
 
-def test_a_slider_redraws():
-    box = Sliders(lambda k, n: go.Figure(go.Scatter(x=[0, n], y=[0, k * n])), k=[1, 2, 3], n=([5, 6], 6))
-    assert box.values == {"k": 1, "n": 6} and list(box.figure.data[0].y) == [0, 6]
-    box.controls["k"].value = 3
-    assert list(box.figure.data[0].y) == [0, 18]
-    box.controls["n"].value = 5
-    assert list(box.figure.data[0].y) == [0, 15] and list(box.figure.data[0].x) == [0, 5]
+def two_sliders(**more):
+    """A figure of two parameters: one trace for each pair of values, one for each k alone, one for all."""
+
+    def draw(k, name):
+        fig = plots.figure(f"k = {k}", "x", f"y of {name}")
+        fig.add_bar(x=["p", "q"], y=[k, 10 * k + len(name)], name=name)
+        fig.add_scatter(x=[1, k], y=[k, k], name="of k", showlegend=False)
+        return fig.add_scatter(x=[1], y=[1], name="always")
+
+    return Sliders(draw, **{"k": [1, 2, 3], "name": ["a", "bb"], **more})
 
 
-def test_a_slider_renames_the_axes():
-    """What is drawn may have another unit and other ticks; all of it follows the slider, and the look stays."""
-    drawn = {"seconds": [0, 1, 2], "tokens": [0, 500, 1000]}
-    one = {"a": [(0.5, 0.4, 0.6)] * 3}
+def moved(figure, name, value):
+    """What plotly.js makes of it when a reader moves one control."""
+    figure = copy.deepcopy(figure)
+    controls = [*figure["layout"].get("sliders", []), *figure["layout"].get("updatemenus", [])]
+    (control,) = (one for one in controls if one["name"] == name)
+    (step,) = (one for one in control.get("steps", control.get("buttons")) if one["label"] == str(value))
+    assert step["method"] == "update"
+    restyle, relayout, touched = step["args"]
+    for attribute, values in restyle.items():
+        for i, new in zip(touched, values, strict=True):
+            figure["data"][i][attribute] = new
+    for path, new in relayout.items():
+        *folders, leaf = path.split(".")
+        place = figure["layout"]
+        for folder in folders:
+            place = place.setdefault(folder, {})
+        place[leaf] = new
+    return figure
+
+
+def on_show(figure):
+    """The traces that are drawn where a reader sees them, without what shows them, and the titles."""
+    seen = [t for t in figure["data"] if t.get("visible", True) and (t.get("xaxis"), t.get("yaxis")) != ("x99", "y99")]
+    bare = [
+        {key: value for key, value in t.items() if key not in ("visible", "xaxis", "yaxis", "showlegend")} for t in seen
+    ]
+    legend = [t.get("showlegend", True) for t in seen]
+    layout = figure["layout"]
+    return bare, legend, [layout[part]["title"]["text"] for part in ("xaxis", "yaxis")], layout["title"]["text"]
+
+
+def stored(fig):
+    return json.loads(pio.to_json(fig))
+
+
+def test_every_control_leads_to_what_draw_gives_from_wherever_the_others_stand():
+    box = two_sliders(opens_at={"k": 2})
+    figure = box.to_plotly()
+    assert on_show(figure) == on_show(stored(box.state())) == on_show(stored(box.state(k=2, name="a")))
+    for first, second in itertools.permutations(box.parameters):
+        for one, other in itertools.product(box.parameters[first], box.parameters[second]):
+            at = {first: one, second: other}
+            assert on_show(moved(moved(figure, first, one), second, other)) == on_show(stored(box.state(**at))), at
+
+
+def test_a_state_is_what_draw_gives():
+    box = two_sliders(opens_at={"name": "bb"})
+    assert list(box.figure.data[0].y) == [1, 12] and list(box.state(k=3).data[0].y) == [3, 32]
+    assert box.state(k=3, name="a").layout.yaxis.title.text == "y of a"
+    with pytest.raises(pl.PoiseLabError, match="no state k = 4"):
+        box.state(k=4)
+    with pytest.raises(pl.PoiseLabError, match="no state width = 1"):
+        two_sliders(opens_at={"width": 1})
+
+
+def test_a_trace_is_stored_once_for_what_it_depends_on():
+    assert [trace["name"] for trace in two_sliders().to_plotly()["data"]] == [*["a", "bb"] * 3, *["of k"] * 3, "always"]
+
+
+def test_three_parameters_of_which_each_trace_needs_two():
     box = Sliders(
-        lambda budget: plots.lines(drawn[budget], one, f"by {budget}", budget, f"per {budget}"), budget=list(drawn)
-    )
-    template = box.figure.layout.template
-    box.controls["budget"].value = "tokens"
-    layout = box.figure.layout
-    assert (layout.title.text, layout.xaxis.title.text, layout.yaxis.title.text) == (
-        "by tokens",
-        "tokens",
-        "per tokens",
-    )
-    assert list(layout.xaxis.tickvals) == drawn["tokens"] and layout.template == template
+        lambda a, b, c: plots.figure("t", "x", "y").add_scatter(x=[a], y=[b], name="ab").add_scatter(x=[a], y=[c], name="ac"),
+        a=[1, 2], b=[3, 4], c=[5, 6],
+    )  # fmt: skip
+    for keys in itertools.product([1, 2], [3, 4], [5, 6]):
+        figure = box.to_plotly()
+        for name, value in zip("abc", keys, strict=True):
+            figure = moved(figure, name, value)
+        assert [(t["x"], t["y"]) for t in on_show(figure)[0]] == [([keys[0]], [keys[1]]), ([keys[0]], [keys[2]])]
 
 
-LARGE = {f"baseline {k}": [(0.5 + k / 50, 0.4, 0.6)] * 30 for k in range(12)}  # more than any notebook draws
-POINTS = np.array(LARGE["baseline 0"])
-REDRAWN = {
-    "lines": lambda k: plots.lines(range(1, 31), LARGE, f"{k}", "x", "y"),
-    "panels": lambda k: plots.panels(
-        {f"panel {i}": {name: (list(range(1, 31)), POINTS) for name in list(LARGE)[:4]} for i in range(4)}, f"{k}", "x", "y"
-    ),
-    "plane": lambda k: plots.bias_and_variance({f"baseline {i}": (0.1 * i, k) for i in range(20)}, f"{k}"),
-    "bars": lambda k: bars({f"baseline {i}": (1.0 + k, 0.5, 2.0) for i in range(40)}, f"{k}", "x", "y"),
-    "calibration": lambda k: calibration(np.linspace(0, 1, 1000), np.linspace(0, 1, 1000) ** k, f"{k}"),
-}  # fmt: skip
+@pytest.mark.parametrize(
+    ("draw", "said"),
+    [
+        (
+            lambda k, n: plots.figure(f"{k} and {n}", "x", "y").add_scatter(x=[k], y=[n]),
+            "title.text .*depends on k and n",
+        ),
+        (lambda k, n: go.Figure([go.Scatter(x=[1])] * (k + n)), "number and kind"),
+        (lambda k, n, m: plots.figure("t", "x", "y").add_scatter(x=[k], y=[n], name=f"{m}"), "three parameters"),
+    ],
+)
+def test_what_controls_cannot_show_is_said(draw, said):
+    values = {name: [1, 2] for name in draw.__code__.co_varnames}
+    with pytest.raises(pl.PoiseLabError, match=said):
+        Sliders(draw, **values).to_plotly()
 
 
-@pytest.mark.parametrize("name", REDRAWN)
-def test_a_slider_redraws_within_200_ms(name):
-    box = Sliders(REDRAWN[name], k=([1, 2, 3], 2))
-    assert redraw_seconds(box) < 0.2
-    assert box.values == {"k": 2} and box.figure.layout.title.text in ("2", "Predicted and measured value")
+def test_names_are_buttons_and_numbers_sliders():
+    layout = two_sliders().to_plotly()["layout"]
+    assert [s["name"] for s in layout["sliders"]] == ["k"] and layout["sliders"][0]["active"] == 0
+    assert [(m["name"], m["type"]) for m in layout["updatemenus"]] == [("name", "buttons")]
+    many = two_sliders(name=[f"a long name {i}" for i in range(9)]).to_plotly()["layout"]
+    assert many["updatemenus"][0]["type"] == "dropdown"
 
 
-def test_a_slow_redraw_is_seen():
-    def slow(k):
-        end = time.process_time() + 0.25
-        while time.process_time() < end:
-            pass
-        return go.Figure(go.Scatter(x=[0], y=[k]))
+def test_controls_stand_above_each_other_and_the_plot_keeps_its_height():
+    figure = two_sliders(opens_at={"k": 3}).to_plotly()["layout"]
+    alone = two_sliders().figure.layout
+    above, below = figure["sliders"][0]["pad"]["b"], figure["updatemenus"][0]["pad"]["b"]
+    assert below < above < figure["margin"]["t"] - 40 and figure["sliders"][0]["active"] == 2
+    plot = alone.height - alone.template.layout.margin.t
+    assert figure["height"] - figure["margin"]["t"] == plot
 
-    assert redraw_seconds(Sliders(slow, k=[1, 2]), moves=3) > 0.2
+
+def shown_outputs(monkeypatch, figure):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda what, raw=False: shown.append(what))
+    figure._ipython_display_()
+    return shown
+
+
+def test_a_slider_figure_shows_json_and_a_page_and_the_words_of_all_states(monkeypatch):
+    box = two_sliders()
+    bundle, words = shown_outputs(monkeypatch, box)
+    assert set(bundle) == {PLOTLY, "text/html", "text/plain"} and WIDGET_VIEW not in bundle
+    assert {key: bundle[PLOTLY][key] for key in ("data", "layout")} == box.to_plotly()
+    assert bundle["text/plain"] == describe(box.figure)
+    for k, name in itertools.product(*box.parameters.values()):
+        assert (
+            f"<summary>k {k}, name {name}</summary><p>{html.escape(describe(box.state(k=k, name=name)))}</p>"
+            in words.data
+        )
+    again, _ = shown_outputs(monkeypatch, two_sliders())
+    assert again == bundle, "the same figure must give the same bytes"
+
+
+def test_the_page_holds_the_same_figure_and_asks_no_network(monkeypatch):
+    bundle, _ = shown_outputs(monkeypatch, two_sliders(name=["a", "</script>"]))
+    page = bundle["text/html"]
+    (inside,) = re.findall(r'<script type="application/json">(.*?)</script>', page)
+    assert json.loads(inside) == bundle[PLOTLY]
+    assert not re.search(r"https?:", page)
 
 
 def test_live_curves_grow():
@@ -288,20 +381,13 @@ def test_words_say_what_is_drawn():
 def test_a_shown_figure_has_its_words(monkeypatch):
     """What a notebook stores: the figure with its words as plain text, and the words again to be read in the page."""
     shown = []
-    monkeypatch.setattr(pio.renderers, "default", "plotly_mimetype")  # what a notebook has
     monkeypatch.setattr("IPython.display.display", lambda what, raw=False: shown.append(what))
     fig = bars({"a & b": (1.0, 0.5, 2.0)}, "t", "x", "y")
     fig._ipython_display_()
     assert shown[0]["text/plain"] == describe(fig) and len(shown) == 2
     assert shown[0][PLOTLY]["config"]["showSendToCloud"] is False
+    assert json.dumps(stored(fig)["data"], separators=(",", ":"), sort_keys=True) in shown[0]["text/html"]
     assert "<details>" in shown[1].data and "a &amp; b 1" in shown[1].data
-
-
-def test_a_slider_says_what_it_shows_now():
-    box = Sliders(lambda k: bars({"a": (k, k, k)}, f"k = {k}", "x", "y"), k=[1, 2])
-    assert "k = 1" in box.children[-1].value and "k = 1" in box._repr_mimebundle_()["text/plain"]
-    box.controls["k"].value = 2
-    assert "k = 2" in box.children[-1].value and describe(box.figure) in box.children[-1].value
 
 
 def faults(figure: dict) -> list[str]:
@@ -312,7 +398,8 @@ def faults(figure: dict) -> list[str]:
     for letter in "xy":
         for name in {trace.get(letter + "axis", letter) for trace in figure["data"]}:
             axis = layout.get(f"{letter}axis{name[1:]}", {})
-            if axis.get("showticklabels") is not False and not axis.get("title", {}).get("text"):
+            shown = axis.get("showticklabels") is not False and axis.get("visible") is not False
+            if shown and not axis.get("title", {}).get("text"):
                 found.append(f"axis {name} has no title")
     return found
 
@@ -328,10 +415,11 @@ def test_stored_figures_have_titles_and_words(path):
             if PLOTLY in one:
                 assert faults(one[PLOTLY]) == [], cell.source
                 assert one[PLOTLY]["config"]["showSendToCloud"] is False, cell.source
-                words = describe(Figure(one[PLOTLY]))
-                assert one["text/plain"] == words, cell.source
+                if not {"sliders", "updatemenus"} & set(one[PLOTLY]["layout"]):
+                    assert one["text/plain"] == describe(Figure(one[PLOTLY])), cell.source
+                assert one["text/plain"].startswith(f"Figure: {one[PLOTLY]['layout']['title']['text']}."), cell.source
                 assert "<details>" in data[k + 1].get("text/html", ""), cell.source
-            elif WIDGET_VIEW in one and ("Sliders(" in cell.source or "LiveCurves(" in cell.source):
+            elif WIDGET_VIEW in one and "LiveCurves(" in cell.source:
                 assert one["text/plain"].startswith(("Figure: ", "poise: ")), cell.source  # or a bar of progress
 
 

@@ -11,7 +11,7 @@ import poise_lab as pl
 from poise_lab import stats
 from poise_lab.files import read_json
 from poise_lab.runs import RunRecord, read_metrics
-from poise_lab.studies import showdown, verdicts
+from poise_lab.studies import common, showdown, verdicts
 
 TRAIN = tuple(
     dict(
@@ -157,7 +157,7 @@ def test_refresh_replaces_what_stands_between_the_marks(tmp_path):
     for each in runs:
         each.config["baseline"]["responses"] = 1 if each.config["baseline"]["name"] in ("constant", "none") else 2
     for _ in range(2):
-        verdicts.refresh(readme, runs)
+        common.refresh(readme, "showdown", verdicts.quote(runs))
         text = readme.read_text()
         assert text == f"before\n<!-- showdown -->\n{verdicts.quote(runs)}\n<!-- /showdown -->\nafter\n"
     assert "- `poise x2` at equal seconds: inconclusive against" in text

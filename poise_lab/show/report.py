@@ -11,8 +11,9 @@ import plotly.io as pio
 from ..errors import PoiseLabError
 from ..files import write_text
 from ..runs import RunRecord, compare
+from .page import CONFIG
 from .plots import METRICS, accuracy_by_task, run_curves, seconds_by_part
-from .words import CONFIG, describe
+from .words import describe
 
 STYLE = """
 body { font-family: system-ui, sans-serif; max-width: 60rem; margin: 0 auto; padding: 1rem; color: #222; background: #fff; }

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import html
+import json
 import re
 
 import plotly.graph_objects as go
+import plotly.io as pio
+
+from .page import bundle
 
 MOST_NAMED = 8  # values of one trace that are named one by one; longer ones are told by their range
 
 # The theme of JupyterLab gives the colour of a figure's text; where there is none, the template's grey stays. What
-# stands on a colour of the figure itself (cells of a matrix, labels under the mouse) keeps its own.
+# stands on a colour of the figure itself (cells of a matrix, buttons, labels under the mouse) keeps its own.
 STYLE = (
-    "<style>.js-plotly-plot .main-svg > :not(.hoverlayer) text:not(.heatmap-label *)"
+    "<style>.js-plotly-plot .main-svg > :not(.hoverlayer) text:not(.heatmap-label *, .updatemenu-item-text)"
     "{fill: var(--jp-content-font-color1, #767676) !important}</style>"
 )
-
-
-# No button that leads to a network. Nothing on size: "responsive" lets a figure of JupyterLab shrink to nothing when the
-# theme changes.
-CONFIG = {"displaylogo": False, "showSendToCloud": False}
 
 
 class Figure(go.Figure):
@@ -29,13 +28,18 @@ class Figure(go.Figure):
         from IPython.display import HTML, display
 
         text = describe(self)
-        display({**self._repr_mimebundle_(config=CONFIG), "text/plain": text}, raw=True)
+        display(bundle(json.loads(pio.to_json(self)), text), raw=True)
         display(HTML(disclosed(text)))
 
 
 def disclosed(text: str) -> str:
     """The text as HTML, folded away under a word that keyboard and mouse open."""
-    return f"{STYLE}<details><summary>In words</summary><p>{html.escape(text)}</p></details>"
+    return STYLE + folded("In words", text)
+
+
+def folded(title: str, text: str, *inner: str) -> str:
+    """A text, and pieces of HTML below it, under a title that opens them."""
+    return f"<details><summary>{html.escape(title)}</summary><p>{html.escape(text)}</p>{''.join(inner)}</details>"
 
 
 def describe(fig: go.Figure) -> str:

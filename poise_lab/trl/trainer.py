@@ -38,7 +38,7 @@ from ..internals import Internals, on_layer, pool_last, span_entropies
 from ..policies import Policy
 from ..probe import PRESETS as PROBE_PRESETS
 from ..process import timed
-from ..rollouts import leave_one_out_mean, reasoning_end
+from ..rollouts import leave_one_out_mean, reasoning_ends
 from ..runs import differences
 from ..stats import agreement, variance_reduction
 from .needed import check_trl
@@ -85,6 +85,10 @@ class PoiseConfig(GRPOConfig):
     poise_warmup: int = dataclasses.field(default=4, metadata={"help": "Batches that use RLOO before the first fit."})
     poise_per_task: bool = dataclasses.field(
         default=False, metadata={"help": "A probe for each value of the dataset's column 'task'."}
+    )
+
+    poise_tags: list[str] | None = dataclasses.field(
+        default=None, metadata={"help": "Start and end tag of the reasoning; by default what the tokenizer shows."}
     )
 
     @classmethod
@@ -251,8 +255,8 @@ class PoiseTrainer(GRPOTrainer):
         self._reading = False
         at, response_ids = input_ids.shape[1] - logits_to_keep, input_ids[:, -logits_to_keep:]
         prompts, lengths = attention_mask[:, :at].sum(1), attention_mask[:, at:].sum(1)
-        tag, kept = self._policy().end_of_reasoning, lengths.tolist()
-        ends = [reasoning_end(ids[:n], tag) for ids, n in zip(response_ids.tolist(), kept, strict=True)]
+        kept = lengths.tolist()
+        ends = reasoning_ends(self._policy(), [ids[:n] for ids, n in zip(response_ids.tolist(), kept, strict=True)])
         ends = torch.tensor([n if end < 0 else end for end, n in zip(ends, kept, strict=True)], device=lengths.device)
         states = []  # of one chunk of rows after another
 
@@ -311,7 +315,8 @@ class PoiseTrainer(GRPOTrainer):
         """The model without accelerate's wrapping and without an adapter's."""
         model = self._bare()
         model = model.get_base_model() if hasattr(model, "peft_config") else model
-        return Policy(model, self._tokenizer, getattr(model, "name_or_path", "") or type(model).__name__)
+        name = getattr(model, "name_or_path", "") or type(model).__name__
+        return Policy(model, self._tokenizer, name, tags=self.args.poise_tags)
 
     def _pass_of_our_own(self, output) -> None:
         size = self.args.per_device_train_batch_size if self.model.training else self.args.per_device_eval_batch_size

@@ -1,0 +1,69 @@
+"""What a notebook stores of a figure: plotly JSON for Jupyter and VS Code, and HTML for a static page."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+PLOTLY = "application/vnd.plotly.v1+json"
+
+# No button that leads to a network. Nothing on size: "responsive" lets a figure of JupyterLab shrink to nothing when the
+# theme changes.
+CONFIG = {"displaylogo": False, "showSendToCloud": False}
+
+# Draws the figure of the JSON in `box`. plotly.js is loaded once a page, from the file beside it. The controls of the
+# figure become the page's own, which a keyboard, a screen reader and a thumb can move.
+SCRIPT = """async box => {
+  const {data, layout, config} = JSON.parse(box.querySelector("script").textContent);
+  const plot = document.createElement("div"), make = (tag, into, set) => into.appendChild(Object.assign(document.createElement(tag), set));
+  window.poisePlotly ??= window.Plotly ? Promise.resolve() : new Promise((done, failed) =>
+    make("script", document.head, {src: "plotly.min.js", onload: done, onerror: failed}));
+  try { await window.poisePlotly } catch { box.append("To see this figure put plotly.min.js beside this page."); return }
+  const controls = [...layout.sliders ?? [], ...layout.updatemenus ?? []].sort((a, b) => b.pad.b - a.pad.b);
+  if (controls.length) {
+    const room = layout.margin.t - 50;
+    Object.assign(layout, {height: layout.height - room, sliders: [], updatemenus: []});
+    layout.margin.t -= room;
+    layout.annotations = (layout.annotations ?? []).filter(note => note.name !== "control");
+  }
+  for (const {name, active, steps, buttons, type} of controls) {
+    const set = i => Plotly.update(plot, ...JSON.parse(JSON.stringify((steps ?? buttons)[i].args)));
+    const row = make(type === "buttons" ? "fieldset" : "label", box, {style: "display:block;border:0;padding:0;margin:.4em 0"});
+    make(type === "buttons" ? "legend" : "span", row, {textContent: name + " ", style: "float:left;margin-right:.6em;padding:0"});
+    if (steps) {
+      const range = make("input", row, {type: "range", min: 0, max: steps.length - 1, value: active, style: "width:min(30em,60%)"});
+      const said = make("output", row, {style: "margin-left:.6em"});
+      const say = () => { said.value = steps[range.value].label; range.setAttribute("aria-valuetext", said.value) };
+      range.oninput = () => { say(); set(range.value) };
+      say();
+    } else if (type === "buttons") buttons.forEach(({label}, i) => {
+      const one = make("label", row, {style: "margin-right:1em;white-space:nowrap"});
+      make("input", one, {type: "radio", name: box.id + name, checked: i === active, onchange: () => set(i)});
+      one.append(" " + label);
+    }); else {
+      const list = make("select", row, {onchange: () => set(list.selectedIndex)});
+      buttons.forEach(({label}, i) => make("option", list, {textContent: label, selected: i === active}));
+    }
+  }
+  box.append(plot);
+  Plotly.newPlot(plot, data, layout, {...config, responsive: true});
+}"""
+
+
+def bundle(figure: dict, words: str) -> dict:
+    """The representations of one output, from which a reader's program takes the richest that it can show.
+
+    figure: data and layout as plotly.js takes them. words: what it shows.
+    """
+    figure = {"data": figure["data"], "layout": figure["layout"], "config": CONFIG}
+    return {PLOTLY: figure, "text/html": to_html(figure), "text/plain": words}
+
+
+def to_html(figure: dict) -> str:
+    """A piece of a page; the same figure gives the same bytes. It needs plotly.min.js beside the page."""
+    text = json.dumps(figure, ensure_ascii=False, separators=(",", ":"), sort_keys=True).replace("</", "<\\/")
+    name = f"poise-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    return (
+        f'<div class="poise-figure" id="{name}" style="max-width:900px"><script type="application/json">{text}</script></div>'
+        f'<script>({SCRIPT})(document.getElementById("{name}"))</script>'
+    )
