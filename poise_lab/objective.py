@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import torch
 
-from .errors import known
+from .errors import unknown_name
 
 AGGREGATIONS = ("token_mean", "sequence_mean")
 
@@ -24,7 +24,7 @@ def token_weights(mask: torch.Tensor, aggregation: str) -> torch.Tensor:
         return mask / mask.sum()
     if aggregation == "sequence_mean":
         return mask / mask.sum(1, keepdim=True).clamp(min=1) / len(mask)
-    raise known("aggregation", aggregation, AGGREGATIONS)
+    raise unknown_name("aggregation", aggregation, AGGREGATIONS)
 
 
 def clipped_surrogate(

@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from .errors import PoiseLabError, known
+from .errors import PoiseLabError, unknown_name
 from .sources import BUNDLED, SOURCES, data_dir, fetched
 from .tasks import END_OF_REASONING, START_OF_REASONING, Problem
 
@@ -211,7 +211,7 @@ def load_policy(
     the wording is not known.
     """
     if wording not in (None, *WORDINGS):
-        raise known("wording", wording, WORDINGS)
+        raise unknown_name("wording", wording, WORDINGS)
     if name in SOURCES:
         source = fetched(name)
         if source is None:

@@ -26,7 +26,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted
 
-from .errors import NotFiniteError, PoiseLabError, known
+from .errors import NotFiniteError, PoiseLabError, unknown_name
 from .internals import Internals
 from .settings import Count, NotNegative, checked
 from .stats import agreement
@@ -34,11 +34,11 @@ from .stats import agreement
 INPUTS = ("prompt", "reasoning", "entropy")
 ENTROPIES = 3
 
-PRESETS = {
-    # arXiv 2605.07579, Sec. 3.1 and Table 5: no PCA, ridge 0.01
-    "paper": dict(ridge=0.01, pca_prompt=None, pca_reasoning=None),
+PROBE_PRESETS = {
     # official release, Qwen3-4B: PCA 32 and 64, ridge 100
     "release": dict(ridge=100.0, pca_prompt=32, pca_reasoning=64),
+    # arXiv 2605.07579, Sec. 3.1 and Table 5: no PCA, ridge 0.01
+    "paper": dict(ridge=0.01, pca_prompt=None, pca_reasoning=None),
 }
 
 
@@ -62,9 +62,9 @@ class ValueProbe(RegressorMixin, BaseEstimator):
     @classmethod
     def preset(cls, name: str, **changes) -> ValueProbe:
         """The probe of the "paper" or of its official "release"; changes override its settings."""
-        if name not in PRESETS:
-            raise known("probe preset", name, PRESETS)
-        return cls(**{**PRESETS[name], **changes})
+        if name not in PROBE_PRESETS:
+            raise unknown_name("probe preset", name, PROBE_PRESETS)
+        return cls(**{**PROBE_PRESETS[name], **changes})
 
     def check_params(self) -> None:
         """Raise PoiseLabError for settings that mean nothing; `fit` calls it."""
@@ -74,7 +74,7 @@ class ValueProbe(RegressorMixin, BaseEstimator):
                 checked(getattr(self, name), Count, f"probe: {name}")
         unknown = set(self.inputs) - set(INPUTS)
         if unknown or not self.inputs:
-            raise known("probe input", ", ".join(sorted(unknown)) or "(none)", INPUTS)
+            raise unknown_name("probe input", ", ".join(sorted(unknown)) or "(none)", INPUTS)
         if len(set(self.inputs)) < len(self.inputs):
             raise PoiseLabError(f"probe: inputs={self.inputs!r}; name each of them once")
 

@@ -21,7 +21,7 @@ import reasoning_gym
 from reasoning_gym.factory import DATASETS
 
 from .answers import FILES, VERIFIERS, check_reference, rows_of
-from .errors import PoiseLabError, known
+from .errors import PoiseLabError, unknown_name
 
 START_OF_REASONING, END_OF_REASONING = "<think>", "</think>"
 NO_ANSWER = "no such answer"  # right for no problem; a verifier that pays for it would pay for anything
@@ -118,13 +118,13 @@ class Task:
         settings = {}
         for key, value in self.settings.items():
             if key not in fields or key in ("seed", "size"):
-                raise known(f"setting of task {self.name!r}", key, set(fields) - {"seed", "size"})
+                raise unknown_name(f"setting of task {self.name!r}", key, set(fields) - {"seed", "size"})
             default = fields[key].default
             if isinstance(default, Enum) and not isinstance(value, Enum):
                 try:
                     value = type(default)(value)
                 except ValueError:
-                    raise known(f"value of {key}", value, [m.value for m in type(default)]) from None
+                    raise unknown_name(f"value of {key}", value, [m.value for m in type(default)]) from None
             settings[key] = value
         try:
             return reasoning_gym.create_dataset(self.name, seed=seed, size=size, **settings)
@@ -287,7 +287,7 @@ class RecordTask:
     ):
         self.name, self.verify, self.verifier_errors = name, verify, 0
         if isinstance(verify, str) and verify not in VERIFIERS:
-            raise known("verifier", verify, VERIFIERS)
+            raise unknown_name("verifier", verify, VERIFIERS)
         if verify == "math" and importlib.util.find_spec("math_verify") is None:
             raise PoiseLabError("the verifier 'math' needs math-verify: pip install \"poise-lab[math]\"")
         if "{question}" not in prompt:
@@ -384,7 +384,7 @@ def load_task(
     names = name.split("+")
     for one in names:
         if one not in DATASETS:
-            raise known("task", one, DATASETS)
+            raise unknown_name("task", one, DATASETS)
     if len(names) > 1:
         if len(set(names)) < len(names):
             raise PoiseLabError(f"task mixture {name!r} names a task twice; its problems would come twice")

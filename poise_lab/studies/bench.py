@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from ..errors import known
+from ..errors import unknown_name
 from ..generate import sample_rollouts
 from ..internals import batches_by_length, forward_rows, read_internals
 from ..models.pretrain import character_tokenizer
@@ -253,7 +253,7 @@ def run_bench(parts: Sequence[str] = ()) -> None:
     """Run parts of the benchmark (all by default) and print a line for each case."""
     for part in parts:
         if part not in PARTS:
-            raise known("part of the benchmark", part, PARTS)
+            raise unknown_name("part of the benchmark", part, PARTS)
     print(f"float32 matrix product: {matmul_rate() / 1e9:.0f} GFLOP/s on {torch.get_num_threads()} threads", flush=True)
     for part in parts or PARTS:
         for row in PARTS[part]():

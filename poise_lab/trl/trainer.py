@@ -32,11 +32,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ..baselines.poise import Poise
-from ..errors import NotFiniteError, PoiseLabError, known
+from ..errors import NotFiniteError, PoiseLabError, unknown_name
 from ..files import read_json, write_json
 from ..internals import Internals, on_layer, pool_last, span_entropies
 from ..policies import Policy
-from ..probe import PRESETS as PROBE_PRESETS
+from ..probe import PROBE_PRESETS
 from ..process import timed
 from ..rollouts import leave_one_out_mean, reasoning_ends
 from ..runs import differences
@@ -99,7 +99,7 @@ class PoiseConfig(GRPOConfig):
         at a time (generation_batch_size) and take several optimizer steps on them.
         """
         if name not in PRESETS:
-            raise known("preset", name, PRESETS)
+            raise unknown_name("preset", name, PRESETS)
         return cls(output_dir=output_dir, **{**PRESETS[name], **changes})
 
     def __post_init__(self):
@@ -118,7 +118,7 @@ class PoiseConfig(GRPOConfig):
                 "responses reward 0"
             )
         if self.poise_probe not in PROBE_PRESETS:
-            raise known("probe preset", self.poise_probe, PROBE_PRESETS)
+            raise unknown_name("probe preset", self.poise_probe, PROBE_PRESETS)
         if self.poise_pool < 1:
             raise PoiseLabError(f"poise_pool={self.poise_pool}; average at least 1 token")
         if self.use_vllm and not is_vllm_available():
