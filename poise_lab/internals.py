@@ -33,7 +33,8 @@ class Internals:
         with (and includes) the last end-of-reasoning tag, or with the response if there is none;
         zeros for an empty response.
     entropy: (P, M, 3) float32, mean token entropy in nats over the output, the reasoning, the
-        answer; 0.0 for a missing span (method Sec. 3.1 and B.3).
+        answer; 0.0 for a missing answer (method Sec. 3.1 and B.3). Without an end-of-reasoning tag the reasoning is
+        the whole output, so its entropy is too, where the official release has 0.0 (see `build_rollouts`).
     logprobs, token_entropy: (P, M, T) float32, in nats, 0 at padding.
     layer: decoder layer index, 0-based. pool: number of tokens averaged.
     """

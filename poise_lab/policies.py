@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,15 @@ from transformers.utils import logging as transformers_logging
 
 from .errors import PoiseLabError, known
 from .sources import BUNDLED, SOURCES, data_dir, fetched
-from .tasks import END_OF_REASONING, Problem
+from .tasks import END_OF_REASONING, START_OF_REASONING, Problem
+
+# What else than <think> and </think> the reasoning stands between: a word in brackets and the same with a slash, or
+END_TAG = re.compile(r"([<\[◁]\|?)/([\w:]*(?:think|thought|reason)\w*)(\|?[>\]▷])", re.IGNORECASE)
+OTHER_TAGS = (
+    ("<|START_THINKING|>", "<|END_THINKING|>"),
+    ("<|inner_prefix|>", "<|inner_suffix|>"),
+    ("<|channel|>analysis<|message|>", "<|channel|>final<|message|>"),
+)
 
 WORDINGS = ("compact", "question", "line")
 
@@ -27,6 +36,8 @@ class Policy:
         tokenizer's chat template where it has one), or "line" (plain text which the answer continues; see `Problem`).
     shots: solved problems of the same task that stand in front of each problem. Then the prompt is plain text,
         one question and answer after another, and a response ends with the first token that has a newline in it.
+    tags: what the reasoning stands between, ("<think>", "</think>") for example, the first of them "" if nothing opens
+        it; by default what the chat template or the vocabulary shows (see `reasoning_tags`).
     """
 
     model: PreTrainedModel
@@ -34,18 +45,20 @@ class Policy:
     name: str
     wording: str = "question"
     shots: int = 0
+    tags: tuple[str, str] | None = None
 
     def __post_init__(self):
-        self.end_of_reasoning = self.tokenizer.encode(END_OF_REASONING, add_special_tokens=False)
         eos = self.model.generation_config.eos_token_id
-        if eos is None:
-            eos = self.tokenizer.eos_token_id
-        if eos is None:
+        eos = {eos} if isinstance(eos, int) else set(eos or ())
+        # a chat model's tokenizer may end turns with another token than its generation config: either ends one
+        eos |= {self.tokenizer.eos_token_id} - {None}
+        if not eos:
             raise PoiseLabError(
                 f"policy {self.name!r} has no end-of-sequence token, so its responses could not end; "
                 "set tokenizer.eos_token_id"
             )
-        self.eos_token_ids = [eos] if isinstance(eos, int) else sorted(eos)
+        self.eos_token_ids = sorted(eos)
+        self._find_tags()
         if self.shots < 0:
             raise PoiseLabError(f"shots={self.shots}; show 0 or more solved problems")
         if self.shots:  # some vocabularies have tokens such as "\\n\\n": every one of them ends the line
@@ -56,6 +69,24 @@ class Policy:
                     f"policy {self.name!r} has no token with a newline, at which an answer after examples ends; use shots=0"
                 )
             self.eos_token_ids += newlines
+
+    def _find_tags(self) -> None:
+        """Sets `tags`, `end_of_reasoning` (token ids of the end tag on its own), and the tokens that no text shows."""
+        tags = self.tags or reasoning_tags(self.tokenizer)
+        if isinstance(tags, str) or [type(tag) for tag in tags] != [str, str] or not tags[1].strip():
+            raise PoiseLabError(f"tags={tags!r}; give what starts and what ends the reasoning, as two pieces of text")
+        start, end = (self.tokenizer.encode(tag, add_special_tokens=False) for tag in tags)
+        self.tags, self.end_of_reasoning = (self._as_written(tags[0], start), self._as_written(tags[1], end)), end
+        added = self.tokenizer.added_tokens_decoder
+        special = {i for i, token in added.items() if token.special or i in self.eos_token_ids}
+        special |= set(self.tokenizer.all_special_ids)
+        self._hidden = special - ({*start, *end} - {self.tokenizer.unk_token_id, *self.eos_token_ids})
+
+    def _as_written(self, tag: str, ids: list[int]) -> str:
+        """A tag as its tokens decode: "< / think >" where a tokenizer keeps the pieces apart."""
+        written = self.tokenizer.decode(ids).strip()
+        apart = written != tag.strip() and "".join(written.split()).lower() == "".join(tag.split()).lower()
+        return written if apart else tag
 
     @property
     def device(self) -> torch.device:
@@ -114,6 +145,22 @@ class Policy:
             return problem.line
         return (problem.compact if self.wording == "compact" else problem.question) + "\nAnswer:"
 
+    def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        """The texts of some responses, without special tokens; tags of the reasoning stay where they are special."""
+        return self.tokenizer.batch_decode([[i for i in row if i not in self._hidden] for row in rows])
+
+    def graded(self, text: str, prompt: list[int]) -> str:
+        """The text of a response as `Problem.reward` wants it: its reasoning between <think> and </think>.
+
+        A tag that the prompt (token ids) has opened stands in front of it.
+        """
+        start, end = self.tags
+        if start and self.tokenizer.decode(prompt[-4 * len(start) - 16 :]).rstrip().endswith(start.rstrip()):
+            text = start + text
+        if start and start != START_OF_REASONING:
+            text = text.replace(start, START_OF_REASONING)
+        return text.replace(end, END_OF_REASONING)
+
     def text_of(self, response: str) -> str:
         """What counts of a response's text: all of it, or its first line after examples."""
         return response.partition("\n")[0] if self.shots else response
@@ -123,7 +170,23 @@ class Policy:
         folder = Path(folder)
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
-        (folder / "poise_lab.json").write_text(json.dumps({"wording": self.wording, "shots": self.shots}) + "\n")
+        spoken = {"wording": self.wording, "shots": self.shots}
+        if self.tags != reasoning_tags(self.tokenizer):
+            spoken["tags"] = self.tags
+        (folder / "poise_lab.json").write_text(json.dumps(spoken) + "\n")
+
+
+def reasoning_tags(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
+    """The tags of the reasoning that a chat template names, else those in the vocabulary, else <think> and </think>."""
+    for text in (str(tokenizer.chat_template or ""), " ".join(tokenizer.get_added_vocab())):
+        if END_OF_REASONING in text:
+            break
+        if named := END_TAG.search(text):
+            return "".join(named.groups()), named[0]
+        for tags in OTHER_TAGS:
+            if tags[1] in text:
+                return tags
+    return START_OF_REASONING, END_OF_REASONING
 
 
 def load_policy(
@@ -131,6 +194,7 @@ def load_policy(
     *,
     shots: int | None = None,
     wording: str | None = None,
+    tags: tuple[str, str] | None = None,
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
 ) -> Policy:
@@ -138,6 +202,8 @@ def load_policy(
 
     shots: solved problems in front of each problem (see `Policy`); by default what the folder was saved with, else 0.
     wording: how a problem is put (see `Policy`); by default what the folder was saved with, else "question".
+    tags: what the reasoning stands between (see `Policy`); by default what the folder was saved with, else what the
+        tokenizer shows.
     dtype: bfloat16 is faster on a CPU with bfloat16 products (the readings of `poise-lab study real` use it);
         training wants float32: small updates vanish in bfloat16.
 
@@ -180,6 +246,7 @@ def load_policy(
                 f"{source / 'poise_lab.json'} asks for wording {saved.get('wording')!r}; known: {WORDINGS}"
             )
         wording, shots = wording or saved["wording"], saved.get("shots", 0) if shots is None else shots
+        tags = tags or saved.get("tags")
     wording = wording or "question"
     model.to(device).eval()
     if wording == "question" and not shots and not tokenizer.chat_template:
@@ -188,7 +255,7 @@ def load_policy(
             "shots=4 shows it what an answer looks like",
             stacklevel=2,
         )
-    return Policy(model, tokenizer, str(name), wording, shots or 0)
+    return Policy(model, tokenizer, str(name), wording, shots or 0, tags)
 
 
 WORTH = 32  # tokens; a shorter common beginning is not worth a pass of its own

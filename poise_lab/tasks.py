@@ -23,7 +23,8 @@ from reasoning_gym.factory import DATASETS
 from .answers import FILES, VERIFIERS, check_reference, rows_of
 from .errors import PoiseLabError, known
 
-END_OF_REASONING = "</think>"
+START_OF_REASONING, END_OF_REASONING = "<think>", "</think>"
+NO_ANSWER = "no such answer"  # right for no problem; a verifier that pays for it would pay for anything
 
 # Settings of the tasks that the bundled policy knows; any of them can be overridden by keyword.
 LAPTOP_SETTINGS = {
@@ -44,9 +45,13 @@ COMPACT_WORDING = {
 LINE_WORDING = {"chain_sum": lambda m: m["expression"] + " ="}
 
 
-def answer_of(response: str) -> str:
-    """The answer in a response: what follows the last `</think>`, or all of it if there is none."""
-    return response.rpartition(END_OF_REASONING)[2].strip()
+def answer_of(response: str) -> str | None:
+    """The answer in a response: what follows the last `</think>`, or all of it if there is none.
+
+    None if the response breaks off within its reasoning: a `<think>` that no `</think>` follows.
+    """
+    answer = response.rpartition(END_OF_REASONING)[2]
+    return None if START_OF_REASONING in answer else answer.strip()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,24 +81,36 @@ class Problem:
         return [p for p in self.source.examples(n + 1) if p.question != self.question][:n]
 
     @property
-    def answer(self) -> str:
-        """reasoning-gym's reference answer."""
+    def answer(self) -> str | None:
+        """reasoning-gym's reference answer; None in a task that has none, only a verifier."""
         return self.entry["answer"]
 
     def reward(self, response: str) -> float:
         """1.0 if reasoning-gym's verifier gives the response's answer full marks, else 0.0.
 
-        Partial credit (some verifiers give it) counts as wrong, as in the paper (App. B.1).
+        Partial credit (some verifiers give it) counts as wrong, as in the paper (App. B.1). So does a response that
+        breaks off within its reasoning, and an answer that the verifier raises an error on, which the task counts.
         """
-        return float(self.dataset.score_answer(answer_of(response), self.entry) >= 1.0)
+        answer = answer_of(response)
+        if answer is None:
+            return 0.0
+        try:
+            return float(self.dataset.score_answer(answer, self.entry) >= 1.0)
+        except Exception:  # whatever a policy can write must not end a run
+            self.source.verifier_errors += 1
+            return 0.0
 
 
 class Task:
-    """One reasoning-gym task with fixed settings. Made by `load_task`."""
+    """One reasoning-gym task with fixed settings. Made by `load_task`.
+
+    verifier_errors: answers so far that the verifier raised an error on; they count as wrong.
+    """
 
     def __init__(self, name: str, settings: dict):
-        self.name, self.settings = name, settings
+        self.name, self.settings, self.verifier_errors = name, settings, 0
         self._examples: list[Problem] = []
+        self._seeds = 2**48  # how many seeds the task takes
 
     def _dataset(self, seed: int, size: int):
         config_class = DATASETS[self.name][1]
@@ -127,7 +144,7 @@ class Task:
             raise PoiseLabError(f"{n} problems asked for; ask for at least 1")
         # reasoning-gym draws entry i from Random(seed + i): nearby seeds would share entries
         digest = hashlib.sha256(f"{self.name}/{seed}".encode()).digest()
-        dataset = self._dataset(seed=int.from_bytes(digest[:6], "big"), size=max(500, 50 * n))
+        dataset = self._dataset(seed=int.from_bytes(digest[:6], "big") % self._seeds, size=max(500, 50 * n))
         seen = {problem.question for problem in exclude}
         problems = []
         for index in range(50 * n):
@@ -146,11 +163,17 @@ class Task:
     def examples(self, n: int) -> list[Problem]:
         """The first n problems of a draw of their own, which no seed of `sample` gives; see `Problem.examples`.
 
-        Raises PoiseLabError if one of the answers has several lines: in a row of examples an answer is one line.
+        Raises PoiseLabError if one of the answers has several lines (in a row of examples an answer is one line), or if
+        the task has no answers to show.
         """
         if len(self._examples) < n:
             self._examples = self.sample(n, "examples")
             for problem in self._examples:
+                if not isinstance(problem.answer, str):
+                    raise PoiseLabError(
+                        f"task {self.name!r} can verify answers but has none to show as examples; use shots=0 or "
+                        "another task"
+                    )
                 if "\n" in problem.answer:
                     raise PoiseLabError(
                         f"task {self.name!r} has answers of several lines, which cannot be shown as examples of one "
@@ -158,14 +181,26 @@ class Task:
                     )
         return self._examples[:n]
 
+    def try_out(self) -> None:
+        """Refuse bad settings, and a verifier that pays for anything, now and not at the first sample."""
+        try:
+            self._dataset(seed=self._seeds - 2, size=1)[0]
+        except ValueError:  # numpy takes seeds of 32 bits
+            self._seeds = 2**31
+        dataset = self._dataset(seed=0, size=1)
+        if self._problem(dataset[0], dataset).reward(NO_ANSWER):
+            raise PoiseLabError(
+                f"the verifier of task {self.name!r} gives full marks to {NO_ANSWER!r}, so there is nothing to learn; "
+                "use another task"
+            )
+        self.verifier_errors = 0
+
     def _problem(self, entry: dict, dataset) -> Problem:
         metadata = entry["metadata"]
         compact, line = COMPACT_WORDING.get(self.name), LINE_WORDING.get(self.name)
-        difficulty = {
-            key: float(metadata[key])
-            for key in metadata.get("difficulty", {})
-            if isinstance(metadata.get(key), (int, float))
-        }
+        stated = metadata.get("difficulty", {})  # the names of settings, or in some tasks one number
+        names = stated if isinstance(stated, dict) else ["difficulty"]
+        difficulty = {name: float(metadata[name]) for name in names if isinstance(metadata.get(name), (int, float))}
         question = entry["question"]
         return Problem(
             task=self.name,
@@ -186,6 +221,11 @@ class TaskMixture:
         self.tasks = list(tasks)
         self.name = "+".join(t.name for t in self.tasks)
 
+    @property
+    def verifier_errors(self) -> int:
+        """As of a `Task`, of all of them together."""
+        return sum(task.verifier_errors for task in self.tasks)
+
     def sample(self, n: int, seed: int, exclude: Iterable[Problem] = ()) -> list[Problem]:
         """As `Task.sample`; problem i is of task i modulo the number of tasks."""
         if n < 1:
@@ -194,6 +234,16 @@ class TaskMixture:
         k = len(self.tasks)
         parts = [task.sample(len(range(i, n, k)), seed, exclude) if i < n else [] for i, task in enumerate(self.tasks)]
         return [parts[i % k][i // k] for i in range(n)]
+
+
+@dataclasses.dataclass(frozen=True)
+class NamedVerifier:
+    """A verifier of `answers` behind the call that reasoning-gym's data sets have."""
+
+    name: str
+
+    def score_answer(self, answer: str, entry: dict) -> float:
+        return VERIFIERS[self.name](answer, entry["answer"])
 
 
 class RecordProblem(Problem):
@@ -206,7 +256,7 @@ class RecordProblem(Problem):
         """
         verify = self.source.verify
         if isinstance(verify, str):
-            return VERIFIERS[verify](answer_of(response), self.answer)
+            return super().reward(response)
         value = verify(response, self.entry)
         number = isinstance(value, (int, float)) and not math.isnan(value) and 0 <= value <= 1
         if not number:
@@ -221,6 +271,7 @@ class RecordTask:
     """Questions and answers of one's own. Made by `load_task`.
 
     Problems are the records with pairwise different questions, the first of each; every draw is without replacement.
+    verifier_errors: as of `Task`.
     """
 
     def __init__(
@@ -234,7 +285,7 @@ class RecordTask:
         verify: str | Callable[[str, dict], float] = "exact",
         prompt: str = "{question}",
     ):
-        self.name, self.verify = name, verify
+        self.name, self.verify, self.verifier_errors = name, verify, 0
         if isinstance(verify, str) and verify not in VERIFIERS:
             raise known("verifier", verify, VERIFIERS)
         if verify == "math" and importlib.util.find_spec("math_verify") is None:
@@ -280,7 +331,8 @@ class RecordTask:
                 raise PoiseLabError(f"column {difficulty!r} of task {self.name!r} is no number in {row!r}") from None
         return RecordProblem(
             task=self.name, question=text, compact=text, line=f"{text}\nAnswer:", difficulty=level,
-            entry={**row, "answer": right}, dataset=None, source=self,
+            entry={**row, "answer": right}, source=self,
+            dataset=NamedVerifier(self.verify) if isinstance(self.verify, str) else None,
         )  # fmt: skip
 
     def sample(self, n: int, seed: int | str, exclude: Iterable[Problem] = ()) -> list[Problem]:
@@ -318,7 +370,8 @@ def load_task(
         `word_sorting` have laptop-sized defaults (`LAPTOP_SETTINGS`), which they override. A mixture
         takes none.
 
-    Raises PoiseLabError for an unknown task (lists the known ones) or a setting it refuses.
+    Raises PoiseLabError for an unknown task (lists the known ones), a setting it refuses, or a task whose verifier
+    pays for anything.
     """
     if not isinstance(name, str) or name.endswith(FILES):
         title = Path(name).name if isinstance(name, (str, Path)) else "records"
@@ -339,5 +392,5 @@ def load_task(
             raise PoiseLabError("a mixture of tasks takes no settings; load its tasks one by one")
         return TaskMixture([load_task(one) for one in names])
     task = Task(name, {**LAPTOP_SETTINGS.get(name, {}), **settings})
-    task._dataset(seed=0, size=1)  # refuse bad settings now, not at the first sample
+    task.try_out()
     return task

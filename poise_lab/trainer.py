@@ -83,6 +83,7 @@ class Trainer:
         )  # fmt: skip
         self.metrics: list[dict] = []
         self.seconds: dict[str, float] = {}  # of the step, by its parts
+        self.errors = 0  # of the task's verifier, before the step
         self.baseline.start(policy)
         claim_folder(self.out, self._settings(), resume, provenance())
         if resume:
@@ -158,7 +159,7 @@ class Trainer:
 
     def train_step(self, step: int) -> dict:
         """One step of POISE (arXiv 2605.07579, Alg. 1), or of another baseline. Returns its metrics."""
-        self.seconds = {}
+        self.seconds, self.errors = {}, getattr(self.task, "verifier_errors", 0)
         # 1. Draw new problems, sample responses to each from the policy, verify them: rewards r.
         rollouts = self._sample(step)
         # 2. Read the policy over them once: log-probabilities, entropies, hidden states. The last two are the features phi.
@@ -274,6 +275,7 @@ class Trainer:
     def _metrics_of(self, step, rollouts, internals, advantages, values, updates: Sequence[dict], evaluation) -> dict:
         """What a step is remembered by. JSON has no NaN: a figure that is not defined is left out."""
         previous = self.metrics[-1] if self.metrics else {"tokens": 0, "responses": 0, "seconds": 0.0}
+        errors = getattr(self.task, "verifier_errors", 0) - self.errors
         on_scale = self.baseline.on_reward_scale and advantages.dim() == 2
         metrics = {
             "step": step,
@@ -283,6 +285,7 @@ class Trainer:
             **{name: sum(update[name] for update in updates) / len(updates) for name in updates[0]},
             **baseline_metrics(rollouts, advantages if on_scale else None, values),
             **evaluation,
+            **({"verifier_errors": errors} if errors else {}),
             "tokens": previous["tokens"] + self.sampler.tokens,
             "responses": previous["responses"] + self.sampler.responses,
             **{f"seconds_{part}": seconds for part, seconds in self.seconds.items()},

@@ -22,7 +22,7 @@ import nbformat
 import pytest
 from playwright.sync_api import sync_playwright
 
-from tools.notebooks import PLOTLY, WIDGET_VIEW
+from tools.notebooks import PLOTLY, WIDGET_VIEW, write_pages
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted(path.name for path in (ROOT / "notebooks").glob("*.ipynb"))
@@ -280,6 +280,41 @@ def test_notebook_in_the_browser(lab, browser, name):
     assert not dialogs, dialogs
     assert not foreign, foreign
     assert not errors, errors
+
+
+SEEN = """box => JSON.stringify(box.querySelector('.js-plotly-plot').data
+  .filter(trace => trace.visible !== false && trace.xaxis !== 'x99').map(trace => [trace.x, trace.y, trace.z, trace.name]))"""
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_every_figure_moves_on_a_page_by_keyboard_without_a_network(browser, tmp_path, name):
+    write_pages([ROOT / "notebooks" / name], tmp_path)
+    context = browser.new_context(viewport={"width": 1000, "height": 900}, offline=True)
+    page, errors = context.new_page(), []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto((tmp_path / name).with_suffix(".html").as_uri())
+    figures = page.locator(".poise-figure")
+    faults, moved = [], 0
+    for i in range(figures.count()):
+        figure = figures.nth(i)
+        if not wait_until(lambda: figure.locator(".main-svg .trace, .main-svg .hm").count() > 0, 30, 0.1):  # noqa: B023
+            faults.append(f"figure {i} is not drawn")
+            continue
+        controls = figure.locator("input[type=range], input[type=radio]:checked, select")
+        for k in range(controls.count()):
+            before = figure.evaluate(SEEN)
+            controls.nth(k).focus()
+            for key in ("ArrowRight", "ArrowLeft", "ArrowDown", "ArrowUp"):  # one of them is to be had at either end
+                page.keyboard.press(key)
+                if figure.evaluate(SEEN) != before:
+                    moved += 1
+                    break
+            else:
+                faults.append(f"figure {i}: control {k} did not move it")
+    context.close()
+    assert not faults, "\n".join(faults)
+    assert not errors, errors
+    assert moved > 0 or "Sliders(" not in (ROOT / "notebooks" / name).read_text(encoding="utf-8")
 
 
 def test_training_stops_and_goes_on(lab, browser):

@@ -386,7 +386,7 @@ def test_a_shown_figure_has_its_words(monkeypatch):
     fig._ipython_display_()
     assert shown[0]["text/plain"] == describe(fig) and len(shown) == 2
     assert shown[0][PLOTLY]["config"]["showSendToCloud"] is False
-    assert json.dumps(stored(fig)["data"], separators=(",", ":")) in shown[0]["text/html"]
+    assert json.dumps(stored(fig)["data"], separators=(",", ":"), sort_keys=True) in shown[0]["text/html"]
     assert "<details>" in shown[1].data and "a &amp; b 1" in shown[1].data
 
 

@@ -35,8 +35,8 @@ def run(label="rloo", accuracy=(0.5, 0.6, 0.8), tokens=(0, 100, 200), price=0.02
     return RunRecord(None, config, metrics)
 
 
-def test_every_baseline_is_in_it_and_samples_the_same_number_of_responses():
-    assert {m.baseline for m in showdown.METHODS} == set(pl.BASELINES)
+def test_its_baselines_are_the_librarys_and_sample_the_same_number_of_responses():
+    assert {m.baseline for m in showdown.METHODS} <= set(pl.BASELINES)
     for m in showdown.METHODS:
         greedy = m.prompts if m.baseline == "remax" else 0
         assert m.baseline == "dapo" or m.prompts * m.responses + greedy == showdown.BUDGET, m

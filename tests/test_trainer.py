@@ -16,8 +16,7 @@ from safetensors.torch import load_file
 from support import ToyTask, tiny_policy
 
 import poise_lab as pl
-from poise_lab import files
-from poise_lab import trainer as module
+from poise_lab import checkpoints, files
 from poise_lab.cli import main
 from poise_lab.errors import NotFiniteError
 from poise_lab.runs import read_metrics
@@ -324,8 +323,8 @@ def test_resume_from_every_moment_at_which_a_kill_can_come(tmp_path, monkeypatch
     settings = dict(steps=3, checkpoint_every=2, eval_every=2, kl=0.1)
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", watched(os.replace))
-        patch.setattr(module, "save_file", watched(module.save_file))
-        patch.setattr(module.shutil, "rmtree", watched(module.shutil.rmtree))
+        patch.setattr(checkpoints, "save_file", watched(checkpoints.save_file))
+        patch.setattr(shutil, "rmtree", watched(shutil.rmtree))
         patch.setattr(pl.Trainer, "_record", watched(pl.Trainer._record))
         trainer(whole, **settings).run()
     assert len(states) > 30

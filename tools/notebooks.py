@@ -1,18 +1,22 @@
 """Execute notebooks in place, so that running the same notebook twice changes nothing but real results.
 
     python -m tools.notebooks notebooks/02_rollouts_and_rewards.ipynb
+    python -m tools.notebooks --pages pages notebooks/*.ipynb
 
-What varies between executions and means nothing is taken out: timing, widget state, random ids.
+What varies between executions and means nothing is taken out: timing, widget state, random ids. The second call writes
+what is stored as HTML into a folder, with plotly.js beside it, so that the figures move on every page, offline.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
 import uuid
 from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
+from nbconvert import HTMLExporter
+from plotly.offline import get_plotlyjs
 
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 PLOTLY = "application/vnd.plotly.v1+json"
@@ -62,7 +66,24 @@ def merged_streams(outputs: list) -> list:
     return merged
 
 
+def write_pages(paths: list[str], folder: str | Path) -> None:
+    """Write notebooks as HTML pages, and plotly.js once for all of them: what the figures of a page load."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "plotly.min.js").write_text(get_plotlyjs(), encoding="utf-8")
+    for path in map(Path, paths):
+        page, _ = HTMLExporter(require_js_url="", jquery_url="").from_filename(str(path))
+        (folder / f"{path.stem}.html").write_text(page, encoding="utf-8")
+
+
 if __name__ == "__main__":
-    for name in sys.argv[1:]:
-        print(name)
-        execute(name)
+    parser = argparse.ArgumentParser(description="Execute notebooks in place, or write them as pages.")
+    parser.add_argument("notebooks", nargs="+")
+    parser.add_argument("--pages", metavar="FOLDER", help="execute nothing, write pages into this folder")
+    args = parser.parse_args()
+    if args.pages:
+        write_pages(args.notebooks, args.pages)
+    else:
+        for name in args.notebooks:
+            print(name)
+            execute(name)

@@ -61,7 +61,7 @@ def bundle(figure: dict, words: str) -> dict:
 
 def to_html(figure: dict) -> str:
     """A piece of a page; the same figure gives the same bytes. It needs plotly.min.js beside the page."""
-    text = json.dumps(figure, ensure_ascii=False, separators=(",", ":")).replace("</", "<\\/")
+    text = json.dumps(figure, ensure_ascii=False, separators=(",", ":"), sort_keys=True).replace("</", "<\\/")
     name = f"poise-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
     return (
         f'<div class="poise-figure" id="{name}" style="max-width:900px"><script type="application/json">{text}</script></div>'

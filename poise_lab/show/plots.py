@@ -33,7 +33,9 @@ TEMPLATE = go.layout.Template(
         plot_bgcolor="rgba(0,0,0,0)",
         xaxis=_AXIS,
         yaxis=_AXIS,
-        legend=dict(orientation="h", y=-0.25),
+        legend=dict(
+            orientation="h", yref="container", y=0, yanchor="bottom"
+        ),  # below the title of the axis at any width
         margin=dict(l=60, r=20, t=50, b=50),
         hovermode="x unified",
     )
@@ -225,7 +227,7 @@ def panels(values: dict[str, dict[str, tuple]], title: str, x_title: str, y_titl
     rows = -(-len(values) // columns)
     fig = make_subplots(rows=rows, cols=columns, subplot_titles=list(values), shared_xaxes="all", shared_yaxes="all",
                         vertical_spacing=0.3 / rows, horizontal_spacing=0.05, figure=Figure())  # fmt: skip
-    fig.update_layout(template=TEMPLATE, title=title, height=min(700, 160 + 180 * rows), legend_y=-0.45 / rows,
+    fig.update_layout(template=TEMPLATE, title=title, height=min(700, 160 + 180 * rows),
                       hovermode="closest")  # fmt: skip
     across = [x for lines_ in values.values() for xs, _ in lines_.values() if len(xs) > 1 for x in xs]
     shown: set[str] = set()
@@ -265,7 +267,7 @@ def side_by_side(
         return ["<br>".join(textwrap.wrap(name, 16)) for name in names]
 
     fig = figure(title, x, y, hovermode="closest", scattermode="group", **layout)
-    fig.update_layout(xaxis_type="category", legend_y=-0.6, height=430)
+    fig.update_layout(xaxis_type="category", height=430)
     for (name, rows), style in zip(values.items(), line_styles(len(values)), strict=True):
         mean, low, high = np.array(list(rows.values())).T
         fig.add_trace(

@@ -64,7 +64,7 @@ def measure(seed: int, dtype: torch.dtype = torch.bfloat16, setting: Sums | None
     with timed(seconds, "fit and score"):
         for fit, held_out in splits(s.prompts):
             probe = ValueProbe(ridge=s.ridge).fit(internals.select(fit), targets[fit])
-            scores.append(probe.score(internals.select(held_out), targets[held_out]))
+            scores.append(agreement(probe.predict(internals.select(held_out)), targets[held_out]))
     columns, y = settings_features(rollouts)[..., :-1], targets.numpy()
     for fit, held_out in splits(s.prompts):
         plain = Plain().fit(columns[fit].reshape(-1, columns.shape[2]), y[fit].reshape(-1))
