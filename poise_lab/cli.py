@@ -1,4 +1,4 @@
-"""The command line: `poise-lab train, compare, report, fetch, probes, tracking, transfer, pretrain, bench`.
+"""The command line: `poise-lab train, compare, report, fetch, check, probes, tracking, transfer, pretrain, bench`.
 
 Bad input ends with one sentence on stderr and exit status 2.
 """
@@ -113,6 +113,10 @@ def _parser() -> argparse.ArgumentParser:
     fetch = commands.add_parser("fetch", help="fetch a real language model into the cache, once")
     fetch.add_argument("name", help=", ".join(SOURCES))
     fetch.set_defaults(run=_fetch)
+
+    check = commands.add_parser("check", help="whether a model is sampled, scored and read as it computes by itself")
+    check.add_argument("name", metavar="MODEL", help=f"tiny, {', '.join(SOURCES)}, a folder, or a hub id")
+    check.set_defaults(run=_check)
 
     probes = commands.add_parser(
         "probes", help="the paper's tables for a real model: readings in the cache, tables in --out"
@@ -258,6 +262,20 @@ def _fetch(args) -> int:
     from .models.fetch import fetch
 
     fetch(args.name)
+    return 0
+
+
+def _check(args) -> int:
+    from .policies import check_policy, load_policy
+    from .runs import format_table
+
+    policy = load_policy(args.name)
+    rows = [
+        {"against the model's own plain pass": row.what, "off by": f"{row.difference:.1e}", "at most": f"{row.bound:.0e}",
+         "": "fits" if row.fits else "not taken"}
+        for row in check_policy(policy)
+    ]  # fmt: skip
+    print(format_table(rows))
     return 0
 
 

@@ -120,6 +120,7 @@ class Trainer:
         self.policy, self.task, self.baseline = policy, task, baseline
         self.config = config = config or TrainConfig()
         self.out, self.on_step, self.progress = Path(out), on_step, progress
+        _ = policy.ways  # a model that cannot be used is refused here
         self.optimizer = torch.optim.AdamW(
             policy.model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
         )

@@ -15,7 +15,8 @@ PACKAGE = Path(__file__).parent.parent / "poise_lab"
 PLAN = [
     ["errors"],
     ["files", "process", "sources", "stats"],
-    ["tasks", "objective"],
+    ["tasks", "objective", "engine"],
+    ["ways"],
     ["policies"],
     ["rollouts"],
     ["internals"],
