@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import threading
@@ -18,6 +19,20 @@ def timed(seconds: dict, part: str):
     start = time.perf_counter()
     yield
     seconds[part] = seconds.get(part, 0.0) + time.perf_counter() - start
+
+
+def timed_as(part: str):
+    """Decorator of a method: the seconds spent in it are added to its object's `seconds[part]`."""
+
+    def decorate(method):
+        @functools.wraps(method)
+        def call(self, *args, **kwargs):
+            with timed(self.seconds, part):
+                return method(self, *args, **kwargs)
+
+        return call
+
+    return decorate
 
 
 @contextlib.contextmanager

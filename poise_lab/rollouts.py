@@ -9,6 +9,7 @@ and no fp32 copy of all logits is kept.
 from __future__ import annotations
 
 import dataclasses
+import math
 from bisect import bisect_left
 from collections.abc import Sequence
 
@@ -176,6 +177,20 @@ def _reasoning_end(policy, ids: list[int], text: str) -> int:
     return first + bisect_left(prefixes, at, key=lambda n: policy.decode([ids[first:n]])[0].rfind(end))
 
 
+def reward_of(problem: Problem, text: str) -> float:
+    """The reward of a response. Raises PoiseLabError if the problem gives no number, or one outside [0, 1]."""
+    reward = problem.reward(text)
+    try:
+        value = float(reward)
+    except (TypeError, ValueError):
+        value = math.nan
+    if not 0 <= value <= 1:
+        raise PoiseLabError(
+            f"a problem of task {problem.task!r} gave a response the reward {reward!r}; it must be a number from 0 to 1"
+        )
+    return value
+
+
 def build_rollouts(policy, problems, prompts, tokens, lengths, logprobs, temperature=1.0) -> Rollouts:
     """The record of given responses: texts, reasoning spans and rewards are worked out here.
 
@@ -197,7 +212,7 @@ def build_rollouts(policy, problems, prompts, tokens, lengths, logprobs, tempera
     ends = torch.tensor(reasoning_ends(policy, flat, decoded)).view(p, m)
     texts = [[policy.text_of(text) for text in decoded[i * m : (i + 1) * m]] for i in range(p)]
     graded = [[policy.graded(text, prompts[i]) for text in texts[i]] for i in range(p)]
-    rewards = torch.tensor([[problems[i].reward(t) for t in graded[i]] for i in range(p)], dtype=torch.float32)
+    rewards = torch.tensor([[reward_of(problems[i], t) for t in graded[i]] for i in range(p)], dtype=torch.float32)
     return Rollouts(
         problems=problems,
         prompt_ids=prompts,

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from support import ToyTask, tiny_policy
 
 import poise_lab as pl
-from poise_lab import cli, trainer
+from poise_lab import checkpoints, cli, trainer
 from poise_lab.cli import field_docs, main
 from poise_lab.runs import compare, format_table
 
@@ -88,11 +88,14 @@ def refused(capfd, folder: Path, *argv) -> str:
         (["--wording", "latin"], "unknown wording 'latin'; known: compact, line, question"),
         (["--shots", "-1"], "shots=-1; show 0 or more"),
         (["--engine", "trl", "--shots", "4"], "belong to the engine lab"),
-        (["--prompts", "0"], "prompts=0; it must be at least 1"),
+        (["--prompts", "0"], "prompts=0; it must be a whole number, at least 1"),
         (["--eval-prompts", "0"], "eval_prompts=0; it must be at least 1"),
         (["--steps", "0"], "steps=0"),
         (["--aggregation", "sum"], "unknown aggregation 'sum'"),
-        (["--learning-rate", "nan"], "must be above 0"),
+        (["--learning-rate", "nan"], "learning_rate=nan; it must be a number above 0"),
+        (["--max-grad-norm", "0"], "max_grad_norm=0.0; it must be a number above 0"),
+        (["--clip-low", "1.5"], "clip_low=1.5; it must be a number above 0 and below 1"),
+        (["--layer", "-1"], "layer=-1; it must be a whole number, at least 0"),
         (["--max-new-tokens", "999"], "longer than the context of 256 tokens"),
         (["--layer", "9"], "has layers 0 to 3"),
         (["--resume"], "nothing to resume"),
@@ -289,7 +292,9 @@ def test_full_disk(capfd, tmp_path, random_policy, monkeypatch, error, name):
     flags = [f"--{k.replace('_', '-')}={v}" for k, v in {**SMALL, "steps": 2}.items()]
     command = ["train", "--policy", str(random_policy), "--out", str(tmp_path / "r"), *flags]
     claim = trainer.claim_folder
-    monkeypatch.setattr(trainer, "claim_folder", lambda *args: (claim(*args), monkeypatch.setattr(trainer, name, full)))
+    monkeypatch.setattr(
+        trainer, "claim_folder", lambda *args: (claim(*args), monkeypatch.setattr(checkpoints, name, full))
+    )
     assert main(command) == 2
     message = "poise-lab: the disk is full; make room and run the same command again with --resume"
     assert capfd.readouterr().err.splitlines()[-1] == message

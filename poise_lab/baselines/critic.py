@@ -12,6 +12,7 @@ import dataclasses
 
 import torch
 
+from ..checkpoints import copy_weights, load_named_moments, named_moments
 from ..errors import PoiseLabError
 from ..internals import batches_by_length, padded, scoring_states
 from ..policies import Policy
@@ -106,27 +107,17 @@ class Critic(Baseline):
                 self.optimizer.zero_grad(set_to_none=True)
 
     def state_dict(self):
-        state = {"steps": torch.tensor(self.steps)}
-        state |= {f"weight/{name}": p.detach() for name, p in self.parameters.items()}
-        names = list(self.parameters)
-        for i, entry in self.optimizer.state_dict()["state"].items():
-            state |= {f"moment/{names[i]}/{key}": value for key, value in entry.items()}
-        return state
+        state = {f"weight/{name}": p.detach() for name, p in self.parameters.items()}
+        state |= {f"moment/{name}": value for name, value in named_moments(self.optimizer, self.parameters).items()}
+        return {"steps": torch.tensor(self.steps), **state}
 
     def load_state_dict(self, state):
         self.steps = int(state["steps"])
-        index = {name: i for i, name in enumerate(self.parameters)}
-        moments: dict[int, dict] = {}
-        with torch.no_grad():
-            for key, value in state.items():
-                kind, _, rest = key.partition("/")
-                if kind == "weight":
-                    self.parameters[rest].copy_(value)
-                elif kind == "moment":
-                    name, _, moment = rest.rpartition("/")
-                    moments.setdefault(index[name], {})[moment] = value
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        weights, moments = (
+            {k.removeprefix(kind): v for k, v in state.items() if k.startswith(kind)} for kind in ("weight/", "moment/")
+        )
+        copy_weights(self.parameters, weights)
+        load_named_moments(self.optimizer, self.parameters, moments)
 
 
 @dataclasses.dataclass(eq=False)
