@@ -92,7 +92,7 @@ class ValueProbe(RegressorMixin, BaseEstimator):
         self.check_params()
         X, _ = _rows(X)
         y = np.asarray(y, dtype=np.float64).reshape(-1)
-        if len(X) != len(y):
+        if len(X) != len(y) or not len(y):
             raise PoiseLabError(f"{len(X)} rows of features but {len(y)} targets; give one target per row")
         if not np.isfinite(y).all() or y.min() < 0 or y.max() > 1:
             raise PoiseLabError("targets must be rewards in [0, 1], without NaN; rescale or repair them")

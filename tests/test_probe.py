@@ -216,6 +216,8 @@ def test_bad_features():
     X, y = rows(20)
     with pytest.raises(pl.PoiseLabError, match="20 rows of features but 19 targets"):
         pl.ValueProbe().fit(X, y[:19])
+    with pytest.raises(pl.PoiseLabError, match="0 rows of features but 0 targets"):
+        pl.ValueProbe().fit(X[:0], y[:0])
     with pytest.raises(pl.PoiseLabError, match="not two states of equal width"):
         pl.ValueProbe().fit(X[:, :-1], y)
     with pytest.raises(pl.PoiseLabError, match="not two states of equal width"):
