@@ -1,4 +1,4 @@
-"""The command line: `poise-lab train, compare, report, study, fetch, pretrain, bench`.
+"""The command line: `poise-lab train, compare, report, study, fetch, check, pretrain, bench`.
 
 Bad input ends with one sentence on stderr and exit status 2.
 """
@@ -132,6 +132,9 @@ def _parser() -> argparse.ArgumentParser:
     fetch = command("fetch", _fetch, "fetch a real language model into the cache, once")
     fetch.add_argument("name", help=", ".join(SOURCES))
 
+    check = command("check", _check, "whether a model is sampled, scored and read as it computes by itself")
+    check.add_argument("name", metavar="MODEL", help=f"tiny, {', '.join(SOURCES)}, a folder, or a hub id")
+
     pretrain = command("pretrain", _pretrain, "make the bundled policy from scratch")
     pretrain.add_argument("--out", required=True, type=Path, help="folder to write, not in use yet")
     pretrain.add_argument("--steps", type=int, default=5000)
@@ -243,6 +246,20 @@ def _fetch(args) -> int:
     from .models.fetch import fetch
 
     fetch(args.name)
+    return 0
+
+
+def _check(args) -> int:
+    from .policies import check_policy, load_policy
+    from .runs import format_table
+
+    policy = load_policy(args.name)
+    rows = [
+        {"against the model's own plain pass": row.what, "off by": f"{row.difference:.1e}", "at most": f"{row.bound:.0e}",
+         "": "fits" if row.fits else "not taken"}
+        for row in check_policy(policy)
+    ]  # fmt: skip
+    print(format_table(rows))
     return 0
 
 

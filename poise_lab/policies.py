@@ -13,9 +13,11 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
+from .engine import context_of, decoder_layers, head
 from .errors import PoiseLabError, known
 from .sources import BUNDLED, SOURCES, data_dir, fetched
 from .tasks import END_OF_REASONING, START_OF_REASONING, Problem
+from .ways import Compared, Ways, find_ways
 
 # What else than <think> and </think> the reasoning stands between: a word in brackets and the same with a slash, or
 END_TAG = re.compile(r"([<\[◁]\|?)/([\w:]*(?:think|thought|reason)\w*)(\|?[>\]▷])", re.IGNORECASE)
@@ -46,6 +48,7 @@ class Policy:
     wording: str = "question"
     shots: int = 0
     tags: tuple[str, str] | None = None
+    _ways: Ways | None = dataclasses.field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self):
         eos = self.model.generation_config.eos_token_id
@@ -95,28 +98,35 @@ class Policy:
     @property
     def context(self) -> int:
         """Longest sequence that the model takes, in tokens."""
-        return self.model.config.get_text_config().max_position_embeddings
+        return context_of(self.model.config)
 
     @property
     def layers(self) -> torch.nn.ModuleList:
-        """The decoder layers, in order.
+        """The decoder layers, in order. Raises PoiseLabError if they are not found."""
+        layers = decoder_layers(self.model)
+        if layers is None:
+            raise PoiseLabError(
+                f"policy {self.name!r} ({type(self.model).__name__}) has no list of decoder layers that can be found; "
+                "its hidden states cannot be read"
+            )
+        return layers
 
-        Raises PoiseLabError if they are not where transformers puts them.
+    @property
+    def ways(self) -> Ways:
+        """How the model is run, found out by comparison the first time; every use puts it into evaluation mode.
+
+        In training mode dropout would make two readings differ.
+
+        Raises PoiseLabError for a model whose numbers differ from those of its own plain pass (`ways.find_ways`).
         """
-        trunk = self.model.base_model
-        for name in ("layers", "h"):
-            if isinstance(getattr(trunk, name, None), torch.nn.ModuleList):
-                return getattr(trunk, name)
-        raise PoiseLabError(
-            f"policy {self.name!r} ({type(self.model).__name__}) has no list of decoder layers named "
-            "'layers' or 'h'; its hidden states cannot be read"
-        )
+        self.model.eval()
+        if self._ways is None:
+            self._ways = find_ways(self.model)[0]
+        return self._ways
 
     def head(self, hidden: torch.Tensor) -> torch.Tensor:
         """Logits from the trunk's last hidden states: (N, D) -> (N, V)."""
-        logits = self.model.get_output_embeddings()(hidden)
-        cap = getattr(self.model.config.get_text_config(), "final_logit_softcapping", None)
-        return logits if cap is None else cap * torch.tanh(logits / cap)
+        return head(self.model, hidden, self.ways.plain_head)
 
     def prompt_ids(self, problem: Problem) -> list[int]:
         """Token ids of the prompt of a problem."""
@@ -231,7 +241,9 @@ def load_policy(
     bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()  # one bar per load says nothing that a notebook should keep
     try:
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True)
+        model, info = AutoModelForCausalLM.from_pretrained(
+            source, dtype=dtype, use_safetensors=True, output_loading_info=True
+        )
         tokenizer = AutoTokenizer.from_pretrained(source)
     except Exception as e:  # transformers raises many kinds; each ends here as one sentence
         reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
@@ -239,6 +251,7 @@ def load_policy(
     finally:
         if bars:
             transformers_logging.enable_progress_bar()
+    _check_weights(str(name), model, info)
     if (source / "poise_lab.json").is_file():
         saved = json.loads((source / "poise_lab.json").read_text())
         if saved.get("wording") not in WORDINGS:
@@ -255,7 +268,34 @@ def load_policy(
             "shots=4 shows it what an answer looks like",
             stacklevel=2,
         )
-    return Policy(model, tokenizer, str(name), wording, shots or 0, tags)
+    policy = Policy(model, tokenizer, str(name), wording, shots or 0, tags)
+    _ = policy.ways  # a model that cannot be used is refused here
+    return policy
+
+
+def check_policy(policy: Policy) -> list[Compared]:
+    """The comparison that `load_policy` makes, at length: each way to run the model, and how far it is off.
+
+    A way that does not fit is not taken; Ways says which ones are (`policy.ways`). Raises PoiseLabError if one is missing.
+    """
+    policy.model.eval()
+    return find_ways(policy.model, length=64)[1]
+
+
+def _check_weights(name: str, model, info: dict) -> None:
+    """Raises PoiseLabError if weights of the model were not in its files, and so are random, or more layers than it has."""
+    missing, shapes = sorted(info["missing_keys"]), sorted(key[0] for key in info["mismatched_keys"])
+    trunk = f"{model.base_model_prefix}."
+    foreign = sorted(key for key in info["unexpected_keys"] if key.startswith(trunk))  # another head is nothing to it
+    for keys, what in (
+        (missing, "are missing from its files"),
+        (shapes, "have another shape in its files"),
+        (foreign, "are in its files, but not in a model of its config"),
+    ):
+        if keys:
+            raise PoiseLabError(
+                f"policy {name!r} does not fit its config: {len(keys)} weights {what}, such as {keys[0]!r}"
+            )
 
 
 WORTH = 32  # tokens; a shorter common beginning is not worth a pass of its own
@@ -270,10 +310,3 @@ def common_prefix(prompts: Sequence[list[int]]) -> int:
     while n < most and first[n] == last[n]:
         n += 1
     return n if n >= WORTH else 0
-
-
-def run_prefix(policy: Policy, ids: list[int], cache) -> torch.Tensor:
-    """Fill an empty cache with a beginning, one row of it; returns the trunk's output (1, tokens, D)."""
-    return policy.model.base_model(
-        input_ids=torch.tensor([ids], device=policy.device), past_key_values=cache, use_cache=True
-    ).last_hidden_state

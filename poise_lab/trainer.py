@@ -72,6 +72,7 @@ class Trainer:
         self.trained = {name: p for name, p in policy.model.named_parameters() if p.requires_grad}
         if not self.trained:
             raise PoiseLabError(f"policy {policy.name!r} has no weights to train: none of them requires a gradient")
+        _ = policy.ways  # a model that cannot be used is refused here
         self.optimizer = torch.optim.AdamW(
             self.trained.values(), lr=config.learning_rate, weight_decay=config.weight_decay
         )

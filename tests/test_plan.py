@@ -16,8 +16,8 @@ PACKAGE = Path(__file__).parent.parent / "poise_lab"
 PLAN = [
     ["errors"],
     ["files", "process", "settings", "sources", "stats"],
-    ["answers", "checkpoints", "objective"],
-    ["config", "tasks"],
+    ["answers", "checkpoints", "engine", "objective"],
+    ["config", "tasks", "ways"],
     ["policies"],
     ["rollouts"],
     ["internals"],
