@@ -89,7 +89,7 @@ def refused(capfd, folder: Path, *argv) -> str:
         (["--shots", "-1"], "shots=-1; show 0 or more"),
         (["--engine", "trl", "--shots", "4"], "belong to the engine lab"),
         (["--prompts", "0"], "prompts=0; it must be a whole number, at least 1"),
-        (["--eval-prompts", "0"], "eval_prompts=0; it must be at least 1"),
+        (["--eval-prompts", "0"], "eval_prompts=0; it must be a whole number, at least 1"),
         (["--steps", "0"], "steps=0"),
         (["--aggregation", "sum"], "unknown aggregation 'sum'"),
         (["--learning-rate", "nan"], "learning_rate=nan; it must be a number above 0"),
