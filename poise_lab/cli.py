@@ -1,4 +1,4 @@
-"""The command line: `poise-lab train, compare, report, fetch, probes, tracking, transfer, pretrain, bench`.
+"""The command line: `poise-lab train, compare, report, study, fetch, check, pretrain, bench`.
 
 Bad input ends with one sentence on stderr and exit status 2.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import ast
 import dataclasses
+import difflib
 import inspect
 import os
 import sys
@@ -56,15 +57,39 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message):
         self.exit(2, f"poise-lab: {message} (see {self.prog} --help)\n")
 
+    def parse_args(self, args=None, namespace=None):
+        found, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            found.parser.error(f"unknown flag {unknown[0]}{_did_you_mean(unknown[0], found.parser)}")
+        return found
+
+
+def _did_you_mean(flag: str, parser: argparse.ArgumentParser) -> str:
+    """The flag that is meant by initials (--lr) or by a slip of the hand (--leaning-rate), if there is one."""
+    name = flag.split("=")[0]
+    options = [option for action in parser._actions for option in action.option_strings if option.startswith("--")]
+    initials = {"".join(word[0] for word in option[2:].split("-")): option for option in options}
+    close = difflib.get_close_matches(name, options, 1)
+    meant = initials.get(name.lstrip("-")) or (close[0] if close else "")
+    return f"; did you mean {meant}?" if meant else ""
+
 
 def _parser() -> argparse.ArgumentParser:
+    from . import __version__
     from .baselines import BASELINES
     from .sources import SOURCES
 
     parser = _Parser(prog="poise-lab", description="RL with value estimates from the actor's own states")
+    parser.add_argument("--version", action="version", version=f"poise-lab {__version__}")
+    parser.set_defaults(parser=parser)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    train = commands.add_parser("train", help="train a policy with a baseline; writes a run folder")
+    def command(name, run, help):
+        added = commands.add_parser(name, help=help)
+        added.set_defaults(run=run, parser=added)
+        return added
+
+    train = command("train", _train, "train a policy with a baseline; writes a run folder")
     train.add_argument(
         "--policy", default="tiny", help=f"tiny, {', '.join(SOURCES)}, a folder, or a hub id (default: tiny)"
     )
@@ -91,56 +116,33 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--out", required=True, type=Path, help="run folder")
     train.add_argument("--resume", action="store_true", help="go on with the run in --out")
     _add_config_flags(train)
-    train.set_defaults(run=_train)
 
-    compare = commands.add_parser("compare", help="table of runs, with intervals over seeds")
-    compare.add_argument("runs", nargs="*", type=Path, metavar="RUN")
-    compare.add_argument(
-        "--recipe",
-        choices=["showdown"],
-        help="every baseline at equal budget over seeds; makes the runs that are missing",
-    )
-    compare.add_argument(
-        "--out", type=Path, default=Path("runs/showdown"), help="folder of the recipe (default: runs/showdown)"
-    )
-    compare.set_defaults(run=_compare)
+    compare = command("compare", _compare, "table of runs, with intervals over seeds")
+    compare.add_argument("runs", nargs="+", type=Path, metavar="RUN")
 
-    report = commands.add_parser("report", help="one offline HTML file with the figures of runs")
+    report = command("report", _report, "one offline HTML file with the figures of runs")
     report.add_argument("runs", nargs="+", type=Path, metavar="RUN")
     report.add_argument("-o", "--output", required=True, type=Path)
-    report.set_defaults(run=_report)
 
-    fetch = commands.add_parser("fetch", help="fetch a real language model into the cache, once")
+    study = command("study", _study, "make what is missing of a study's records; without a name, lists the studies")
+    study.add_argument("name", nargs="?", metavar="NAME")
+    study.add_argument("--out", type=Path, help="folder (default: that of the recorded data in a checkout)")
+    study.add_argument("--policy", help="for the study real: one policy, by name, folder or hub id, instead of the two")
+
+    fetch = command("fetch", _fetch, "fetch a real language model into the cache, once")
     fetch.add_argument("name", help=", ".join(SOURCES))
-    fetch.set_defaults(run=_fetch)
 
-    probes = commands.add_parser(
-        "probes", help="the paper's tables for a real model: readings in the cache, tables in --out"
-    )
-    probes.add_argument("--policy", required=True, help=f"{', '.join(SOURCES)}, a folder, or a hub id")
-    probes.add_argument("--out", type=Path, default=Path("runs/real"), help="folder of the tables (default: runs/real)")
-    probes.set_defaults(run=_probes)
+    check = command("check", _check, "whether a model is sampled, scored and read as it computes by itself")
+    check.add_argument("name", metavar="MODEL", help=f"tiny, {', '.join(SOURCES)}, a folder, or a hub id")
 
-    tracking = commands.add_parser("tracking", help="value models that watch a training run, over seeds")
-    tracking.add_argument("--out", type=Path, default=Path("runs/tracking"), help="folder (default: runs/tracking)")
-    tracking.add_argument("--seeds", type=int, default=5)
-    tracking.add_argument("--steps", type=int, default=200)
-    tracking.set_defaults(run=_tracking)
-
-    transfer = commands.add_parser("transfer", help="probes fitted on one setting, used on another, from recorded rows")
-    transfer.add_argument("--out", type=Path, default=Path("runs/transfer"), help="folder (default: runs/transfer)")
-    transfer.set_defaults(run=_transfer)
-
-    pretrain = commands.add_parser("pretrain", help="make the bundled policy from scratch")
+    pretrain = command("pretrain", _pretrain, "make the bundled policy from scratch")
     pretrain.add_argument("--out", required=True, type=Path, help="folder to write, not in use yet")
     pretrain.add_argument("--steps", type=int, default=5000)
     pretrain.add_argument("--seed", type=int, default=0)
     pretrain.add_argument("--width", type=int, default=128, help="of the hidden states; a multiple of 64")
-    pretrain.set_defaults(run=_pretrain)
 
-    bench = commands.add_parser("bench", help="speed of the library's parts, against references")
+    bench = command("bench", _bench, "speed of the library's parts, against references")
     bench.add_argument("part", nargs="*", help="rollouts, llama, internals, probe, variance (default: all)")
-    bench.set_defaults(run=_bench)
     return parser
 
 
@@ -225,30 +227,16 @@ def _train_on_trl(args, config, settings: dict) -> int:
 def _compare(args) -> int:
     from .runs import compare, format_table, read_run
 
-    if args.recipe:
-        from .show.report import write_report
-        from .studies import showdown, verdicts
-
-        if args.runs:
-            raise PoiseLabError("--recipe makes its own runs; leave out the run folders")
-        runs = showdown.record(args.out)
-        print(format_table(verdicts.summary(runs)))
-        for (a, b), (word, difference) in verdicts.verdicts(runs).items():
-            if a < b:
-                print(f"{a} against {b}: {word}, {difference[0]:+.3f} [{difference[1]:+.3f}, {difference[2]:+.3f}]")
-        write_report(runs, args.out / "report.html", verdicts.figures(runs))
-        print(f"curves in {args.out / 'report.html'}")
-        return 0
-    if not args.runs:
-        raise PoiseLabError("compare what? Name run folders, or a recipe with --recipe")
     print(format_table(compare([read_run(folder) for folder in args.runs])))
     return 0
 
 
 def _report(args) -> int:
+    from .files import check_writable
     from .runs import read_run
     from .show.report import write_report
 
+    check_writable(args.output, "report", file=True)
     write_report([read_run(folder) for folder in args.runs], args.output)
     print(f"report written to {args.output}")
     return 0
@@ -261,32 +249,33 @@ def _fetch(args) -> int:
     return 0
 
 
-def _probes(args) -> int:
-    from .studies.tables import record
+def _check(args) -> int:
+    from .policies import check_policy, load_policy
+    from .runs import format_table
 
-    record(args.policy, args.out)
-    print(f"tables in {args.out}; interrupted, the same command goes on")
+    policy = load_policy(args.name)
+    rows = [
+        {"against the model's own plain pass": row.what, "off by": f"{row.difference:.1e}", "at most": f"{row.bound:.0e}",
+         "": "fits" if row.fits else "not taken"}
+        for row in check_policy(policy)
+    ]  # fmt: skip
+    print(format_table(rows))
     return 0
 
 
-def _tracking(args) -> int:
-    from .studies.tracking import record
+def _study(args) -> int:
+    from .studies.catalogue import STUDIES, run
 
-    record(args.out, args.seeds, args.steps)
-    print(f"one file per seed in {args.out}; interrupted, the same command goes on")
-    return 0
-
-
-def _transfer(args) -> int:
-    from .sources import data_dir
-    from .studies.transfer import record
-
-    record(args.out, data_dir())
-    print(f"one file per kind of pair in {args.out}")
+    if args.name is None:
+        for name, study in STUDIES.items():
+            print(f"{name:9} {study.what}")
+    else:
+        run(args.name, args.out, args.policy)
     return 0
 
 
 def _pretrain(args) -> int:
+    from .files import check_writable
     from .models.pretrain import make_bundled_policy
 
     if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
@@ -295,6 +284,7 @@ def _pretrain(args) -> int:
         raise PoiseLabError(f"steps={args.steps}; it must be at least 1")
     if args.width < 64 or args.width % 64:
         raise PoiseLabError(f"width={args.width}; it must be a multiple of 64")
+    check_writable(args.out, "folder")
     card = make_bundled_policy(args.out, steps=args.steps, seed=args.seed, width=args.width)
     for task, row in card["performance"].items():
         print(task, {k: v for k, v in row.items() if k != "accuracy_by_difficulty"})

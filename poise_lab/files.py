@@ -9,11 +9,14 @@ import json
 import os
 import platform
 import subprocess
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors.numpy import save_file
+
+from .errors import PoiseLabError
 
 PACKAGES = ("torch", "transformers", "reasoning-gym", "scikit-learn", "numpy")
 
@@ -42,6 +45,23 @@ def checkout() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return found.stdout.strip() or None
+
+
+def check_writable(path: str | Path, what: str, file: bool = False) -> None:
+    """Try whether a folder, or a file, can be written before the work for it begins; leaves nothing behind.
+
+    Raises PoiseLabError that names it (what: "folder", "report").
+    """
+    path = Path(path).absolute()
+    place = path.parent if file else path
+    while not place.exists():
+        place = place.parent
+    try:
+        if file and path.is_dir():
+            raise IsADirectoryError(None, "Is a directory")
+        tempfile.TemporaryFile(dir=place).close()
+    except OSError as e:
+        raise PoiseLabError(f"{what} {path} cannot be written: {e.strerror}") from None
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -9,73 +9,20 @@ and no fp32 copy of all logits is kept.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
 
+from .engine import CachedRows, WholeRows, window_of
 from .errors import NotFiniteError, PoiseLabError
-from .policies import Policy, common_prefix, run_prefix
+from .policies import Policy, common_prefix
 from .rollouts import Rollouts, build_rollouts
 from .tasks import Problem
 
 CHUNK_LOGITS = 2**20  # logits drawn from at a time
 CACHE_BYTES = 512 * 2**20  # key-value cache of one batch, if no two responses shared anything
-
-
-class _GrowingLayer(DynamicLayer):
-    """A cache layer that appends and moves rows in place, where DynamicLayer copies all of it."""
-
-    STEP = 16  # tokens by which it grows
-
-    def update(self, key_states, value_states, *args, **kwargs):
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-            self._keys, self._values = key_states[:, :, :0], value_states[:, :, :0]
-        n, start = key_states.shape[0], self.get_seq_length()
-        end = start + key_states.shape[2]
-        if end > self._keys.shape[2]:
-            length = (end // self.STEP + 1) * self.STEP  # with room for the next token
-            self._keys = _larger(self._keys, self._keys.shape[0], length)
-            self._values = _larger(self._values, self._values.shape[0], length)
-        self._keys[:n, :, start:end] = key_states
-        self._values[:n, :, start:end] = value_states
-        self.keys, self.values = self._keys[:n, :, :end], self._values[:n, :, :end]
-        return self.keys, self.values
-
-    def take(self, order: torch.Tensor, moved: torch.Tensor) -> None:
-        """Row i becomes what row order[i] was; `moved` lists the rows that change."""
-        n, end, rows = len(order), self.get_seq_length(), self._keys.shape[0]
-        if n > rows:  # the rows that are not in use yet hold copies of row 0
-            order = torch.nn.functional.pad(order, (0, max(0, 2 * rows - n)))
-            self._keys, self._values = self._keys[order], self._values[order]
-        else:
-            for buffer in (self._keys, self._values):
-                buffer[moved, :, :end] = buffer[order[moved], :, :end]
-        self.keys, self.values = self._keys[:n, :, :end], self._values[:n, :, :end]
-
-
-def _larger(old: torch.Tensor, rows: int, length: int) -> torch.Tensor:
-    new = old.new_empty(rows, old.shape[1], length, old.shape[3])
-    new[: old.shape[0], :, : old.shape[2]] = old
-    return new
-
-
-def _new_cache(model) -> DynamicCache:
-    cache = DynamicCache(config=model.config)
-    cache.layers = [_GrowingLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
-    return cache
-
-
-def _take(cache: DynamicCache, order: torch.Tensor) -> None:
-    moved = (order != torch.arange(len(order), device=order.device)).nonzero()[:, 0]
-    for layer in cache.layers:
-        if isinstance(layer, _GrowingLayer):
-            layer.take(order, moved)
-        else:
-            layer.batch_select_indices(order)
 
 
 def _uniforms(seed: int, prompt: Sequence[int], index: int, n: int) -> np.ndarray:
@@ -90,6 +37,14 @@ def _draw(logits, rows, u, temperature: float, top_p: float, top_k: int):
 
     logits: (B, V). rows: (R,) the row that each draw is from. u: (R,) in [0, 1).
     Returns tokens (R,) and their log-probabilities (R,).
+
+    Three draws, the first two from row 0. Its cumulative distribution is [0.25, 0.75, 1]: 0.2 falls into the part of
+    token 0, and 0.7 into that of token 1. Row 1 gives token 0 a probability of 0, so that even u = 0 draws token 1.
+
+    >>> logits = torch.tensor([[0.25, 0.5, 0.25], [0.0, 0.5, 0.5]]).log()
+    >>> tokens, logprobs = _draw(logits, torch.tensor([0, 0, 1]), torch.tensor([0.2, 0.7, 0.0]), 1.0, 1.0, 0)
+    >>> tokens.tolist(), logprobs.exp().tolist()
+    ([0, 1, 1], [0.25, 0.5, 0.5])
     """
     chunk = max(1, CHUNK_LOGITS // logits.shape[1])  # a few rows at a time stay in the processor's cache
     if chunk < len(logits):
@@ -127,48 +82,12 @@ def _draw(logits, rows, u, temperature: float, top_p: float, top_k: int):
     return tokens, logits[rows, tokens] - log_norm[rows]
 
 
-def _cache_bytes_per_token(model) -> int:
-    config = model.config.get_text_config()
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return 2 * config.num_hidden_layers * heads * width * model.dtype.itemsize
-
-
 @torch.inference_mode()
 def _sample_batch(policy: Policy, prompts, uniforms, *, temperature, top_p, top_k):
     """Responses to a few prompts: uniforms (P, M, T) -> token ids and logprobs (P * M, T), lengths."""
-    model, device = policy.model, policy.device
+    device = policy.device
     n, m, limit = uniforms.shape
-    cache = _new_cache(model)
-    shared = common_prefix(prompts)
-    window = getattr(model.config.get_text_config(), "sliding_window", None)
-    if window and max(map(len, prompts)) + limit > window:
-        shared = 0  # padding would stand behind the beginning, and a sliding window counts it
-    if shared:
-        run_prefix(policy, prompts[0][:shared], cache)
-        _take(cache, torch.zeros(n, dtype=torch.long, device=device))
-    prompts = [p[shared:] for p in prompts]
-    longest = max(len(p) for p in prompts)
-    ids = torch.full((n, longest), policy.eos_token_ids[0], dtype=torch.long)
-    mask = torch.zeros(n, longest, dtype=torch.long)
-    for i, prompt in enumerate(prompts):  # left padding: the last prompt token ends every row
-        ids[i, longest - len(prompt) :] = torch.tensor(prompt)
-        mask[i, longest - len(prompt) :] = 1
-    padded = bool((mask == 0).any())
-    mask, ids = mask.to(device), ids.to(device)
-    positions = (mask.cumsum(1) - 1).clamp(min=0) + shared
-    mask = torch.cat([mask.new_ones(n, shared), mask], 1)
-    out = model(
-        input_ids=ids,
-        attention_mask=mask if padded else None,
-        position_ids=positions,
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=1,
-    )
-    logits = out.logits[:, -1]
-    mask = torch.cat([mask, mask.new_ones(n, limit)], 1)
-    positions = positions[:, -1:]
+    batch = _prefilled(policy, prompts, limit)
     u = torch.from_numpy(uniforms).to(device).view(n * m, limit)
     eos = torch.tensor(policy.eos_token_ids, device=device)
 
@@ -177,24 +96,25 @@ def _sample_batch(policy: Policy, prompts, uniforms, *, temperature, top_p, top_
     live = torch.arange(n * m, device=device)  # rollouts that have not ended
     row = live // m  # the row of the batch that holds each rollout's history
     for t in range(limit):
-        drawn, drawn_logprobs = _draw(logits, row[live], u[live, t], temperature, top_p, top_k)
+        drawn, drawn_logprobs = _draw(batch.logits, row[live], u[live, t], temperature, top_p, top_k)
         tokens[live, t], logprobs[live, t] = drawn, drawn_logprobs
         going = ~torch.isin(drawn, eos)
         live, drawn = live[going], drawn[going]
         if t == limit - 1 or len(live) == 0:
             break
-        row[live], order, drawn = _branch(row[live], drawn, logits.shape[1])
-        _take(cache, order)
-        mask, positions = mask[order], positions[order] + 1
-        out = model(
-            input_ids=drawn[:, None],
-            attention_mask=mask[:, : shared + longest + t + 1] if padded else None,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-        )
-        logits = out.logits[:, -1]
+        row[live], order, drawn = _branch(row[live], drawn, batch.logits.shape[1])
+        batch.step(order, drawn)
     return tokens.cpu(), logprobs.cpu(), (tokens >= 0).sum(1).cpu()
+
+
+def _prefilled(policy: Policy, prompts, limit: int) -> CachedRows | WholeRows:
+    """The prompts as rows of a batch, each followed by at most `limit` tokens."""
+    if policy.ways.sampling == "whole":
+        return WholeRows(policy.model, prompts)
+    shared = common_prefix(prompts) if policy.ways.sampling == "shared" else 0
+    if max(map(len, prompts)) + limit > window_of(policy.model.config):
+        shared = 0  # padding would stand behind the beginning, and a window of attention counts it
+    return CachedRows(policy.model, prompts, shared, policy.eos_token_ids[0])
 
 
 def _branch(row: torch.Tensor, drawn: torch.Tensor, vocabulary: int):
@@ -202,6 +122,13 @@ def _branch(row: torch.Tensor, drawn: torch.Tensor, vocabulary: int):
 
     Returns the new row of each rollout, the old row that each new row continues, and its token.
     A row keeps its place where it can, so that little of the cache is moved.
+
+    Three responses in the rows 0 and 2 of a batch; the two in row 0 have drawn different tokens, 5 and 6. The first keeps row 0.
+    Row 1 has ended, so the second moves there, and row 2 stays:
+
+    >>> row, order, tokens = _branch(torch.tensor([0, 0, 2]), torch.tensor([5, 6, 7]), vocabulary=10)
+    >>> row.tolist(), order.tolist(), tokens.tolist()
+    ([0, 1, 2], [0, 0, 2], [5, 6, 7])
     """
     branches, which = torch.unique(row * vocabulary + drawn, return_inverse=True)
     parent, token = branches // vocabulary, branches % vocabulary
@@ -267,14 +194,14 @@ def sample_rollouts(
             )
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     longest = len(prompts[order[-1]]) + max_new_tokens
-    rows = batch_rows or max(responses, CACHE_BYTES // (_cache_bytes_per_token(policy.model) * longest))
+    rows = batch_rows or max(responses, CACHE_BYTES // (policy.ways.bytes_per_token * longest))
     step = max(1, rows // responses)
+    alike = policy.ways.sampling in ("equal", "whole")  # prompts of one length only, side by side
     p = len(problems)
     tokens = torch.full((p, responses, max_new_tokens), -1, dtype=torch.long)
     logprobs = torch.zeros(p, responses, max_new_tokens)
     lengths = torch.zeros(p, responses, dtype=torch.long)
-    for start in range(0, p, step):
-        part = order[start : start + step]
+    for part in _parts(order, step, [len(prompt) for prompt in prompts] if alike else None):
         uniforms = np.stack([[_uniforms(seed, prompts[i], k, max_new_tokens) for k in range(responses)] for i in part])
         drawn, drawn_logprobs, drawn_lengths = _sample_batch(
             policy, [prompts[i] for i in part], uniforms,
@@ -286,3 +213,10 @@ def sample_rollouts(
     width = int(lengths.max())
     tokens, logprobs = tokens[..., :width].clone(), logprobs[..., :width].clone()
     return build_rollouts(policy, problems, prompts, tokens, lengths, logprobs, temperature)
+
+
+def _parts(order: list[int], step: int, lengths: list[int] | None) -> Iterator[list[int]]:
+    """The prompts in this order, at most `step` at a time; with `lengths`, those of one length."""
+    for _, alike in itertools.groupby(order, key=lambda i: lengths and lengths[i]):
+        part = list(alike)
+        yield from (part[start : start + step] for start in range(0, len(part), step))

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import torch
 from torch.utils.checkpoint import checkpoint
-from transformers import DynamicCache
 
+from .engine import behind, on_layer, trunk_states
 from .errors import PoiseLabError
-from .policies import Policy, common_prefix, run_prefix
+from .policies import Policy, common_prefix
 from .rollouts import Rollouts
 
 BATCH_TOKENS = 2048  # padded tokens of one forward pass; more do not fit the caches of a CPU
@@ -33,7 +33,8 @@ class Internals:
         with (and includes) the last end-of-reasoning tag, or with the response if there is none;
         zeros for an empty response.
     entropy: (P, M, 3) float32, mean token entropy in nats over the output, the reasoning, the
-        answer; 0.0 for a missing span (method Sec. 3.1 and B.3).
+        answer; 0.0 for a missing answer (method Sec. 3.1 and B.3). Without an end-of-reasoning tag the reasoning is
+        the whole output, so its entropy is too, where the official release has 0.0 (see `build_rollouts`).
     logprobs, token_entropy: (P, M, T) float32, in nats, 0 at padding.
     layer: decoder layer index, 0-based. pool: number of tokens averaged.
     """
@@ -80,20 +81,6 @@ def row_lengths(rollouts: Rollouts) -> torch.Tensor:
 
 
 @contextlib.contextmanager
-def on_layer(layers: Sequence[torch.nn.Module], layer: int, call: Callable[[torch.Tensor], None]):
-    """Within the context, `call` is given the output (R, T, D) of one decoder layer at every forward pass."""
-
-    def hook(module, args, output):
-        call(output[0] if isinstance(output, tuple) else output)
-
-    handle = layers[layer].register_forward_hook(hook)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-@contextlib.contextmanager
 def captured_layers(policy: Policy, layers: Sequence[int]):
     """Within the context, the given decoder layers leave their output in the dict that it yields.
 
@@ -102,17 +89,12 @@ def captured_layers(policy: Policy, layers: Sequence[int]):
     captured: dict[int, torch.Tensor] = {}
 
     def keep(layer: int, states: torch.Tensor) -> None:
-        captured[layer] = _behind(captured[layer], states) if layer in captured else states
+        captured[layer] = behind(captured[layer], states) if layer in captured else states
 
     with contextlib.ExitStack() as stack:
         for layer in layers:
             stack.enter_context(on_layer(policy.layers, layer, partial(keep, layer)))
         yield captured
-
-
-def _behind(first: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
-    """States of a common beginning, (1, L, D), and of what follows it in each row, as (R, L + T, D)."""
-    return torch.cat([first.expand(len(states), -1, -1), states], 1)
 
 
 def score_tokens(policy, hidden, tokens, temperature, with_entropy):
@@ -140,22 +122,19 @@ def scoring_states(policy: Policy, rollouts: Rollouts, rows: torch.Tensor, *, sh
     lengths = rollouts.lengths.flatten()[rows]
     starts = rollouts.prompt_lengths[rows // m]
     total = int((starts + lengths).max())
+    if total > policy.context:
+        raise PoiseLabError(
+            f"a row of {total} tokens is longer than the context of {policy.context} of policy {policy.name!r}"
+        )
     ids = torch.full((len(rows), total), rollouts.pad_id, dtype=torch.long)
     responses = rollouts.response_ids.flatten(0, 1)[rows]
     for i, row in enumerate(rows.tolist()):
         prompt, n = rollouts.prompt_ids[row // m], int(lengths[i])
         ids[i, : len(prompt)] = torch.tensor(prompt)
         ids[i, len(prompt) : len(prompt) + n] = responses[i, :n]
+    share = share and policy.ways.scoring == "shared"
     shared = common_prefix([rollouts.prompt_ids[row // m] for row in rows.tolist()]) if share else 0
-    if shared:
-        cache = DynamicCache(config=policy.model.config)
-        first = run_prefix(policy, ids[0, :shared].tolist(), cache)
-        cache.batch_repeat_interleave(len(rows))
-        rest = ids[:, shared:].to(policy.device)
-        out = policy.model.base_model(input_ids=rest, past_key_values=cache, use_cache=True)
-        hidden = _behind(first, out.last_hidden_state)
-    else:
-        hidden = policy.model.base_model(input_ids=ids.to(policy.device), use_cache=False).last_hidden_state
+    hidden = trunk_states(policy.model, ids, shared)
     mask = torch.arange(width) < lengths[:, None]  # (R, T)
     row_index, token_index = mask.nonzero(as_tuple=True)
     states = hidden[row_index.to(policy.device), (starts[row_index] - 1 + token_index).to(policy.device)]
@@ -245,6 +224,7 @@ def read_internals(
     logprobs, token_entropy = torch.zeros(p * m, width), torch.zeros(p * m, width)
     lengths, ends = rollouts.lengths.flatten(), rollouts.reasoning_lengths.flatten()
     starts = rollouts.prompt_lengths.repeat_interleave(m)
+    _ = policy.ways  # compares the model's passes if nothing has yet, before anything listens to them
     for rows in batches_by_length(rollouts, torch.arange(p * m)):
         with captured_layers(policy, layers) as captured:
             row_logprobs, row_entropy = forward_rows(policy, rollouts, rows, entropy=True)

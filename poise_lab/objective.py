@@ -12,16 +12,17 @@ import torch
 from .errors import known
 
 AGGREGATIONS = ("token_mean", "sequence_mean")
+MAX_LOG_RATIO = 20.0  # as verl has it; exp overflows in float32 above 88, and infinity times a clip's 0 is NaN
 
 
 def token_weights(mask: torch.Tensor, aggregation: str) -> torch.Tensor:
     """Weight of each token in the loss, summing to 1 over the mini-batch: (R, T) bool -> (R, T).
 
     token_mean: every token counts the same (DAPO, POISE). sequence_mean: every response counts the
-    same, its tokens share its weight (GRPO).
+    same, its tokens share its weight (GRPO). Without any token all weights are 0.
     """
     if aggregation == "token_mean":
-        return mask / mask.sum()
+        return mask / mask.sum().clamp(min=1)
     if aggregation == "sequence_mean":
         return mask / mask.sum(1, keepdim=True).clamp(min=1) / len(mask)
     raise known("aggregation", aggregation, AGGREGATIONS)
@@ -39,13 +40,14 @@ def clipped_surrogate(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Loss to minimise, and the weight of the tokens at which a clip is active.
 
-    ratio = exp(logprobs - old_logprobs) per token; the loss of a token is
+    ratio = exp(logprobs - old_logprobs) per token, its logarithm held within +-20 as verl does
+    (`compute_policy_loss`), where every clip is active long since; the loss of a token is
     -min(ratio A, clip(ratio, 1 - clip_low, 1 + clip_high) A), for A < 0 at most -dual_clip A.
 
     logprobs, old_logprobs, weights: (R, T). advantages: (R,), or (R, T) one per token. Both results are sums over tokens
     times weights, so micro-batches of one mini-batch add up.
     """
-    ratio = (logprobs - old_logprobs).exp()
+    ratio = (logprobs - old_logprobs).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
     a = advantages if advantages.dim() == 2 else advantages[:, None]
     free = ratio * a
     clipped = ratio.clamp(1 - clip_low, 1 + clip_high) * a
@@ -56,6 +58,6 @@ def clipped_surrogate(
 
 
 def kl_penalty(logprobs: torch.Tensor, reference: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """KL(policy || reference) per token by the k3 estimator, exp(d) - d - 1 with d = reference - logprobs."""
-    d = reference - logprobs
+    """KL(policy || reference) per token by the k3 estimator, exp(d) - d - 1 with d = reference - logprobs within +-20 (as verl's `kl_penalty`)."""
+    d = (reference - logprobs).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
     return ((d.exp() - d - 1) * weights).sum()

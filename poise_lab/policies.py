@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,9 +13,19 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
+from .engine import context_of, decoder_layers, head
 from .errors import PoiseLabError, known
 from .sources import BUNDLED, SOURCES, data_dir, fetched
-from .tasks import END_OF_REASONING, Problem
+from .tasks import END_OF_REASONING, START_OF_REASONING, Problem
+from .ways import Compared, Ways, find_ways
+
+# What else than <think> and </think> the reasoning stands between: a word in brackets and the same with a slash, or
+END_TAG = re.compile(r"([<\[◁]\|?)/([\w:]*(?:think|thought|reason)\w*)(\|?[>\]▷])", re.IGNORECASE)
+OTHER_TAGS = (
+    ("<|START_THINKING|>", "<|END_THINKING|>"),
+    ("<|inner_prefix|>", "<|inner_suffix|>"),
+    ("<|channel|>analysis<|message|>", "<|channel|>final<|message|>"),
+)
 
 WORDINGS = ("compact", "question", "line")
 
@@ -27,6 +38,8 @@ class Policy:
         tokenizer's chat template where it has one), or "line" (plain text which the answer continues; see `Problem`).
     shots: solved problems of the same task that stand in front of each problem. Then the prompt is plain text,
         one question and answer after another, and a response ends with the first token that has a newline in it.
+    tags: what the reasoning stands between, ("<think>", "</think>") for example, the first of them "" if nothing opens
+        it; by default what the chat template or the vocabulary shows (see `reasoning_tags`).
     """
 
     model: PreTrainedModel
@@ -34,18 +47,21 @@ class Policy:
     name: str
     wording: str = "question"
     shots: int = 0
+    tags: tuple[str, str] | None = None
+    _ways: Ways | None = dataclasses.field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self):
-        self.end_of_reasoning = self.tokenizer.encode(END_OF_REASONING, add_special_tokens=False)
         eos = self.model.generation_config.eos_token_id
-        if eos is None:
-            eos = self.tokenizer.eos_token_id
-        if eos is None:
+        eos = {eos} if isinstance(eos, int) else set(eos or ())
+        # a chat model's tokenizer may end turns with another token than its generation config: either ends one
+        eos |= {self.tokenizer.eos_token_id} - {None}
+        if not eos:
             raise PoiseLabError(
                 f"policy {self.name!r} has no end-of-sequence token, so its responses could not end; "
                 "set tokenizer.eos_token_id"
             )
-        self.eos_token_ids = [eos] if isinstance(eos, int) else sorted(eos)
+        self.eos_token_ids = sorted(eos)
+        self._find_tags()
         if self.shots < 0:
             raise PoiseLabError(f"shots={self.shots}; show 0 or more solved problems")
         if self.shots:  # some vocabularies have tokens such as "\\n\\n": every one of them ends the line
@@ -57,6 +73,24 @@ class Policy:
                 )
             self.eos_token_ids += newlines
 
+    def _find_tags(self) -> None:
+        """Sets `tags`, `end_of_reasoning` (token ids of the end tag on its own), and the tokens that no text shows."""
+        tags = self.tags or reasoning_tags(self.tokenizer)
+        if isinstance(tags, str) or [type(tag) for tag in tags] != [str, str] or not tags[1].strip():
+            raise PoiseLabError(f"tags={tags!r}; give what starts and what ends the reasoning, as two pieces of text")
+        start, end = (self.tokenizer.encode(tag, add_special_tokens=False) for tag in tags)
+        self.tags, self.end_of_reasoning = (self._as_written(tags[0], start), self._as_written(tags[1], end)), end
+        added = self.tokenizer.added_tokens_decoder
+        special = {i for i, token in added.items() if token.special or i in self.eos_token_ids}
+        special |= set(self.tokenizer.all_special_ids)
+        self._hidden = special - ({*start, *end} - {self.tokenizer.unk_token_id, *self.eos_token_ids})
+
+    def _as_written(self, tag: str, ids: list[int]) -> str:
+        """A tag as its tokens decode: "< / think >" where a tokenizer keeps the pieces apart."""
+        written = self.tokenizer.decode(ids).strip()
+        apart = written != tag.strip() and "".join(written.split()).lower() == "".join(tag.split()).lower()
+        return written if apart else tag
+
     @property
     def device(self) -> torch.device:
         return self.model.device
@@ -64,28 +98,35 @@ class Policy:
     @property
     def context(self) -> int:
         """Longest sequence that the model takes, in tokens."""
-        return self.model.config.get_text_config().max_position_embeddings
+        return context_of(self.model.config)
 
     @property
     def layers(self) -> torch.nn.ModuleList:
-        """The decoder layers, in order.
+        """The decoder layers, in order. Raises PoiseLabError if they are not found."""
+        layers = decoder_layers(self.model)
+        if layers is None:
+            raise PoiseLabError(
+                f"policy {self.name!r} ({type(self.model).__name__}) has no list of decoder layers that can be found; "
+                "its hidden states cannot be read"
+            )
+        return layers
 
-        Raises PoiseLabError if they are not where transformers puts them.
+    @property
+    def ways(self) -> Ways:
+        """How the model is run, found out by comparison the first time; every use puts it into evaluation mode.
+
+        In training mode dropout would make two readings differ.
+
+        Raises PoiseLabError for a model whose numbers differ from those of its own plain pass (`ways.find_ways`).
         """
-        trunk = self.model.base_model
-        for name in ("layers", "h"):
-            if isinstance(getattr(trunk, name, None), torch.nn.ModuleList):
-                return getattr(trunk, name)
-        raise PoiseLabError(
-            f"policy {self.name!r} ({type(self.model).__name__}) has no list of decoder layers named "
-            "'layers' or 'h'; its hidden states cannot be read"
-        )
+        self.model.eval()
+        if self._ways is None:
+            self._ways = find_ways(self.model)[0]
+        return self._ways
 
     def head(self, hidden: torch.Tensor) -> torch.Tensor:
         """Logits from the trunk's last hidden states: (N, D) -> (N, V)."""
-        logits = self.model.get_output_embeddings()(hidden)
-        cap = getattr(self.model.config.get_text_config(), "final_logit_softcapping", None)
-        return logits if cap is None else cap * torch.tanh(logits / cap)
+        return head(self.model, hidden, self.ways.plain_head)
 
     def prompt_ids(self, problem: Problem) -> list[int]:
         """Token ids of the prompt of a problem."""
@@ -114,6 +155,22 @@ class Policy:
             return problem.line
         return (problem.compact if self.wording == "compact" else problem.question) + "\nAnswer:"
 
+    def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        """The texts of some responses, without special tokens; tags of the reasoning stay where they are special."""
+        return self.tokenizer.batch_decode([[i for i in row if i not in self._hidden] for row in rows])
+
+    def graded(self, text: str, prompt: list[int]) -> str:
+        """The text of a response as `Problem.reward` wants it: its reasoning between <think> and </think>.
+
+        A tag that the prompt (token ids) has opened stands in front of it.
+        """
+        start, end = self.tags
+        if start and self.tokenizer.decode(prompt[-4 * len(start) - 16 :]).rstrip().endswith(start.rstrip()):
+            text = start + text
+        if start and start != START_OF_REASONING:
+            text = text.replace(start, START_OF_REASONING)
+        return text.replace(end, END_OF_REASONING)
+
     def text_of(self, response: str) -> str:
         """What counts of a response's text: all of it, or its first line after examples."""
         return response.partition("\n")[0] if self.shots else response
@@ -123,7 +180,23 @@ class Policy:
         folder = Path(folder)
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
-        (folder / "poise_lab.json").write_text(json.dumps({"wording": self.wording, "shots": self.shots}) + "\n")
+        spoken = {"wording": self.wording, "shots": self.shots}
+        if self.tags != reasoning_tags(self.tokenizer):
+            spoken["tags"] = self.tags
+        (folder / "poise_lab.json").write_text(json.dumps(spoken) + "\n")
+
+
+def reasoning_tags(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
+    """The tags of the reasoning that a chat template names, else those in the vocabulary, else <think> and </think>."""
+    for text in (str(tokenizer.chat_template or ""), " ".join(tokenizer.get_added_vocab())):
+        if END_OF_REASONING in text:
+            break
+        if named := END_TAG.search(text):
+            return "".join(named.groups()), named[0]
+        for tags in OTHER_TAGS:
+            if tags[1] in text:
+                return tags
+    return START_OF_REASONING, END_OF_REASONING
 
 
 def load_policy(
@@ -131,6 +204,7 @@ def load_policy(
     *,
     shots: int | None = None,
     wording: str | None = None,
+    tags: tuple[str, str] | None = None,
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
 ) -> Policy:
@@ -138,7 +212,9 @@ def load_policy(
 
     shots: solved problems in front of each problem (see `Policy`); by default what the folder was saved with, else 0.
     wording: how a problem is put (see `Policy`); by default what the folder was saved with, else "question".
-    dtype: bfloat16 is faster on a CPU with bfloat16 products (the readings of `poise-lab probes` use it);
+    tags: what the reasoning stands between (see `Policy`); by default what the folder was saved with, else what the
+        tokenizer shows.
+    dtype: bfloat16 is faster on a CPU with bfloat16 products (the readings of `poise-lab study real` use it);
         training wants float32: small updates vanish in bfloat16.
 
     Raises PoiseLabError if the name is none of these, the model has not been fetched, the folder holds no model, or
@@ -165,7 +241,9 @@ def load_policy(
     bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()  # one bar per load says nothing that a notebook should keep
     try:
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True)
+        model, info = AutoModelForCausalLM.from_pretrained(
+            source, dtype=dtype, use_safetensors=True, output_loading_info=True
+        )
         tokenizer = AutoTokenizer.from_pretrained(source)
     except Exception as e:  # transformers raises many kinds; each ends here as one sentence
         reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
@@ -173,6 +251,7 @@ def load_policy(
     finally:
         if bars:
             transformers_logging.enable_progress_bar()
+    _check_weights(str(name), model, info)
     if (source / "poise_lab.json").is_file():
         saved = json.loads((source / "poise_lab.json").read_text())
         if saved.get("wording") not in WORDINGS:
@@ -180,6 +259,7 @@ def load_policy(
                 f"{source / 'poise_lab.json'} asks for wording {saved.get('wording')!r}; known: {WORDINGS}"
             )
         wording, shots = wording or saved["wording"], saved.get("shots", 0) if shots is None else shots
+        tags = tags or saved.get("tags")
     wording = wording or "question"
     model.to(device).eval()
     if wording == "question" and not shots and not tokenizer.chat_template:
@@ -188,7 +268,34 @@ def load_policy(
             "shots=4 shows it what an answer looks like",
             stacklevel=2,
         )
-    return Policy(model, tokenizer, str(name), wording, shots or 0)
+    policy = Policy(model, tokenizer, str(name), wording, shots or 0, tags)
+    _ = policy.ways  # a model that cannot be used is refused here
+    return policy
+
+
+def check_policy(policy: Policy) -> list[Compared]:
+    """The comparison that `load_policy` makes, at length: each way to run the model, and how far it is off.
+
+    A way that does not fit is not taken; Ways says which ones are (`policy.ways`). Raises PoiseLabError if one is missing.
+    """
+    policy.model.eval()
+    return find_ways(policy.model, length=64)[1]
+
+
+def _check_weights(name: str, model, info: dict) -> None:
+    """Raises PoiseLabError if weights of the model were not in its files, and so are random, or more layers than it has."""
+    missing, shapes = sorted(info["missing_keys"]), sorted(key[0] for key in info["mismatched_keys"])
+    trunk = f"{model.base_model_prefix}."
+    foreign = sorted(key for key in info["unexpected_keys"] if key.startswith(trunk))  # another head is nothing to it
+    for keys, what in (
+        (missing, "are missing from its files"),
+        (shapes, "have another shape in its files"),
+        (foreign, "are in its files, but not in a model of its config"),
+    ):
+        if keys:
+            raise PoiseLabError(
+                f"policy {name!r} does not fit its config: {len(keys)} weights {what}, such as {keys[0]!r}"
+            )
 
 
 WORTH = 32  # tokens; a shorter common beginning is not worth a pass of its own
@@ -203,10 +310,3 @@ def common_prefix(prompts: Sequence[list[int]]) -> int:
     while n < most and first[n] == last[n]:
         n += 1
     return n if n >= WORTH else 0
-
-
-def run_prefix(policy: Policy, ids: list[int], cache) -> torch.Tensor:
-    """Fill an empty cache with a beginning, one row of it; returns the trunk's output (1, tokens, D)."""
-    return policy.model.base_model(
-        input_ids=torch.tensor([ids], device=policy.device), past_key_values=cache, use_cache=True
-    ).last_hidden_state

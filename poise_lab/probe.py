@@ -19,13 +19,16 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file, save_file
 from sklearn.base import BaseEstimator, RegressorMixin
+from sklearn.compose import ColumnTransformer
 from sklearn.decomposition import PCA
 from sklearn.linear_model import Ridge
+from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted
 
 from .errors import NotFiniteError, PoiseLabError, known
 from .internals import Internals
+from .settings import Count, NotNegative, checked
 from .stats import agreement
 
 INPUTS = ("prompt", "reasoning", "entropy")
@@ -63,63 +66,63 @@ class ValueProbe(RegressorMixin, BaseEstimator):
             raise known("probe preset", name, PRESETS)
         return cls(**{**PRESETS[name], **changes})
 
-    def fit(self, X, y, weights=None) -> ValueProbe:
+    def check_params(self) -> None:
+        """Raise PoiseLabError for settings that mean nothing; `fit` calls it."""
+        checked(self.ridge, NotNegative, "probe: ridge")
+        for name in ("pca_prompt", "pca_reasoning"):
+            if getattr(self, name) is not None:
+                checked(getattr(self, name), Count, f"probe: {name}")
+        unknown = set(self.inputs) - set(INPUTS)
+        if unknown or not self.inputs:
+            raise known("probe input", ", ".join(sorted(unknown)) or "(none)", INPUTS)
+        if len(set(self.inputs)) < len(self.inputs):
+            raise PoiseLabError(f"probe: inputs={self.inputs!r}; name each of them once")
+
+    def fit(self, X, y, sample_weight=None) -> ValueProbe:
         """Fit to rows of one response each.
 
         X: Internals, or features (..., 2 D + 3) laid out as `Internals.features`.
         y: (...) targets in [0, 1], one per row: `rollouts.partner_rewards()`.
-        weights: (...) of the rows in the least squares (not in the PCA), with mean 1 if the ridge strength
+        sample_weight: (...) of the rows in the least squares (not in the PCA), with mean 1 if the ridge strength
             is to mean the same; None counts every row once.
 
-        Raises PoiseLabError for targets outside [0, 1] or NaN, weights below 0, or if rows, targets and
-        weights differ in number.
+        Raises PoiseLabError for settings that mean nothing, targets outside [0, 1] or NaN, weights below 0, or if
+        rows, targets and weights differ in number.
         """
+        self.check_params()
         X, _ = _rows(X)
         y = np.asarray(y, dtype=np.float64).reshape(-1)
         if len(X) != len(y):
             raise PoiseLabError(f"{len(X)} rows of features but {len(y)} targets; give one target per row")
         if not np.isfinite(y).all() or y.min() < 0 or y.max() > 1:
             raise PoiseLabError("targets must be rewards in [0, 1], without NaN; rescale or repair them")
-        if weights is not None:
-            weights = np.asarray(weights, dtype=np.float64).reshape(-1)
-            if len(weights) != len(y) or not np.isfinite(weights).all() or weights.min() < 0 or weights.sum() == 0:
+        if sample_weight is not None:
+            sample_weight = w = np.asarray(sample_weight, dtype=np.float64).reshape(-1)
+            if len(w) != len(y) or not np.isfinite(w).all() or w.min() < 0 or w.sum() == 0:
                 raise PoiseLabError(f"weights must be {len(y)} numbers, one per row, none below 0 and not all 0")
-        if not np.isfinite(X).all():
-            raise NotFiniteError("features contain NaN or infinity: the policy's hidden states have overflowed")
+        _check_finite(X)
         blocks = _blocks(X.shape[1])
-        unknown = set(self.inputs) - set(INPUTS)
-        if unknown or not self.inputs:
-            raise known("probe input", ", ".join(sorted(unknown)) or "(none)", INPUTS)
-        parts = []  # (name, PCA or None, columns that come out)
-        for name in self.inputs:
-            k = {"prompt": self.pca_prompt, "reasoning": self.pca_reasoning}.get(name)
-            columns = X[:, blocks[name]]
-            varies = np.ptp(columns, 0).any()  # a block that never varies has no components
-            pca = PCA(min(k, *columns.shape), random_state=42).fit(columns) if k and varies else None
-            parts.append((name, pca, _rank(pca) if pca else columns.shape[1]))
-        Z = np.concatenate(
-            [pca.transform(X[:, blocks[name]])[:, :size] if pca else X[:, blocks[name]] for name, pca, size in parts],
-            1,
-        )
-        scaler = StandardScaler().fit(Z)
-        ridge = Ridge(alpha=self.ridge).fit(scaler.transform(Z), y, sample_weight=weights)
+        components = {"prompt": self.pca_prompt, "reasoning": self.pca_reasoning}
+        parts = [(name, _reduction(X[:, blocks[name]], components.get(name)), blocks[name]) for name in self.inputs]
+        model = make_pipeline(ColumnTransformer(parts), StandardScaler(), Ridge(alpha=self.ridge))
+        columns, scaler, ridge = model.fit(X, y, ridge__sample_weight=sample_weight)
         # compose the affine maps: y = ((T(x) - mean) / scale) . beta + b
         beta = ridge.coef_ / scaler.scale_
         self.coef_ = np.zeros(X.shape[1])
         self.intercept_ = float(ridge.intercept_ - beta @ scaler.mean_)
-        start = 0
-        for name, pca, size in parts:
-            block = blocks[name]
-            part = beta[start : start + size]
-            start += size
-            self.coef_[block] = pca.components_[:size].T @ part if pca else part
-            if pca:
-                self.intercept_ -= float(self.coef_[block] @ pca.mean_)
+        for name, part, block in columns.transformers_:
+            of_part, reduced = beta[columns.output_indices_[name]], isinstance(part, PCA)
+            self.coef_[block] = part.components_[: part.rank_].T @ of_part if reduced else of_part
+            self.intercept_ -= float(self.coef_[block] @ part.mean_) if reduced else 0.0
         self.n_features_in_ = X.shape[1]
         return self
 
     def predict(self, X) -> np.ndarray | torch.Tensor:
-        """Values in [0, 1], one per row: (P, M) float32 tensor for Internals, else the shape of the rows."""
+        """Values in [0, 1], one per row: (P, M) float32 tensor for Internals, else the shape of the rows.
+
+        Raises NotFiniteError for features that are NaN or infinite, PoiseLabError for a number of them that it was not
+        fitted on.
+        """
         check_is_fitted(self)
         is_internals = isinstance(X, Internals)
         X, shape = _rows(X)
@@ -128,12 +131,16 @@ class ValueProbe(RegressorMixin, BaseEstimator):
                 f"the probe was fitted on {self.n_features_in_} features but is given {X.shape[1]}; "
                 "use the policy, layer and preset that it was fitted with"
             )
+        _check_finite(X)
         values = np.clip(X @ self.coef_ + self.intercept_, 0.0, 1.0).reshape(shape)
         return torch.from_numpy(values).float() if is_internals else values
 
-    def score(self, X, y) -> dict[str, float]:
-        """Agreement of predictions and targets: see `agreement`."""
-        return agreement(self.predict(X), y)
+    def score(self, X, y, sample_weight=None) -> float:
+        """The Brier skill of its predictions, 1 - MSE / Var(targets), which is scikit-learn's R^2; 1 is perfect.
+
+        `agreement(probe.predict(X), y)` gives r and the mean absolute error as well.
+        """
+        return agreement(self.predict(X), y, sample_weight)["brier_skill"]
 
     def save(self, folder: str | Path) -> None:
         """Write probe.safetensors and probe.json to a folder."""
@@ -222,10 +229,31 @@ def _rows(X) -> tuple[np.ndarray, tuple[int, ...]]:
     return X.reshape(-1, X.shape[-1]), X.shape[:-1]
 
 
-def _rank(pca: PCA) -> int:
-    """Components that hold more than rounding errors, which standardising would blow up to unit variance."""
-    variances = pca.explained_variance_
-    return max(1, int((variances > 1e-10 * variances[0]).sum()))
+class _Components(PCA):
+    """PCA without the components that hold rounding errors only, which standardising would blow up to unit variance."""
+
+    def fit(self, X, y=None):
+        variances = super().fit(X).explained_variance_
+        self.rank_ = max(1, int((variances > 1e-10 * variances[0]).sum()))
+        return self
+
+    def transform(self, X):
+        return super().transform(X)[:, : self.rank_]
+
+    def fit_transform(self, X, y=None):  # PCA's own takes another way to these numbers, other in their last bits
+        return self.fit(X).transform(X)
+
+
+def _reduction(columns: np.ndarray, components: int | None) -> _Components | str:
+    """What a block of columns goes through; one that never varies has no components."""
+    if components is None or not np.ptp(columns, 0).any():
+        return "passthrough"
+    return _Components(min(components, *columns.shape), random_state=42)
+
+
+def _check_finite(X: np.ndarray) -> None:
+    if not np.isfinite(X).all():
+        raise NotFiniteError("features contain NaN or infinity: the policy's hidden states have overflowed")
 
 
 def _blocks(n_features: int) -> dict[str, slice]:

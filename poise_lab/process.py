@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import threading
 import time
+
+import torch
+from threadpoolctl import threadpool_limits
 
 
 @contextlib.contextmanager
@@ -15,6 +19,32 @@ def timed(seconds: dict, part: str):
     start = time.perf_counter()
     yield
     seconds[part] = seconds.get(part, 0.0) + time.perf_counter() - start
+
+
+def timed_as(part: str):
+    """Decorator of a method: the seconds spent in it are added to its object's `seconds[part]`."""
+
+    def decorate(method):
+        @functools.wraps(method)
+        def call(self, *args, **kwargs):
+            with timed(self.seconds, part):
+                return method(self, *args, **kwargs)
+
+        return call
+
+    return decorate
+
+
+@contextlib.contextmanager
+def one_thread():
+    """One thread for torch and for the linear algebra of NumPy within the context: what it makes repeats."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1):
+            yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextlib.contextmanager

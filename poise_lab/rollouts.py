@@ -9,6 +9,8 @@ and no fp32 copy of all logits is kept.
 from __future__ import annotations
 
 import dataclasses
+import math
+from bisect import bisect_left
 from collections.abc import Sequence
 
 import torch
@@ -103,7 +105,20 @@ class Rollouts:
 
 
 def join(parts: Sequence[Rollouts]) -> Rollouts:
-    """Rollouts of several calls as one, prompts after prompts; the number of responses must agree."""
+    """Rollouts of several calls as one, prompts after prompts.
+
+    Raises PoiseLabError if the parts differ in responses per prompt, extra ones included, or in temperature.
+    """
+    extras = [part.extra_rewards for part in parts]
+    shapes = {
+        (part.responses, None if x is None else x.shape[1], part.temperature)
+        for part, x in zip(parts, extras, strict=True)
+    }
+    if len(shapes) > 1:
+        raise PoiseLabError(
+            "rollouts that differ in responses per prompt, extra responses or temperature cannot be joined: "
+            f"{', '.join(map(str, sorted(shapes, key=str)))}"
+        )
     width = max(part.response_ids.shape[2] for part in parts)
 
     def joined(name, fill=0):
@@ -116,6 +131,7 @@ def join(parts: Sequence[Rollouts]) -> Rollouts:
         parts[0],
         response_ids=joined("response_ids", parts[0].pad_id),
         logprobs=joined("logprobs"),
+        extra_rewards=None if extras[0] is None else torch.cat(extras),
         **{name: torch.cat([getattr(part, name) for part in parts]) for name in per_response},
         **{name: [one for part in parts for one in getattr(part, name)] for name in lists},
     )
@@ -132,18 +148,57 @@ def leave_one_out_mean(x: torch.Tensor) -> torch.Tensor:
     return (before + after) / (m - 1)
 
 
-def reasoning_end(ids: list[int], tag: list[int]) -> int:
-    """Tokens up to and including the last occurrence of the tag; -1 if there is none."""
-    for end in range(len(ids), len(tag) - 1, -1):
-        if ids[end - len(tag) : end] == tag:
-            return end
-    return -1
+def reasoning_ends(policy, rows: Sequence[list[int]], texts: Sequence[str] | None = None) -> list[int]:
+    """Tokens up to and including the one in which the reasoning ends, for each row of token ids; -1 where it does not.
+
+    It ends with the last end tag of the text, as the answer begins there, unless a start tag follows. In the text and
+    not in the tokens: in most vocabularies the tag's `<` and `>` merge with what stands beside them.
+
+    texts: of the rows (`policy.decode`), if they are known.
+    """
+    texts = policy.decode(rows) if texts is None else texts
+    return [_reasoning_end(policy, row, text) for row, text in zip(rows, texts, strict=True)]
+
+
+def _reasoning_end(policy, ids: list[int], text: str) -> int:
+    start, end = policy.tags
+    at = text.rfind(end)
+    if at < 0 or (start and start in text[at + len(end) :]):
+        return -1
+    tag = policy.end_of_reasoning
+    if len(tag) == 1 and ids.count(tag[0]) == text.count(end):  # every tag of the text is a token of its own
+        return len(ids) - ids[::-1].index(tag[0])
+    first, at = len(ids), -1
+    while at < 0 and first:  # answers are short: look from the end
+        first = max(0, 2 * first - len(ids) - 32)
+        at = policy.decode([ids[first:]])[0].rfind(end)
+    # the fewest tokens whose text has the tag; a character that is not whole yet shows as another one, so compare tags
+    prefixes = range(first, len(ids))
+    return first + bisect_left(prefixes, at, key=lambda n: policy.decode([ids[first:n]])[0].rfind(end))
+
+
+def reward_of(problem: Problem, text: str) -> float:
+    """The reward of a response. Raises PoiseLabError if the problem gives no number, or one outside [0, 1]."""
+    reward = problem.reward(text)
+    try:
+        value = float(reward)
+    except (TypeError, ValueError):
+        value = math.nan
+    if not 0 <= value <= 1:
+        raise PoiseLabError(
+            f"a problem of task {problem.task!r} gave a response the reward {reward!r}; it must be a number from 0 to 1"
+        )
+    return value
 
 
 def build_rollouts(policy, problems, prompts, tokens, lengths, logprobs, temperature=1.0) -> Rollouts:
     """The record of given responses: texts, reasoning spans and rewards are worked out here.
 
     tokens: (P, M, T) token ids, anything beyond `lengths` is ignored. lengths: (P, M).
+
+    A response without an end tag is reasoning as a whole, also where it is an answer alone: the probe then reads the end
+    of what was written, and the entropy of the reasoning is the whole output's. (The official release has 0.0 there.
+    A response that was cut off has reasoned, and this way the two cases need not be told apart; see `Internals`.)
     """
     p, m, width = tokens.shape
     pad = policy.tokenizer.pad_token_id
@@ -152,11 +207,12 @@ def build_rollouts(policy, problems, prompts, tokens, lengths, logprobs, tempera
     tokens = tokens.masked_fill(~mask, pad)
     ids = [[tokens[i, j, : lengths[i, j]].tolist() for j in range(m)] for i in range(p)]
     eos = set(policy.eos_token_ids)
-    flat = policy.tokenizer.batch_decode([row for group in ids for row in group], skip_special_tokens=True)
-    texts = [[policy.text_of(text) for text in flat[i * m : (i + 1) * m]] for i in range(p)]
-    tag = policy.end_of_reasoning
-    ends = torch.tensor([[reasoning_end(row, tag) for row in group] for group in ids])
-    rewards = torch.tensor([[problems[i].reward(t) for t in texts[i]] for i in range(p)], dtype=torch.float32)
+    flat = [row for group in ids for row in group]
+    decoded = policy.decode(flat)
+    ends = torch.tensor(reasoning_ends(policy, flat, decoded)).view(p, m)
+    texts = [[policy.text_of(text) for text in decoded[i * m : (i + 1) * m]] for i in range(p)]
+    graded = [[policy.graded(text, prompts[i]) for text in texts[i]] for i in range(p)]
+    rewards = torch.tensor([[reward_of(problems[i], t) for t in graded[i]] for i in range(p)], dtype=torch.float32)
     return Rollouts(
         problems=problems,
         prompt_ids=prompts,

@@ -8,14 +8,21 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from .errors import PoiseLabError
 from .files import read_json, write_json
-from .stats import mean_interval
+from .rollouts import leave_one_out_mean
+from .stats import agreement, mean_interval, variance_reduction
+
+# What makes a run, besides its seed; all else in config.json (date, versions, threads) says how it was made.
+SETTINGS = ("engine", "policy", "wording", "shots", "task", "task_settings", "baseline", "train")
+ASIDE = ("train.seed", "train.checkpoint_every")  # two runs that differ in nothing else are seeds of one setting
 
 
 @dataclasses.dataclass
@@ -80,8 +87,11 @@ def read_metrics(folder: Path) -> list[dict]:
     path = folder / "metrics.jsonl"
     if not path.is_file():
         return []
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines[:-1] if line]
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    try:
+        return [json.loads(line) for line in lines if line]
+    except ValueError as e:
+        raise PoiseLabError(f"{path} is damaged: {e}") from None
 
 
 SUMMARY = {  # column: how it is read off one run
@@ -97,15 +107,63 @@ SUMMARY = {  # column: how it is read off one run
 
 
 def by_label(runs: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
-    """Runs by setting (label), each setting's in order of their seeds."""
-    groups: dict[str, list[RunRecord]] = {}
+    """Runs by setting, each setting's in order of their seeds: runs in one list differ in their seed only.
+
+    A setting is called by the label of its runs; where several have the same label, what they differ in stands behind it
+    ("poise x2, task gcd").
+
+    Raises PoiseLabError for the same run twice, of which no interval could be made.
+    """
+    alike: dict[str, list[RunRecord]] = {}
     for run in sorted(runs, key=lambda run: run.seed):
-        groups.setdefault(run.label, []).append(run)
+        alike.setdefault(run.label, []).append(run)
+    groups: dict[str, list[RunRecord]] = {}
+    for label, same in alike.items():
+        for run, more in zip(same, what_differs([run.config for run in same]), strict=True):
+            group = groups.setdefault(", ".join([label, *more]), [])
+            if group and group[-1].seed == run.seed:
+                raise PoiseLabError(
+                    f"{group[-1].folder} and {run.folder} are one run: they have the same settings and the same seed; "
+                    "name one of them"
+                )
+            group.append(run)
     return groups
 
 
+def what_differs(configs: Sequence[dict]) -> list[list[str]]:
+    """For each config of runs, the settings that are not the same in all of them, in words: ["learning rate 0.0002"].
+
+    A setting that some do not name at all was not there when they were made: it is left out. So are those of a task,
+    where only other tasks have others.
+    """
+    known = [name for name in SETTINGS if all(name in config for config in configs)]
+    flat = [_flat({name: config[name] for name in known}) for config in configs]
+    words: list[list[str]] = [[] for _ in configs]
+    for path in dict.fromkeys(path for config in flat for path in config if path not in ASIDE):
+        kept = {(c.get("task") if path.startswith("task_settings") else "", repr(c.get(path))) for c in flat}
+        if len(kept) > len({task for task, _ in kept}):
+            name = path.removeprefix("train.").removeprefix("baseline.").removeprefix("task_settings.")
+            for said, config in zip(words, flat, strict=True):
+                said.append(f"{name.replace('.', ' ').replace('_', ' ')} {config.get(path)}")
+    return words
+
+
+def _flat(config: dict, prefix: str = "") -> dict[str, object]:
+    """A nested dict as one from paths ("train.seed") to values; a tuple is the list that JSON makes of it."""
+    flat = {}
+    for key, value in config.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
 def compare(runs: Sequence[RunRecord]) -> list[dict]:
-    """One row per setting (label), its numbers as (mean, low, high) over seeds."""
+    """One row per setting (`by_label`), its numbers as (mean, low, high) over seeds.
+
+    Raises PoiseLabError for a run without a finished step, and for the same run twice.
+    """
     for run in runs:
         if not run.metrics:
             raise PoiseLabError(f"run {run.folder} has no finished step yet")
@@ -161,6 +219,15 @@ def claim_folder(folder: Path, settings: dict, resume: bool, made: dict) -> None
         raise PoiseLabError(f"run folder {folder} cannot be written: {e.strerror}") from None
 
 
+def free_folder(folder: Path) -> None:
+    """Take away what a run that finished no step has left; a link, and files of others, stay."""
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    for name in ("config.json", "metrics.jsonl"):
+        (folder / name).unlink(missing_ok=True)
+    if not folder.is_symlink() and not any(folder.iterdir()):
+        folder.rmdir()
+
+
 def differences(old: dict, new: dict, prefix: str = "") -> list[tuple[str, object, object]]:
     """Where two nested dicts differ: (path, old, new)."""
     found = []
@@ -171,3 +238,20 @@ def differences(old: dict, new: dict, prefix: str = "") -> list[tuple[str, objec
         elif (list(a) if isinstance(a, tuple) else a) != (list(b) if isinstance(b, tuple) else b):
             found.append((prefix + key, a, b))
     return found
+
+
+def baseline_metrics(rollouts, advantages: torch.Tensor | None, values: torch.Tensor | None) -> dict[str, float]:
+    """How good the baselines of a batch were, for both engines. NaN where that is not defined.
+
+    rollouts: anything with rewards (P, M), responses and partner_rewards(). advantages: (P, M), on the scale of the
+    rewards. values: (P, M), predicted before the batch was learned from.
+    """
+    metrics, rewards = {}, rollouts.rewards
+    if advantages is not None:
+        metrics["variance_reduction"] = variance_reduction(advantages, rewards)
+    if rollouts.responses > 1:  # what the same rewards would give under RLOO
+        metrics["variance_reduction_rloo"] = variance_reduction(rewards - leave_one_out_mean(rewards), rewards)
+    if values is not None:
+        score = agreement(values, rollouts.partner_rewards())
+        metrics |= {"probe_r_partner": score["r"], "probe_mae_partner": score["mae"]}
+    return metrics

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import torch
 
+from .errors import PoiseLabError
 from .generate import sample_rollouts
 from .policies import Policy
 from .rollouts import Rollouts
@@ -45,7 +46,7 @@ class Sampler:
     ):
         self.policy, self.task, self.prompts, self.seed, self.exclude = policy, task, prompts, seed, exclude
         self.max_new_tokens, self.temperature = max_new_tokens, temperature
-        self._pools: dict[int, list[Problem]] = {}
+        self._pools: dict[int, tuple[list[Problem], list[int]]] = {}  # problems, and their numbers in the order of use
         self.begin(1)
 
     def begin(self, step: int) -> None:
@@ -63,15 +64,25 @@ class Sampler:
         return self.task.sample(n or self.prompts, self._next_seed("problems"), exclude=self.exclude)
 
     def pool_problems(self, pool: int) -> list[Problem]:
-        """The step's `prompts` problems of a fixed pool, which is gone through again and again in new orders."""
+        """The step's `prompts` problems of a fixed pool, which is gone through again and again in new orders.
+
+        No problem comes twice in a step: the same problem would get the same responses. Raises PoiseLabError for a
+        pool with fewer problems than a step takes.
+        """
+        if pool < self.prompts:
+            raise PoiseLabError(
+                f"a pool of {pool} problems is too small for {self.prompts} prompts per step; enlarge it"
+            )
         if pool not in self._pools:
-            self._pools[pool] = self.task.sample(pool, step_seed(self.seed, 0, "pool"), exclude=self.exclude)
-        first, chosen = (self.step - 1) * self.prompts, []
-        for epoch in range(first // pool, (first + self.prompts - 1) // pool + 1):
-            generator = torch.Generator().manual_seed(step_seed(self.seed, epoch, "pool order"))
-            order = torch.randperm(pool, generator=generator).tolist()
-            chosen += order[max(0, first - epoch * pool) : first + self.prompts - epoch * pool]
-        return [self._pools[pool][i] for i in chosen]
+            self._pools[pool] = self.task.sample(pool, step_seed(self.seed, 0, "pool"), exclude=self.exclude), []
+        problems, order = self._pools[pool]
+        while len(order) < self.step * self.prompts:
+            generator = torch.Generator().manual_seed(step_seed(self.seed, len(order) // pool, "pool order"))
+            new = torch.randperm(pool, generator=generator).tolist()
+            begun = set(order[len(order) - len(order) % self.prompts :])  # the step that the last time through ends in
+            first = [i for i in new if i not in begun][: self.prompts - len(begun)]
+            order += dict.fromkeys(first + new)
+        return [problems[i] for i in order[(self.step - 1) * self.prompts : self.step * self.prompts]]
 
     def sample(
         self, problems: Sequence[Problem], responses: int, *, temperature: float | None = None, counted: bool = True

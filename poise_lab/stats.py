@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from scipy import stats
 
+from .errors import PoiseLabError
+
 
 def mean_interval(values, confidence: float = 0.95) -> tuple[float, float, float]:
     """Mean and its two-sided t interval: (mean, low, high); NaN bounds below two values."""
@@ -63,11 +65,13 @@ def variance_reduction(advantages: torch.Tensor, rewards: torch.Tensor) -> float
 
     Takes tensors, or arrays as `bootstrap_interval` gives them.
     """
+    if rewards.min() == rewards.max():  # where a variance may be a rounding error, and not 0
+        return float("nan")
     if isinstance(rewards, np.ndarray):
         spread, left = rewards.var(), advantages.var()
     else:
         spread, left = rewards.var(correction=0), advantages.var(correction=0)
-    return float("nan") if spread == 0 else float(1 - left / spread)
+    return float(1 - left / spread)
 
 
 def own_share(baselines: torch.Tensor, rewards: torch.Tensor, fresh: torch.Tensor) -> float:
@@ -77,14 +81,21 @@ def own_share(baselines: torch.Tensor, rewards: torch.Tensor, fresh: torch.Tenso
     and wrong responses to a prompt then differ in their mean advantage by 1 minus this, where they
     should differ by 1.
 
-    baselines, rewards: (P, M). fresh: (P, N) rewards of N >= 2 other responses, which no baseline has seen.
+    NaN where all responses to each prompt, fresh ones included, have one reward: there is no share of nothing.
+
+    baselines, rewards: (P, M). fresh: (P, N) rewards of other responses, which no baseline has seen. Raises
+    PoiseLabError unless N >= 2.
     """
+    if fresh.shape[1] < 2:
+        raise PoiseLabError("own_share needs at least 2 fresh responses per prompt")
+    if (rewards == fresh[:, :1]).all() and (fresh == fresh[:, :1]).all():
+        return float("nan")
     halves = [fresh[:, k::2].mean(1)[:, None] for k in (0, 1)]
     covariance = spread = 0.0
     for value, other in (halves, halves[::-1]):  # two independent estimates of V(x): their errors do not multiply
         covariance += float(((baselines - value) * (rewards - other)).mean())
         spread += float(((rewards - value) * (rewards - other)).mean())
-    return covariance / spread
+    return covariance / spread if spread else float("nan")
 
 
 def resamples(prompts: int, draws: int = 400, seed: int = 0) -> np.ndarray:

@@ -10,89 +10,38 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-import os
-import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 
 from .baselines.base import Baseline
-from .errors import NotFiniteError, PoiseLabError
-from .files import json_line, provenance, read_json, write_json, write_text
+from .checkpoints import (
+    checkpoints,
+    copy_weights,
+    load_checkpoint,
+    load_named_moments,
+    named_moments,
+    save_checkpoint,
+    step_of,
+)
+from .config import TrainConfig
+from .errors import NotFiniteError, PoiseLabError, disk_is_full
+from .files import json_line, provenance, read_json, write_text
 from .generate import sample_rollouts
 from .internals import Internals, batches_by_length, forward_rows, read_internals
-from .objective import AGGREGATIONS, clipped_surrogate, kl_penalty, token_weights
+from .objective import clipped_surrogate, kl_penalty, token_weights
 from .policies import Policy
-from .process import finish_step_on_interrupt, peak_memory_mb, timed
-from .rollouts import Rollouts, leave_one_out_mean
-from .runs import RunRecord, claim_folder, read_metrics
+from .process import finish_step_on_interrupt, peak_memory_mb, timed_as
+from .rollouts import Rollouts
+from .runs import RunRecord, baseline_metrics, claim_folder, free_folder, read_metrics
 from .sampler import Sampler, step_seed
-from .stats import agreement, variance_reduction
+from .stats import agreement
 from .tasks import Task, TaskMixture
 
 PATIENCE = 3  # steps after which a run stops if every reward was the same
-
-
-@dataclasses.dataclass
-class TrainConfig:
-    """Settings of a run. Each field is also a flag of `poise-lab train`."""
-
-    steps: int = 100
-    """Policy updates on new prompts."""
-    prompts: int = 96
-    """Prompts per step."""
-    seed: int = 0
-    """Decides prompts, responses, and mini-batches."""
-    learning_rate: float = 1e-4
-    """Of AdamW, constant."""
-    weight_decay: float = 0.0
-    """Of AdamW."""
-    minibatches: int = 4
-    """Optimizer steps per step; the prompts are split among them."""
-    clip_low: float = 0.2
-    """Lower clip of the probability ratio (paper: 0.2)."""
-    clip_high: float = 0.28
-    """Upper clip of the probability ratio (paper: 0.28)."""
-    dual_clip: float = 10.0
-    """Bound on the loss of a token with a negative advantage, in units of it (release: 10)."""
-    aggregation: str = "token_mean"
-    """token_mean (every token counts the same) or sequence_mean (every response)."""
-    kl: float = 0.0
-    """Weight of the KL penalty towards the starting policy (paper: none)."""
-    max_grad_norm: float = 1.0
-    """Gradients are clipped to this norm."""
-    max_new_tokens: int = 64
-    """Longest response, in tokens."""
-    temperature: float = 1.0
-    """Of sampling."""
-    layer: int = 2
-    """Decoder layer whose states the probe reads, 0-based."""
-    pool: int = 4
-    """Tokens averaged at the end of the prompt and of the reasoning."""
-    eval_every: int = 10
-    """Steps between evaluations on held-out problems."""
-    eval_prompts: int = 192
-    """Held-out problems."""
-    eval_responses: int = 16
-    """Fresh responses to each, whose mean reward is V(x)."""
-    checkpoint_every: int = 10
-    """Steps between checkpoints; the last two are kept."""
-
-    def __post_init__(self):
-        for name in ("steps", "prompts", "minibatches", "eval_every", "eval_prompts", "eval_responses",
-                     "checkpoint_every", "max_new_tokens", "pool"):  # fmt: skip
-            if getattr(self, name) < 1:
-                raise PoiseLabError(f"{name}={getattr(self, name)}; it must be at least 1")
-        if self.minibatches > self.prompts:
-            raise PoiseLabError(f"{self.prompts} prompts cannot be split into {self.minibatches} mini-batches")
-        if self.aggregation not in AGGREGATIONS:
-            raise PoiseLabError(f"unknown aggregation {self.aggregation!r}; known: {', '.join(AGGREGATIONS)}")
-        if not (self.learning_rate > 0 and self.temperature > 0):
-            raise PoiseLabError("learning_rate and temperature must be above 0")
 
 
 class Trainer:
@@ -120,8 +69,12 @@ class Trainer:
         self.policy, self.task, self.baseline = policy, task, baseline
         self.config = config = config or TrainConfig()
         self.out, self.on_step, self.progress = Path(out), on_step, progress
+        self.trained = {name: p for name, p in policy.model.named_parameters() if p.requires_grad}
+        if not self.trained:
+            raise PoiseLabError(f"policy {policy.name!r} has no weights to train: none of them requires a gradient")
+        _ = policy.ways  # a model that cannot be used is refused here
         self.optimizer = torch.optim.AdamW(
-            policy.model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+            self.trained.values(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
         self.reference = copy.deepcopy(policy) if config.kl else None
         self.held_out = task.sample(config.eval_prompts, step_seed(config.seed, 0, "held-out"))
@@ -130,6 +83,8 @@ class Trainer:
             max_new_tokens=config.max_new_tokens, temperature=config.temperature,
         )  # fmt: skip
         self.metrics: list[dict] = []
+        self.seconds: dict[str, float] = {}  # of the step, by its parts
+        self.errors = 0  # of the task's verifier, before the step
         self.baseline.start(policy)
         claim_folder(self.out, self._settings(), resume, provenance())
         if resume:
@@ -141,16 +96,20 @@ class Trainer:
         """Train to the last step. Ctrl-C finishes the step, saves, and returns the record so far.
 
         Raises PoiseLabError on a NaN or infinite loss, naming the step and the last good checkpoint, and if every reward
-        of the first steps is the same.
+        of the first steps is the same. Where no step was finished, the run folder is free again.
         """
+        try:
+            return self._run()
+        except Exception as e:
+            if self.step == 0 and not disk_is_full(e):
+                free_folder(self.out)
+            raise
+
+    def _run(self) -> RunRecord:
         config = self.config
         if not self.metrics:
             start = time.perf_counter()
-            try:
-                evaluation = self._evaluate()
-            except PoiseLabError:  # settings that do not fit the policy show here: leave no run behind
-                shutil.rmtree(self.out)
-                raise
+            evaluation = self._evaluate()
             self._record({"step": 0, **evaluation, "tokens": 0, "responses": 0, "seconds": time.perf_counter() - start})
             self._save_checkpoint(0)
         bar = tqdm(
@@ -162,10 +121,8 @@ class Trainer:
                 try:
                     metrics = self.train_step(step)
                 except NotFiniteError as e:
-                    last = self._checkpoints()[-1]
-                    raise PoiseLabError(
-                        f"step {step}: {e}; the last good checkpoint is {last}; start a new run with a lower learning rate"
-                    ) from None
+                    last = f"the last good checkpoint is {checkpoints(self._checkpoints)[-1]}; " if self.step else ""
+                    raise PoiseLabError(f"step {step}: {e}; {last}start a new run with a lower learning rate") from None
                 self._record(metrics)
                 if step == PATIENCE:
                     self._check_rewards(step)
@@ -199,94 +156,101 @@ class Trainer:
     def record(self) -> RunRecord:
         return RunRecord(self.out, read_json(self.out / "config.json"), list(self.metrics))
 
+    # --- one step --------------------------------------------------------------------------------
+
     def train_step(self, step: int) -> dict:
-        """One step of POISE (Alg. 1), or of another baseline. Returns its metrics."""
-        config, seconds = self.config, {}
-        with timed(seconds, "sample"):
-            self.sampler.begin(step)
-            rollouts = self.baseline.sample(self.sampler)
-        with timed(seconds, "internals"):
-            internals = read_internals(self.policy, rollouts, config.layer, config.pool)
-        with timed(seconds, "baseline"):
-            advantages = self.baseline.advantages(rollouts, internals)  # the probe of the steps before
-            shapes = rollouts.rewards.shape, rollouts.response_ids.shape  # one per response, or one per token
-            if advantages.shape not in shapes or not torch.isfinite(advantages).all():
-                raise PoiseLabError(
-                    f"baseline {self.baseline.name!r} must give finite advantages of shape "
-                    f"{tuple(shapes[0])} or {tuple(shapes[1])}, got shape {tuple(advantages.shape)}"
-                )
-            values = self.baseline.values(rollouts, internals) if rollouts.responses > 1 else None
-            self.baseline.update(rollouts, internals)
-        with timed(seconds, "update"):
-            update = self._update_policy(step, rollouts, internals, advantages)
-        metrics = {
-            "step": step,
-            "reward": rollouts.rewards.mean().item(),
-            "entropy": internals.entropy[..., 0].mean().item(),
-            "response_length": rollouts.lengths.float().mean().item(),
-            **update,
-        }
-        if self.baseline.on_reward_scale and advantages.dim() == 2:
-            metrics["variance_reduction"] = variance_reduction(advantages, rollouts.rewards)
-        if rollouts.responses > 1:  # what the same rewards would give under RLOO
-            rloo = rollouts.rewards - leave_one_out_mean(rollouts.rewards)
-            metrics["variance_reduction_rloo"] = variance_reduction(rloo, rollouts.rewards)
-            if values is not None:
-                score = agreement(values, rollouts.partner_rewards())
-                metrics |= {"probe_r_partner": score["r"], "probe_mae_partner": score["mae"]}
-        if step % config.eval_every == 0 or step == config.steps:
-            with timed(seconds, "evaluate"):
-                metrics |= self._evaluate()
-        previous = self.metrics[-1] if self.metrics else {"tokens": 0, "responses": 0, "seconds": 0.0}
-        metrics["tokens"] = previous["tokens"] + self.sampler.tokens
-        metrics["responses"] = previous["responses"] + self.sampler.responses
-        metrics |= {f"seconds_{part}": value for part, value in seconds.items()}
-        metrics["seconds"] = previous["seconds"] + sum(seconds.values())
-        metrics["peak_memory_mb"] = peak_memory_mb()
-        # JSON has no NaN: a figure that is not defined is left out
-        return {k: v for k, v in metrics.items() if not (isinstance(v, float) and math.isnan(v))}
+        """One step of POISE (arXiv 2605.07579, Alg. 1), or of another baseline. Returns its metrics."""
+        self.seconds, self.errors = {}, getattr(self.task, "verifier_errors", 0)
+        # 1. Draw new problems, sample responses to each from the policy, verify them: rewards r.
+        rollouts = self._sample(step)
+        # 2. Read the policy over them once: log-probabilities, entropies, hidden states. The last two are the features phi.
+        internals = self._read(rollouts)
+        # 3. Predict each response's baseline b from its *partner's* phi, with the probe of the steps before: A = r - b.
+        advantages = self._take_advantages(rollouts, internals)
+        # 4. What the probe says of problems that it has not seen is measured now, before it sees them.
+        values = self._predict(rollouts, internals)
+        # 5. Put (phi, the partner's reward) into the buffer and fit the probe anew, for the next step.
+        self._learn(rollouts, internals)
+        # 6. On each mini-batch of prompts, one optimizer step on the clipped surrogate (Eq. 14).
+        updates = [
+            self._update_policy(rows, rollouts, internals, advantages) for rows in self._minibatches(step, rollouts)
+        ]
+        self._check_weights()
+        # Every few steps: accuracy on held-out problems.
+        evaluation = self._evaluate() if step % self.config.eval_every == 0 or step == self.config.steps else {}
+        return self._metrics_of(step, rollouts, internals, advantages, values, updates, evaluation)
 
-    def _update_policy(self, step, rollouts: Rollouts, internals: Internals, advantages) -> dict:
-        config, m = self.config, rollouts.responses
-        generator = torch.Generator().manual_seed(step_seed(config.seed, step, "mini-batches"))
-        order = torch.randperm(len(rollouts), generator=generator)
+    @timed_as("sample")
+    def _sample(self, step: int) -> Rollouts:
+        self.sampler.begin(step)
+        return self.baseline.sample(self.sampler)
+
+    @timed_as("internals")
+    def _read(self, rollouts: Rollouts) -> Internals:
+        return read_internals(self.policy, rollouts, self.config.layer, self.config.pool)
+
+    @timed_as("baseline")
+    def _take_advantages(self, rollouts: Rollouts, internals: Internals) -> torch.Tensor:
+        """(P, M), or (P, M, T) with one per token. Raises PoiseLabError for another shape, and for what is not finite."""
+        advantages = self.baseline.advantages(rollouts, internals)
+        shapes = rollouts.rewards.shape, rollouts.response_ids.shape
+        if advantages.shape not in shapes or not torch.isfinite(advantages).all():
+            raise PoiseLabError(
+                f"baseline {self.baseline.name!r} must give finite advantages of shape "
+                f"{tuple(shapes[0])} or {tuple(shapes[1])}, got shape {tuple(advantages.shape)}"
+            )
+        return advantages
+
+    @timed_as("baseline")
+    def _predict(self, rollouts: Rollouts, internals: Internals) -> torch.Tensor | None:
+        return self.baseline.values(rollouts, internals) if rollouts.responses > 1 else None
+
+    @timed_as("baseline")
+    def _learn(self, rollouts: Rollouts, internals: Internals) -> None:
+        self.baseline.update(rollouts, internals)
+
+    def _minibatches(self, step: int, rollouts: Rollouts) -> Iterator[torch.Tensor]:
+        """The prompts in a random order, split: all rows (indices into the flattened P * M) of some prompts at a time."""
+        generator = torch.Generator().manual_seed(step_seed(self.config.seed, step, "mini-batches"))
+        order, m = torch.randperm(len(rollouts), generator=generator), rollouts.responses
+        for prompts in order.tensor_split(min(self.config.minibatches, len(rollouts))):
+            yield (prompts[:, None] * m + torch.arange(m)).flatten()
+
+    @timed_as("update")
+    def _update_policy(self, rows: torch.Tensor, rollouts: Rollouts, internals: Internals, advantages) -> dict:
+        """One optimizer step on some rows, whose gradient is summed over batches that fit into memory."""
+        config, device = self.config, self.policy.device
         mask, old = rollouts.mask.flatten(0, 1), internals.logprobs.flatten(0, 1)
-        advantages, device = advantages.flatten(0, 1), self.policy.device  # (R,) or (R, T)
-        norms, losses, clipped = [], [], []
-        for prompts in order.tensor_split(min(config.minibatches, len(rollouts))):
-            rows = (prompts[:, None] * m + torch.arange(m)).flatten()
-            weights = torch.zeros(mask.shape)
-            weights[rows] = token_weights(mask[rows], config.aggregation)
-            loss_sum = clip_sum = 0.0
-            for batch in batches_by_length(rollouts, rows):
-                logprobs, _ = forward_rows(self.policy, rollouts, batch)
-                w = weights[batch].to(device)
-                loss, active = clipped_surrogate(
-                    logprobs, old[batch].to(device), advantages[batch].to(device), w,
-                    clip_low=config.clip_low, clip_high=config.clip_high, dual_clip=config.dual_clip,
-                )  # fmt: skip
-                if self.reference:
-                    with torch.no_grad():
-                        reference, _ = forward_rows(self.reference, rollouts, batch)
-                    loss = loss + config.kl * kl_penalty(logprobs, reference, w)
-                loss.backward()
-                loss_sum, clip_sum = loss_sum + loss.item(), clip_sum + active.item()
-            norm = torch.nn.utils.clip_grad_norm_(self.policy.model.parameters(), config.max_grad_norm)
-            if not (math.isfinite(loss_sum) and torch.isfinite(norm)):
-                raise NotFiniteError(f"the loss is {loss_sum}, its gradient norm {norm.item()}")
-            self.optimizer.step()
-            self.optimizer.zero_grad(set_to_none=True)
-            norms.append(norm.item())
-            losses.append(loss_sum)
-            clipped.append(clip_sum)
-        if not all(p.isfinite().all() for p in self.policy.model.parameters()):
-            raise NotFiniteError("the update left weights that are not finite")
-        return {
-            "loss": sum(losses) / len(losses),
-            "gradient_norm": sum(norms) / len(norms),
-            "clip_fraction": sum(clipped) / len(clipped),
-        }
+        advantages = advantages.flatten(0, 1)  # (R,) or (R, T)
+        weights = torch.zeros(mask.shape)
+        weights[rows] = token_weights(mask[rows], config.aggregation)
+        loss_sum = clip_sum = 0.0
+        for batch in batches_by_length(rollouts, rows):
+            logprobs, _ = forward_rows(self.policy, rollouts, batch)
+            w = weights[batch].to(device)
+            loss, active = clipped_surrogate(
+                logprobs, old[batch].to(device), advantages[batch].to(device), w,
+                clip_low=config.clip_low, clip_high=config.clip_high, dual_clip=config.dual_clip,
+            )  # fmt: skip
+            if self.reference:
+                with torch.no_grad():
+                    reference, _ = forward_rows(self.reference, rollouts, batch)
+                loss = loss + config.kl * kl_penalty(logprobs, reference, w)
+            loss.backward()
+            loss_sum, clip_sum = loss_sum + loss.item(), clip_sum + active.item()
+        norm = torch.nn.utils.clip_grad_norm_(self.trained.values(), config.max_grad_norm)
+        if not (math.isfinite(loss_sum) and torch.isfinite(norm)):
+            raise NotFiniteError(f"the loss is {loss_sum}, its gradient norm {norm.item()}")
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return {"loss": loss_sum, "gradient_norm": norm.item(), "clip_fraction": clip_sum}
 
+    @timed_as("update")
+    def _check_weights(self) -> None:
+        if not all(p.isfinite().all() for p in self.trained.values()):
+            raise NotFiniteError("the update left weights that are not finite")
+
+    @timed_as("evaluate")
     def _evaluate(self) -> dict:
         """Held-out accuracy, and the probe against V(x) from responses that it has not read."""
         config = self.config
@@ -308,6 +272,28 @@ class Trainer:
         return result
 
     # --- records and checkpoints -----------------------------------------------------------------
+
+    def _metrics_of(self, step, rollouts, internals, advantages, values, updates: Sequence[dict], evaluation) -> dict:
+        """What a step is remembered by. JSON has no NaN: a figure that is not defined is left out."""
+        previous = self.metrics[-1] if self.metrics else {"tokens": 0, "responses": 0, "seconds": 0.0}
+        errors = getattr(self.task, "verifier_errors", 0) - self.errors
+        on_scale = self.baseline.on_reward_scale and advantages.dim() == 2
+        metrics = {
+            "step": step,
+            "reward": rollouts.rewards.mean().item(),
+            "entropy": internals.entropy[..., 0].mean().item(),
+            "response_length": rollouts.lengths.float().mean().item(),
+            **{name: sum(update[name] for update in updates) / len(updates) for name in updates[0]},
+            **baseline_metrics(rollouts, advantages if on_scale else None, values),
+            **evaluation,
+            **({"verifier_errors": errors} if errors else {}),
+            "tokens": previous["tokens"] + self.sampler.tokens,
+            "responses": previous["responses"] + self.sampler.responses,
+            **{f"seconds_{part}": seconds for part, seconds in self.seconds.items()},
+            "seconds": previous["seconds"] + sum(self.seconds.values()),
+            "peak_memory_mb": peak_memory_mb(),
+        }
+        return {k: v for k, v in metrics.items() if not (isinstance(v, float) and math.isnan(v))}
 
     def _settings(self) -> dict:
         return {
@@ -334,55 +320,35 @@ class Trainer:
         names = {"reward": "reward", "accuracy": "held-out", "variance_reduction": "variance reduction"}
         return ", ".join(f"{label} {latest[k]:.2f}" for k, label in names.items() if k in latest)
 
-    def _checkpoints(self) -> list[Path]:
-        return sorted((self.out / "checkpoints").glob("step-*[0-9]"))
+    @property
+    def _checkpoints(self) -> Path:
+        return self.out / "checkpoints"
 
     def _save_checkpoint(self, step: int) -> None:
-        folder = self.out / "checkpoints" / f"step-{step:06d}"
-        partial = folder.with_name(folder.name + ".partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        model = {k: v.detach().contiguous() for k, v in self.policy.model.named_parameters()}
-        save_file(model, partial / "model.safetensors")
-        names = [name for name, _ in self.policy.model.named_parameters()]
-        state = self.optimizer.state_dict()["state"]
-        moments = {f"{names[i]}/{k}": v.contiguous() for i, entry in state.items() for k, v in entry.items()}
-        save_file(moments, partial / "optimizer.safetensors")
-        baseline = {k: v.contiguous() for k, v in self.baseline.state_dict().items()}
-        save_file(baseline, partial / "baseline.safetensors")
-        write_json(partial / "state.json", {"step": step})
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(partial, folder)
-        for old in self._checkpoints()[:-2]:
-            shutil.rmtree(old)
+        moments, baseline = named_moments(self.optimizer, self.trained), self.baseline.state_dict()
+        save_checkpoint(self._checkpoints, step, {"model": self.trained, "optimizer": moments, "baseline": baseline})
 
     def _load_checkpoint(self) -> None:
-        """Go back to the last checkpoint; metrics after it are dropped and will be made again."""
-        checkpoints = self._checkpoints()
-        if not checkpoints:  # killed before the first one: start over
-            write_text(self.out / "metrics.jsonl", "")
-            return
-        folder = checkpoints[-1]
-        try:
-            step = read_json(folder / "state.json")["step"]
-            model = load_file(folder / "model.safetensors")
-            moments = load_file(folder / "optimizer.safetensors")
-            baseline = load_file(folder / "baseline.safetensors")
-            parameters = dict(self.policy.model.named_parameters())
-            with torch.no_grad():
-                for name, parameter in parameters.items():
-                    parameter.copy_(model[name])
-            state: dict[int, dict] = {}
-            index = {name: i for i, name in enumerate(parameters)}
-            for key, value in moments.items():
-                name, _, moment = key.rpartition("/")
-                state.setdefault(index[name], {})[moment] = value
-            groups = self.optimizer.state_dict()["param_groups"]
-            self.optimizer.load_state_dict({"state": state, "param_groups": groups})
-            self.baseline.load_state_dict(baseline)
-        except Exception as e:
+        """Go back to the last checkpoint that the metrics reach; metrics after it are dropped and will be made again.
+
+        A power cut may keep a checkpoint and lose the last lines of the metrics. Without any checkpoint (killed before
+        the first one) the run starts over.
+        """
+        metrics, saved = read_metrics(self.out), checkpoints(self._checkpoints)
+        reached = [c for c in saved if step_of(c) < len(metrics)]
+        if saved and step_of(saved[0]) and not reached:
             raise PoiseLabError(
-                f"checkpoint {folder} is damaged ({e}); delete that folder to resume from the one before it"
-            ) from e
-        self.metrics = [m for m in read_metrics(self.out) if m["step"] <= step]
+                f"{self.out / 'metrics.jsonl'} ends before the checkpoint {saved[0]}, so the run cannot go on from there; "
+                "put the file back, or start a new run"
+            )
+        if reached:
+            load_checkpoint(
+                reached[-1],
+                {
+                    "model": lambda tensors: copy_weights(self.trained, tensors),
+                    "optimizer": lambda tensors: load_named_moments(self.optimizer, self.trained, tensors),
+                    "baseline": self.baseline.load_state_dict,
+                },
+            )
+            self.metrics = metrics[: step_of(reached[-1]) + 1]
         write_text(self.out / "metrics.jsonl", "".join(map(json_line, self.metrics)))

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import dataclasses
 import itertools
+import json
+import math
 
 import numpy as np
 import pytest
@@ -63,6 +66,15 @@ def test_grpo_by_hand():
     root = 2**0.5
     expected = torch.tensor([[root, -1 / root, -1 / root], [1 / root, 1 / root, -root], [0, 0, 0]])
     assert torch.allclose(advantages("grpo", THREE), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("reward", [0.9, 0.1, 0.7, 1.0, 0.0])
+@pytest.mark.parametrize("m", [3, 8, 11])
+def test_where_all_rewards_agree_the_advantage_is_0(reward, m):
+    """Exactly: the rounding error of a mean over a standard deviation of 0 would be -0.06 for eight of 0.9."""
+    for name in ("grpo", "dapo"):
+        assert advantages(name, [[reward] * m, [0.0, *[1.0] * (m - 1)]])[0].tolist() == [0.0] * m
+    assert advantages("spo", [[reward] * m] * 3).eq(0).all()
 
 
 def test_poise_by_hand_with_two_responses():
@@ -333,7 +345,8 @@ def test_unknown_baseline_lists_the_known_ones():
     ):
         pl.make_baseline("nosuch")
     names = "none batch_mean constant rloo grpo dr_grpo opo remax spo dapo critic ppo poise fused score_weighted oracle"
-    assert set(BASELINES) == set(names.split())
+    assert set(BASELINES) >= set(names.split())
+    assert all(cls.name == name for name, cls in BASELINES.items())
 
 
 @pytest.mark.parametrize("name", ["poise", "fused", "rloo", "grpo", "dr_grpo", "opo", "dapo"])
@@ -345,20 +358,90 @@ def test_too_few_responses(name, responses):
         pl.make_baseline(name, responses=responses)
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        (dict(colour="red"), "refuses its settings"),
-        (dict(responses="two"), "refuses its settings"),
-        (dict(warmup=0), "warmup=0"),
-        (dict(buffer_rows=0), "holds nothing"),
-        (dict(buffer_rows="many"), "refuses its settings"),
-        (dict(probe="mine"), "unknown probe preset"),
-    ],
-)
-def test_bad_settings(settings, message):
-    with pytest.raises(pl.PoiseLabError, match=message):
-        pl.make_baseline("poise", **settings)
+NO_COUNT = [0, -1, 2.5, "two", True, None, float("nan"), float("inf")]
+NO_POSITIVE = [0, -1.0, "small", True, None, float("nan"), float("inf")]
+NO_SWITCH = ["false", "true", 0, 1, None]
+BAD = {  # of every setting of every baseline
+    "responses": NO_COUNT,
+    "rows": NO_COUNT,
+    "rounds": NO_COUNT,
+    "fresh": NO_COUNT,
+    "pool": NO_COUNT,
+    "forget": [*NO_POSITIVE, 1.5],
+    "probe": ["mine", None, 3, pl.ValueProbe(ridge=-1.0), pl.ValueProbe],
+    "buffer_rows": [*NO_COUNT, 1.5],
+    "warmup": NO_COUNT,
+    "per_task": NO_SWITCH,
+    "learning_rate": NO_POSITIVE,
+    "epochs": NO_COUNT,
+    "minibatches": NO_COUNT,
+    "gae_lambda": [-0.1, 1.1, "all", True, None, float("nan")],
+}
+SETTINGS = [(name, field.name) for name in sorted(BASELINES) for field in dataclasses.fields(BASELINES[name])]
+
+
+@pytest.mark.parametrize(("name", "setting"), SETTINGS)
+def test_bad_settings(name, setting):
+    """A setting that is not in BAD fails here, and so does one that is not checked."""
+    for bad in BAD[setting]:
+        with pytest.raises(
+            pl.PoiseLabError, match=setting if bad != "mine" else "unknown probe preset 'mine'"
+        ) as error:
+            pl.make_baseline(name, **{setting: bad})
+        assert "\n" not in str(error.value)
+
+
+def test_a_bad_setting_is_refused_in_a_sentence():
+    for settings, sentence in [
+        (dict(colour="red"), "unknown setting of baseline 'poise' 'colour'; known: buffer_rows, per_task, probe, responses, warmup"),
+        (dict(responses=2.5), "baseline 'poise': responses=2.5; it must be a whole number"),
+        (dict(per_task="false"), "baseline 'poise': per_task='false'; it must be True or False"),
+        (dict(buffer_rows=1.5), "baseline 'poise': buffer_rows=1.5; it must be a whole number, at least 1"),
+    ]:  # fmt: skip
+        with pytest.raises(pl.PoiseLabError) as error:
+            pl.make_baseline("poise", **settings)
+        assert str(error.value) == sentence
+
+
+def test_settings_are_those_of_the_constructor_and_can_be_written():
+    """NumPy's numbers as well; and what was made from a config's settings has the same settings."""
+    for name, cls in BASELINES.items():
+        settings = pl.make_baseline(name).settings()
+        assert list(settings) == ["name", *(field.name for field in dataclasses.fields(cls))]
+        assert json.loads(json.dumps(settings)) == settings
+        own = {k: v for k, v in settings.items() if k not in ("name", "probe")}
+        again = pl.make_baseline(name, **{k: np.array(v)[()] for k, v in own.items()}).settings()  # NumPy's
+        assert again == settings and json.dumps(again) == json.dumps(settings)
+        for annotated in cls.__dict__.get("__annotations__", {}):  # a field that the class forgot to declare as one
+            assert getattr(pl.make_baseline(name), annotated) == getattr(cls, annotated)
+
+
+def test_a_baseline_of_four_lines(monkeypatch):
+    """The class and its place in the one table: nothing else."""
+
+    class Median(pl.Baseline):
+        name = "median"
+
+        def advantages(self, rollouts, internals):
+            return rollouts.rewards - rollouts.rewards.median()
+
+    monkeypatch.setitem(BASELINES, "median", Median)
+    assert pl.make_baseline("median").settings() == {"name": "median", "responses": 2}
+    assert advantages("median", [[1.0, 0.0], [1.0, 1.0]]).tolist() == [[0.0, -1.0], [0.0, 0.0]]
+    with pytest.raises(pl.PoiseLabError, match="unknown setting of baseline 'median' 'rows'"):
+        pl.make_baseline("median", rows=3)
+
+
+def test_a_probe_of_ones_own_keeps_its_own_fit():
+    class Half(pl.ValueProbe):
+        def fit(self, X, y, sample_weight=None):
+            return self.set_fitted(np.zeros(X.shape[-1]), 0.5)
+
+    baseline = trained(probe=Half(ridge=5.0))
+    again = Poise(warmup=1, probe=Half(ridge=5.0))
+    again.load_state_dict(baseline.state_dict())
+    for b in (baseline, again):
+        assert b.values(*batch(9)).eq(0.5).all() and type(b.probes["all"]) is Half and b.probes["all"].ridge == 5.0
 
 
 @pytest.mark.parametrize("bad", [float("nan"), 1.01, -0.5, float("inf")])
@@ -383,4 +466,17 @@ def test_variance_reduction_by_hand():
     assert pl.variance_reduction(rewards / 2, rewards) == pytest.approx(0.75)
     assert pl.variance_reduction(rewards - 0.5, rewards) == pytest.approx(0)
     assert pl.variance_reduction(2 * rewards, rewards) == pytest.approx(-3)
-    assert pl.variance_reduction(rewards, torch.ones(2, 2)) != pl.variance_reduction(rewards, torch.ones(2, 2))  # NaN
+    for same in (1.0, 0.9):  # the variance of 0.9, 0.9, ... is a rounding error, no 0
+        for agree in (torch.full((3, 7), same), np.full((3, 7), same, dtype=np.float32)):
+            assert math.isnan(pl.variance_reduction(agree - 0.25, agree))
+
+
+def test_own_share_by_hand_and_where_there_is_none():
+    rewards, fresh = torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 1.0, 0.0, 0.0]])
+    assert pl.own_share(rewards / 2, rewards, fresh) == pytest.approx(0.5)
+    assert pl.own_share(torch.full((1, 2), 0.3), rewards, fresh) == pytest.approx(0)
+    for same in (1.0, 0.9):
+        assert math.isnan(pl.own_share(torch.rand(3, 2), torch.full((3, 2), same), torch.full((3, 7), same)))
+    assert math.isnan(pl.own_share(rewards.numpy(), np.ones((1, 2)), np.ones((1, 3))))
+    with pytest.raises(pl.PoiseLabError, match="at least 2 fresh responses"):
+        pl.own_share(rewards, rewards, fresh[:, :1])

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from support import ToyTask, tiny_policy
 
 import poise_lab as pl
-from poise_lab import cli, trainer
+from poise_lab import checkpoints, cli, trainer
 from poise_lab.cli import field_docs, main
 from poise_lab.runs import compare, format_table
 
@@ -77,9 +77,9 @@ def refused(capfd, folder: Path, *argv) -> str:
         (["--policy", "/no/such/folder"], "unknown policy"),
         (["--baseline", "nosuch"], "unknown baseline 'nosuch'; known: .*poise, .*rloo"),
         (["--set", "responses=1"], "needs at least 2 responses per prompt, got responses=1"),
-        (["--set", "colour=red"], "refuses its settings"),
-        (["--set", "responses=two"], "refuses its settings"),
-        (["--set", "buffer_rows=0"], "holds nothing"),
+        (["--set", "colour=red"], "unknown setting of baseline 'poise' 'colour'"),
+        (["--set", "responses=two"], "responses='two'; it must be a whole number"),
+        (["--set", "buffer_rows=0"], "buffer_rows=0; it must be a whole number, at least 1"),
         (["--set", "probe=mine"], "unknown probe preset 'mine'; known: paper, release"),
         (["--set", "responses"], "--set 'responses': write NAME=VALUE"),
         (["--task", "chain_sum", "--task-set", "max_terms"], "--task-set 'max_terms': write NAME=VALUE"),
@@ -88,11 +88,14 @@ def refused(capfd, folder: Path, *argv) -> str:
         (["--wording", "latin"], "unknown wording 'latin'; known: compact, line, question"),
         (["--shots", "-1"], "shots=-1; show 0 or more"),
         (["--engine", "trl", "--shots", "4"], "belong to the engine lab"),
-        (["--prompts", "0"], "prompts=0; it must be at least 1"),
+        (["--prompts", "0"], "prompts=0; it must be a whole number, at least 1"),
         (["--eval-prompts", "0"], "eval_prompts=0; it must be at least 1"),
         (["--steps", "0"], "steps=0"),
         (["--aggregation", "sum"], "unknown aggregation 'sum'"),
-        (["--learning-rate", "nan"], "must be above 0"),
+        (["--learning-rate", "nan"], "learning_rate=nan; it must be a number above 0"),
+        (["--max-grad-norm", "0"], "max_grad_norm=0.0; it must be a number above 0"),
+        (["--clip-low", "1.5"], "clip_low=1.5; it must be a number above 0 and below 1"),
+        (["--layer", "-1"], "layer=-1; it must be a whole number, at least 0"),
         (["--max-new-tokens", "999"], "longer than the context of 256 tokens"),
         (["--layer", "9"], "has layers 0 to 3"),
         (["--resume"], "nothing to resume"),
@@ -176,16 +179,13 @@ def test_compare_and_report_of_what_is_no_run(capfd, tmp_path, runs):
         assert "cannot be written" in refused(capfd, tmp_path, "report", runs / "poise-0", "-o", target)
 
 
-def test_recipes(capfd, tmp_path, runs):
-    message = refused(capfd, tmp_path, "compare", "--recipe", "showdown", "--out", tmp_path / "s", runs / "poise-0")
-    assert "leave out the run folders" in message
-    assert "Name run folders, or a recipe" in refused(capfd, tmp_path, "compare")
-
-
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        (["compare", "--recipe", "nosuch"], "invalid choice: 'nosuch'"),
+        (["compare"], "required: RUN"),
+        (["train", "--lr", "1e-3", "--out", "r"], "unknown flag --lr; did you mean --learning-rate?"),
+        (["train", "--eval-prompt=3", "--stesp", "3", "--out", "r"], "unknown flag --stesp; did you mean --steps?"),
+        (["report", "r", "-o", "x", "--colour=red"], "unknown flag --colour=red (see poise-lab report --help)"),
         (["train", "--steps", "many", "--out", "r"], "argument --steps: invalid int value: 'many'"),
         (["train"], "required: --out"),
         ([], "required: COMMAND"),
@@ -204,7 +204,23 @@ def test_pretrain_and_bench(capfd, tmp_path):
     (tmp_path / "used").write_text("")
     assert "is in use already" in refused(capfd, tmp_path, "pretrain", "--out", tmp_path)
     assert "steps=0" in refused(capfd, tmp_path, "pretrain", "--out", tmp_path / "p", "--steps", "0")
+    message = refused(capfd, tmp_path, "pretrain", "--out", tmp_path / "used" / "p")  # at once, not after half an hour
+    assert "cannot be written: Not a directory" in message
     assert "unknown part of the benchmark 'nosuch'" in refused(capfd, tmp_path, "bench", "nosuch")
+
+
+def test_version_and_module(capfd):
+    with pytest.raises(SystemExit) as stopped:
+        main(["--version"])
+    assert stopped.value.code == 0 and capfd.readouterr().out == f"poise-lab {pl.__version__}\n"
+    command = [sys.executable, "-m", "poise_lab", "train", "--stepps", "3", "--out", "r"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 2 and "poise-lab: unknown flag --stepps; did you mean --steps?" in result.stderr
+
+
+def test_a_report_that_cannot_be_written_is_refused_before_the_runs_are_read(capfd, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert "cannot be written" in refused(capfd, tmp_path, "report", tmp_path / "none", "-o", tmp_path / "file" / "x")
 
 
 def test_as_a_process(tmp_path):
@@ -276,7 +292,9 @@ def test_full_disk(capfd, tmp_path, random_policy, monkeypatch, error, name):
     flags = [f"--{k.replace('_', '-')}={v}" for k, v in {**SMALL, "steps": 2}.items()]
     command = ["train", "--policy", str(random_policy), "--out", str(tmp_path / "r"), *flags]
     claim = trainer.claim_folder
-    monkeypatch.setattr(trainer, "claim_folder", lambda *args: (claim(*args), monkeypatch.setattr(trainer, name, full)))
+    monkeypatch.setattr(
+        trainer, "claim_folder", lambda *args: (claim(*args), monkeypatch.setattr(checkpoints, name, full))
+    )
     assert main(command) == 2
     message = "poise-lab: the disk is full; make room and run the same command again with --resume"
     assert capfd.readouterr().err.splitlines()[-1] == message
@@ -328,6 +346,7 @@ def test_flags_are_the_fields_of_train_config():
         "out",
         "resume",
         "run",
+        "parser",
     }
 
 

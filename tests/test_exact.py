@@ -15,7 +15,6 @@ import torch
 
 import poise_lab as pl
 from poise_lab.baselines import BASELINES
-from poise_lab.baselines.fused import FusedByPrompt
 from poise_lab.variance.exact import ExactPolicy, OwnStates, PerPrompt, RefitFirst, after_earlier_step, moments
 
 EPS = 1e-12
@@ -132,9 +131,6 @@ def test_unbiased_baselines(m):
     fused = learned("fused")
     assert 0 < fused.weight < 1
     assert unbiased(POLICY, fused, m)
-    by_prompt = learned(FusedByPrompt)
-    weights = by_prompt.weights(by_prompt.values(*POLICY.records(*POLICY.draw(20))))
-    assert 0 < weights.min() < weights.max() < 1 and unbiased(POLICY, by_prompt, m)
     assert unbiased(POLICY, learned("score_weighted"), m)
     constant = learned("constant")
     assert 0 < constant.constant < 1 and unbiased(POLICY, constant, m)
@@ -226,7 +222,7 @@ def test_the_check_can_fail():
 # --- the probe is fitted on earlier data ---------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["poise", "fused", FusedByPrompt, "score_weighted", "constant"])
+@pytest.mark.parametrize("kind", ["poise", "fused", "score_weighted", "constant"])
 def test_unbiased_over_every_earlier_step_too(kind):
     baseline = young(kind)
     baseline.update(*SMALL.records(*SMALL.draw(2)))  # a history, so that `fused` can fit its weight

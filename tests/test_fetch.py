@@ -445,7 +445,7 @@ def test_offline_pip(tmp_path, monkeypatch):
 def real(request):
     if fetching.fetched(request.param) is None:
         if os.environ.get("POISE_LAB_NETWORK") != "1":
-            pytest.skip(f"{request.param} is not in the cache; `make fetch` or POISE_LAB_NETWORK=1")
+            pytest.skip(f"{request.param} is not in the cache; `poise-lab fetch` or POISE_LAB_NETWORK=1")
         fetching.fetch(request.param)
     return pl.load_policy(request.param)
 
@@ -498,5 +498,5 @@ def test_real_rollouts_and_internals(real):
 def test_probe_on_sums_of_a_real_model():
     """320 prompts x 8 responses: on prompts that it was not fitted on, the probe has r of at least 0.8."""
     if fetching.fetched("smollm2-135m") is None:
-        pytest.skip("smollm2-135m is not in the cache; `make fetch`")
+        pytest.skip("smollm2-135m is not in the cache; `poise-lab fetch`")
     assert measure(0)["r"] >= 0.8

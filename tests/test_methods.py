@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 
 import pytest
 import torch
@@ -17,8 +18,9 @@ from test_baselines import (
 )
 
 import poise_lab as pl
-from poise_lab.baselines.fused import Fused, FusedByPrompt, error_variance, fusion_weight
+from poise_lab.baselines.fused import Fused, fusion_weight
 from poise_lab.baselines.poise import Poise, ScoreWeighted
+from poise_lab.rollouts import join
 
 
 def sampler(prompts=12, seed=0, **changes) -> pl.Sampler:
@@ -149,12 +151,51 @@ def test_joined_rollouts_are_those_of_one_call():
         parts[0], response_ids=parts[0].response_ids[..., : parts[0].lengths.max()],
         logprobs=parts[0].logprobs[..., : parts[0].lengths.max()],
     )  # fmt: skip
-    from poise_lab.rollouts import join
-
+    for part in parts:
+        part.extra_rewards = torch.rand(len(part), 3)
     again = join(parts)
+    assert torch.equal(again.extra_rewards, torch.cat([part.extra_rewards for part in parts]))
     for name in ("response_ids", "lengths", "logprobs", "rewards", "finished", "reasoning_lengths"):
         assert torch.equal(getattr(again, name), getattr(whole, name)), name
     assert again.problems == whole.problems and again.texts == whole.texts and again.prompt_ids == whole.prompt_ids
+
+
+def test_rollouts_that_differ_are_not_joined():
+    one = pl.sample_rollouts(tiny_policy(), ToyTask().sample(4, 0), 2, seed=3, max_new_tokens=8)
+    for changes in (dict(extra_rewards=torch.ones(4, 1)), dict(temperature=0.5)):
+        with pytest.raises(pl.PoiseLabError, match="cannot be joined"):
+            join([one, dataclasses.replace(one, **changes)])
+    with pytest.raises(pl.PoiseLabError, match="cannot be joined"):
+        join([one, one.select(responses=[0])])
+
+
+@pytest.mark.parametrize(("prompts", "pool"), [(8, 12), (8, 8), (8, 9), (7, 12), (5, 23), (11, 12)])
+def test_no_problem_comes_twice_in_a_step(prompts, pool):
+    """Not where a step ends one time through the pool and begins the next, either; and all come equally often."""
+    s, seen = sampler(prompts=prompts), []
+    for step in range(1, 4 * pool + 1):
+        s.begin(step)
+        chosen = [p.compact for p in s.pool_problems(pool)]
+        assert len(set(chosen)) == prompts
+        seen += chosen
+    assert set(Counter(seen).values()) == {4 * prompts}
+    s = sampler(prompts=prompts)
+    s.begin(3 * pool)  # a resumed run
+    assert [p.compact for p in s.pool_problems(pool)] == seen[(3 * pool - 1) * prompts : 3 * pool * prompts]
+
+
+def test_a_pool_that_a_step_would_empty():
+    with pytest.raises(pl.PoiseLabError, match="a pool of 11 problems is too small for 12 prompts per step"):
+        pl.make_baseline("spo", pool=11).sample(sampler())
+
+
+def test_spo_counts_all_responses_where_a_problem_comes_twice():
+    twice, once = pl.make_baseline("spo", forget=0.5), pl.make_baseline("spo", forget=0.5)
+    rollouts, together = toy_rollouts([[1.0], [0.0], [1.0]]), toy_rollouts([[1.0, 0.0, 1.0]])
+    rollouts.prompt_ids, together.prompt_ids = [[5], [5], [5]], [[5]]
+    for _ in range(2):
+        twice.update(rollouts, None), once.update(together, None)
+    assert twice.counts == once.counts and twice.total == once.total
 
 
 def test_pool_is_gone_through_once_before_it_comes_again():
@@ -372,41 +413,6 @@ def test_the_weight_leans_on_what_tells_something():
         assert (skill > 0.1) == informed
 
 
-def by_prompt_with(error_rows, responses=2) -> FusedByPrompt:
-    fused = FusedByPrompt(responses=responses, warmup=1)
-    fused.probes, fused.history = reads_first_feature(responses).probes, torch.tensor(error_rows)
-    return fused
-
-
-def test_weight_by_prompt_by_hand():
-    """Errors (sibling - g)(own - g) of 1/4 and -1/20: tau^2 = 0.1; g (1 - g) is 3/16 and 1/4."""
-    rows = [[0.5, 1.0, 1.0], [0.5, 1.0, 0.4]]
-    assert error_variance(*torch.tensor(rows).T) == pytest.approx(0.1)
-    pair = by_prompt_with(rows).weights(torch.tensor([[0.25, 0.5]]))
-    assert pair.tolist()[0] == pytest.approx([0.1 / (0.1 + 3 / 16), 0.1 / 0.35])
-    three = by_prompt_with(rows, 3).weights(torch.tensor([[0.25, 0.5, 1.0]]))
-    assert three.tolist()[0] == pytest.approx([0.1 / (0.1 + 3 / 32), 0.1 / 0.225, 1.0])
-    sure = by_prompt_with([[0.5, 1.0, 0.0]])  # the error is at least 0
-    assert sure.weights(torch.tensor([[0.0, 0.5]])).tolist() == [[0.0, 0.0]]
-    rollouts, internals = toy_rollouts([[1.0, 0.0]]), internals_with([[0.5, 0.25]])
-    w1, w2 = pair.tolist()[0]  # the first response's sibling predicts 1/4, the second one's 1/2
-    expected = [1 - (1 - w1) * 0.25, -(1 - w2) * 0.5 - w2]
-    assert by_prompt_with(rows).advantages(rollouts, internals).tolist()[0] == pytest.approx(expected)
-
-
-def test_error_variance_is_that_of_the_predictions():
-    generator = torch.Generator().manual_seed(0)
-    value = 0.3 + 0.4 * torch.rand(40_000, generator=generator)
-    predicted = value + 0.2 * torch.randn(40_000, generator=generator)
-    siblings, own = (torch.bernoulli(value, generator=generator) for _ in range(2))
-    assert error_variance(predicted, siblings, own) == pytest.approx(0.04, abs=0.005)  # 4 standard errors
-
-
-@pytest.mark.parametrize("m", [2, 3])
-def test_nothing_of_a_response_enters_its_own_weight(m):
-    assert not own_response_enters(trained(FusedByPrompt, steps=6, responses=m), m)
-
-
 def test_fused_beats_both_ends_on_data_it_has_not_seen():
     """Var(A) over many batches, weight and probe from earlier ones: at most that of POISE and of RLOO."""
     fused, poise, rloo = Fused(warmup=1), Poise(warmup=1), pl.make_baseline("rloo")
@@ -439,25 +445,6 @@ def test_constant_by_hand():
     again.load_state_dict(baseline.state_dict())
     expected = torch.tensor([[1.0, 0.0]]) - baseline.constant
     assert torch.equal(again.advantages(rollouts, seen), expected)
-
-
-@pytest.mark.parametrize(
-    ("name", "settings", "message"),
-    [
-        ("constant", dict(rows=0), "rows=0"),
-        ("dapo", dict(rounds=0), "rounds=0"),
-        ("oracle", dict(fresh=0), "fresh=0"),
-        ("spo", dict(pool=0), "pool=0"),
-        ("spo", dict(forget=0.0), "forget=0.0"),
-        ("spo", dict(forget=1.5), "forget=1.5"),
-        ("critic", dict(learning_rate=0), "learning_rate=0"),
-        ("critic", dict(epochs=0), "epochs=0"),
-        ("ppo", dict(gae_lambda=1.1), "gae_lambda=1.1"),
-    ],
-)
-def test_bad_settings(name, settings, message):
-    with pytest.raises(pl.PoiseLabError, match=message):
-        pl.make_baseline(name, **settings)
 
 
 def test_no_advantages_are_nan():

@@ -153,6 +153,28 @@ def test_a_clipped_token_has_no_gradient(ratio, advantage, flows):
     assert logprobs.grad.item() == pytest.approx(-advantage * ratio if flows else 0.0)
 
 
+@pytest.mark.parametrize("log_ratio", [-200.0, -89.0, 20.5, 89.0, 200.0])
+@pytest.mark.parametrize("advantage", [1.0, -1.0, 0.0])
+def test_a_log_ratio_beyond_float32_has_a_gradient(log_ratio, advantage):
+    logprobs = torch.tensor([[log_ratio, 0.0]], requires_grad=True)
+    loss, _ = clipped_surrogate(logprobs, torch.zeros(1, 2), torch.tensor([advantage]), torch.full((1, 2), 0.5))
+    (loss + kl_penalty(logprobs, torch.zeros(1, 2), torch.full((1, 2), 0.5))).backward()
+    assert torch.isfinite(loss) and torch.isfinite(logprobs.grad).all()
+    assert logprobs.grad[0, 1].item() == pytest.approx(-advantage / 2)
+
+
+def test_ordinary_log_ratios_are_not_touched():
+    d = torch.linspace(-19.9, 19.9, 4001)[None]
+    weights = torch.full_like(d, 1 / 4001)
+    loss, _ = clipped_surrogate(d, torch.zeros_like(d), torch.ones(1), weights, clip_low=0.5, clip_high=1e30)
+    assert loss.item() == -(d.exp() * weights).sum().item()
+
+
+@pytest.mark.parametrize("aggregation", ["token_mean", "sequence_mean"])
+def test_a_batch_of_empty_responses_weighs_nothing(aggregation):
+    assert token_weights(torch.zeros(2, 3, dtype=torch.bool), aggregation).tolist() == [[0.0] * 3] * 2
+
+
 def test_kl_by_hand():
     # d = log(reference / policy) = log 2 and log(1/2): e^d - d - 1 = 1 - log 2 and log 2 - 1/2
     logprobs, reference = torch.tensor([[0.1, 0.4, 0.3]]).log(), torch.tensor([[0.2, 0.2, 0.9]]).log()

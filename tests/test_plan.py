@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import graphlib
 from pathlib import Path
 
@@ -14,15 +15,16 @@ PACKAGE = Path(__file__).parent.parent / "poise_lab"
 # use each other.
 PLAN = [
     ["errors"],
-    ["files", "process", "sources", "stats"],
-    ["tasks", "objective"],
+    ["files", "process", "settings", "sources", "stats"],
+    ["answers", "checkpoints", "engine", "objective"],
+    ["config", "tasks", "ways"],
     ["policies"],
     ["rollouts"],
     ["internals"],
     ["generate"],
     ["probe", "sampler"],
     ["baselines"],
-    ["checkpoints", "runs"],
+    ["runs"],
     ["trainer"],
     ["models", "variance", "show"],
     ["studies", "course", "trl"],
@@ -42,10 +44,15 @@ def room_of(module: str) -> str:
     return module.split(".")[0]
 
 
+@functools.cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def imported(module: str, path: Path, known: set[str]) -> set[str]:
     """The modules of the package that a file imports, wherever in it."""
     inside, found = module.split(".")[:-1], set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").split(".")[0] == "poise_lab"):
             start = inside[: len(inside) + 1 - node.level] if node.level else []
             parts = start + [p for p in (node.module or "").split(".") if p and p != "poise_lab"]

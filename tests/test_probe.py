@@ -9,6 +9,8 @@ from sklearn.base import clone
 from sklearn.compose import ColumnTransformer
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LinearRegression, Ridge
+from sklearn.metrics import r2_score
+from sklearn.model_selection import KFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from support import random_internals, toy_internals
@@ -155,8 +157,27 @@ def test_score_by_hand():
 def test_score_is_that_of_its_predictions():
     X, y = rows(100)
     probe = pl.ValueProbe().fit(X, y)
-    assert probe.score(X, y) == pl.agreement(probe.predict(X), y)
-    assert probe.score(X, y)["r"] > 0.5
+    assert (
+        probe.score(X, y)
+        == pl.agreement(probe.predict(X), y)["brier_skill"]
+        == pytest.approx(r2_score(y, probe.predict(X)))
+    )
+    w = np.random.default_rng(1).random(100)
+    assert probe.score(X, y, w) == pytest.approx(r2_score(y, probe.predict(X), sample_weight=w))
+    assert probe.score(X, y) > 0.3
+
+
+def test_cross_validation_of_scikit_learn():
+    """The score is one number, `fit` takes `sample_weight`, and a clone is as good as new."""
+    X, y = rows(120)
+    folds = KFold(3)
+    expected = []
+    for fit, test in folds.split(X):
+        expected.append(r2_score(y[test], pl.ValueProbe().fit(X[fit], y[fit]).predict(X[test])))
+    assert cross_val_score(pl.ValueProbe(), X, y, cv=folds).tolist() == pytest.approx(expected)
+    w = np.random.default_rng(1).random(120)
+    fitted = pl.ValueProbe().fit(X, y, sample_weight=w)
+    assert not np.allclose(fitted.coef_, pl.ValueProbe().fit(X, y).coef_)
 
 
 def test_save_and_load_bit_for_bit(tmp_path):
@@ -202,6 +223,40 @@ def test_bad_features():
     X[0, 0] = float("nan")
     with pytest.raises(NotFiniteError, match="features contain NaN"):
         pl.ValueProbe().fit(X, y)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_no_prediction_from_what_is_not_finite(bad):
+    probe = pl.ValueProbe().fit(*rows(20))
+    X, _ = rows(5)
+    X[3, 7] = bad
+    with pytest.raises(NotFiniteError, match="features contain NaN"):
+        probe.predict(X)
+    internals = random_internals(4, 2, D)
+    internals.reasoning[1, 0, 3] = bad
+    with pytest.raises(NotFiniteError, match="features contain NaN"):
+        probe.predict(internals)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (dict(ridge=-1.0), "probe: ridge=-1.0; it must be a number, at least 0"),
+        (dict(ridge=float("nan")), "probe: ridge=nan; it must be"),
+        (dict(ridge="small"), "probe: ridge='small'; it must be"),
+        (dict(ridge=None), "probe: ridge=None; it must be"),
+        (dict(pca_prompt=0), "probe: pca_prompt=0; it must be a whole number, at least 1"),
+        (dict(pca_reasoning=2.5), "probe: pca_reasoning=2.5; it must be"),
+        (dict(pca_reasoning=True), "probe: pca_reasoning=True; it must be"),
+        (dict(inputs=("prompt", "entropy", "prompt")), "name each of them once"),
+    ],
+)
+def test_settings_that_mean_nothing(settings, message):
+    probe = pl.ValueProbe(**settings)
+    with pytest.raises(pl.PoiseLabError, match=message):
+        probe.fit(*rows(20))
+    with pytest.raises(pl.PoiseLabError, match=message):
+        pl.make_baseline("poise", probe=probe)  # now, and not after the warm-up
 
 
 def test_wrong_width_at_prediction():
@@ -336,7 +391,7 @@ def surface(rollouts: pl.Rollouts) -> np.ndarray:
 def test_probe_reads_the_value_better_than_the_surface_does(measured):
     read, internals, one, one_internals, value = measured
     probe = pl.ValueProbe.preset("release").fit(internals, read.partner_rewards())
-    r = probe.score(one_internals, value)["r"]
+    r = pl.agreement(probe.predict(one_internals), value)["r"]
     targets = read.partner_rewards().reshape(-1).numpy()
     rivals = [LinearRegression(), make_pipeline(StandardScaler(), Ridge(100.0))]
     r_surface = max(
@@ -350,7 +405,7 @@ def test_shuffled_targets_teach_nothing(measured):
     """The same rows with targets of other prompts: r is that of chance (5 standard errors)."""
     read, internals, one, one_internals, value = measured
     targets = read.partner_rewards()[torch.randperm(2048, generator=torch.Generator().manual_seed(0))]
-    r = pl.ValueProbe.preset("release").fit(internals, targets).score(one_internals, value)["r"]
+    r = pl.agreement(pl.ValueProbe.preset("release").fit(internals, targets).predict(one_internals), value)["r"]
     assert abs(r) < 5 / math.sqrt(192)
 
 

@@ -14,6 +14,8 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 import poise_lab as pl
+from poise_lab.cli import _parser
+from poise_lab.studies.catalogue import STUDIES
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -82,10 +84,41 @@ def test_commands_of_the_readme_exist():
     assert used <= targets
     phony = set(re.search(r"^\.PHONY: (.*)$", makefile, re.M)[1].split())
     assert used <= phony
-    help_text = (ROOT / "poise_lab" / "cli.py").read_text()
-    for command in set(re.findall(r"^poise-lab ([a-z]+)|`poise-lab ([a-z]+)", readme, re.M)):
-        assert f'add_parser("{"".join(command)}"' in help_text
+    guides = "".join(path.read_text() for path in (ROOT / "data" / "README.md", *(ROOT / "notebooks").glob("*.md")))
+    commands = next(action.choices for action in _parser()._actions if action.metavar == "COMMAND")
+    for command, name in re.findall(r"(?:^|`)poise-lab ([a-z]+)(?: ([a-z0-9]+)\b)?", readme + guides, re.M):
+        assert command in commands
+        assert command != "study" or name in ("", *STUDIES)
     assert "make test" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_makefile_is_short_and_no_target_makes_data():
+    makefile = (ROOT / "Makefile").read_text()
+    assert len(makefile.splitlines()) <= 60
+    assert not re.search(r"^data/|^\tmv |> data/", makefile, re.M)
+    assert set(re.search(r"^\.PHONY: (.*)$", makefile, re.M)[1].split()) == set(
+        re.findall(r"^([a-z-]+):", makefile, re.M)
+    )
+
+
+def test_the_tree_of_the_readme_is_the_house():
+    """Every room is in it, with a line that says what it is for, and all that is in it exists."""
+    tree = re.search(r"^poise_lab/\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)[1]
+    lines = [re.fullmatch(r"  (\S+) +(\S.*)", line) for line in tree.splitlines()]
+    rooms = [path.name + "/" * path.is_dir() for path in (ROOT / "poise_lab").iterdir() if path.name != "__pycache__"]
+    assert sorted(line[1] for line in lines) == sorted(rooms)
+
+
+def test_the_walk_of_the_readme_names_what_exists():
+    """Each `file.py`, `function`: the function is defined in that file."""
+    text = (ROOT / "README.md").read_text()
+    walk = " ".join(text[text.index("**From a rollout to the loss**") : text.index("## The bundled policy")].split())
+    named = re.findall(r"`([\w/]+\.py)`, `([\w.]+)`", walk)
+    assert len(named) >= 15
+    for file, name in named:
+        source = (ROOT / "poise_lab" / file).read_text()
+        for part in name.split("."):
+            assert re.search(rf"^ *(def|class) {part}\b|^{part}\b.* = ", source, re.M), f"{file}: {name}"
 
 
 def test_nothing_is_loaded_that_can_run_code():

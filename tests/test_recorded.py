@@ -246,7 +246,7 @@ def test_what_notebook_08_says_in_words_of_the_recorded_runs(showdown_runs, note
                 for job in showdown.search_jobs(pl.data_dir() / "showdown")}  # fmt: skip
     ratios = {budget: verdicts.ratio_to(showdown_runs, "poise x2", "dapo x8", budget, 0.72)[0]
               for budget in ("tokens", "seconds")}  # fmt: skip
-    hours = read_json(pl.data_dir() / "paper_results.json")["wall_clock_hours"].values()
+    hours = read_json(pl.data_dir() / "paper_results.json")["v2"]["wall_clock_hours"].values()
     said = {
         "One number for all prompts does best, together with no baseline at all": all(
             found[a, b] == "better" for a in best for b in labels if b not in (*best, "score_weighted x2")
@@ -274,6 +274,18 @@ def test_what_notebook_08_says_in_words_of_the_recorded_runs(showdown_runs, note
     for sentence, true in said.items():
         assert sentence in prose.replace("*", ""), sentence
         assert true, sentence
+
+
+def test_the_papers_third_version_agrees_with_itself():
+    """The overall scores are the means of the 17 benchmarks; each version names its source."""
+    paper = read_json(pl.data_dir() / "paper_results.json")
+    assert "2605.07579v2" in paper["v2"]["source"] and "2605.07579v3" in paper["v3"]["source"]
+    for model, overall in paper["v3"]["table1_overall"].items():
+        rows = paper["v3"]["table1"][model]
+        for method, score in overall.items():
+            scores = rows[method.split(" ")[0]]
+            assert len(scores) == len(paper["v3"]["table1"]["benchmarks"]) == 17
+            assert round(sum(scores) / 17, 2) == pytest.approx(score, abs=0.01), (model, method)
 
 
 # --- the engines ---------------------------------------------------------------------------------

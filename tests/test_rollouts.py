@@ -282,8 +282,7 @@ def test_reasoning_ends_with_its_last_tag(qwen):
 
 
 def test_a_tag_of_several_tokens(qwen):
-    policy = pl.Policy(qwen.model, qwen.tokenizer, "p", "compact")
-    policy.end_of_reasoning = policy.tokenizer.encode("##", add_special_tokens=False) * 1
+    policy = pl.Policy(qwen.model, qwen.tokenizer, "p", "compact", tags=("", "##"))
     assert len(policy.end_of_reasoning) == 2
     rollouts = built(policy, "a##b##c", "a#b#c", "##", "a###")
     assert rollouts.reasoning_lengths.tolist() == [[6, 6, 2, 4]]

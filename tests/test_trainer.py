@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -10,14 +11,14 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from support import ToyTask, tiny_policy
+from support import ToyProblem, ToyTask, tiny_policy
 
 import poise_lab as pl
-from poise_lab import files
-from poise_lab import trainer as module
+from poise_lab import checkpoints, files
 from poise_lab.cli import main
 from poise_lab.errors import NotFiniteError
 from poise_lab.runs import read_metrics
@@ -324,8 +325,8 @@ def test_resume_from_every_moment_at_which_a_kill_can_come(tmp_path, monkeypatch
     settings = dict(steps=3, checkpoint_every=2, eval_every=2, kl=0.1)
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", watched(os.replace))
-        patch.setattr(module, "save_file", watched(module.save_file))
-        patch.setattr(module.shutil, "rmtree", watched(module.shutil.rmtree))
+        patch.setattr(checkpoints, "save_file", watched(checkpoints.save_file))
+        patch.setattr(shutil, "rmtree", watched(shutil.rmtree))
         patch.setattr(pl.Trainer, "_record", watched(pl.Trainer._record))
         trainer(whole, **settings).run()
     assert len(states) > 30
@@ -580,10 +581,10 @@ def test_weights_that_overflow_are_never_a_checkpoint(tmp_path):
 
 
 def test_a_huge_learning_rate_stops_with_one_sentence(tmp_path):
-    with pytest.raises(
-        pl.PoiseLabError, match=r"step \d: .* the last good checkpoint is .*step-00000\d; start a new run"
-    ):
+    """Within the first step there is no good checkpoint but the start, and the folder is free again."""
+    with pytest.raises(pl.PoiseLabError, match=r"step 1: .*; start a new run with a lower learning rate") as e:
         trainer(tmp_path / "r", "none", learning_rate=1e37, checkpoint_every=1, steps=6).run()
+    assert "checkpoint" not in str(e.value) and not (tmp_path / "r").exists()
 
 
 def test_broken_start_weights(tmp_path):
@@ -606,22 +607,163 @@ def test_settings_that_do_not_fit_the_policy_leave_no_run_behind(tmp_path, chang
     trainer(tmp_path / "r", steps=1).run()
 
 
+NUMBERS = [f.name for f in dataclasses.fields(pl.TrainConfig) if f.name != "aggregation"]
+WRONG = (True, None, "1", [1], float("nan"), float("inf"), -float("inf"), -1e-9, -1)
+
+
+@pytest.mark.parametrize("value", WRONG, ids=repr)
+@pytest.mark.parametrize("name", NUMBERS)
+def test_every_field_refuses_what_it_may_not_be(name, value):
+    """Every number is finite and has a lower bound, so a field whose annotation names none fails here."""
+    with pytest.raises(pl.PoiseLabError) as e:
+        pl.TrainConfig(**{name: value})
+    assert re.match(rf"{name}=.*; it must be a (whole )?number", str(e.value)) and "\n" not in str(e.value)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        *((dict([(name, 0)]), f"{name}=0; it must be at least 1") for name in
-          ("steps", "prompts", "minibatches", "eval_every", "eval_prompts", "eval_responses",
-           "checkpoint_every", "max_new_tokens", "pool")),
+        *((dict([(name, 0)]), f"{name}=0; it must be a whole number, at least 1") for name in NUMBERS
+          if type(getattr(pl.TrainConfig(), name)) is int and name not in ("seed", "layer")),
+        *((dict([(name, 0)]), f"{name}=0; it must be a number above") for name in
+          ("learning_rate", "clip_low", "clip_high", "dual_clip", "max_grad_norm", "temperature")),
+        *((dict([(f.name, 2.5)]), f"{f.name}=2.5; it must be a whole number")
+          for f in dataclasses.fields(pl.TrainConfig) if type(f.default) is int),
         (dict(prompts=2, minibatches=3), "2 prompts cannot be split into 3 mini-batches"),
-        (dict(aggregation="sum"), "unknown aggregation 'sum'; known: token_mean, sequence_mean"),
-        (dict(learning_rate=0.0), "must be above 0"),
-        (dict(learning_rate=float("nan")), "must be above 0"),
-        (dict(temperature=0.0), "must be above 0"),
+        (dict(aggregation="sum"), "unknown aggregation 'sum'; known: sequence_mean, token_mean"),
+        (dict(aggregation=1), "aggregation=1; it must be a text"),
+        (dict(clip_low=1), "clip_low=1; it must be a number above 0 and below 1"),
+        (dict(dual_clip=1.0), "dual_clip=1.0; it must be a number above 1"),
     ],
 )  # fmt: skip
 def test_bad_config(changes, message):
     with pytest.raises(pl.PoiseLabError, match=message):
         pl.TrainConfig(**changes)
+
+
+def test_numbers_are_kept_as_python_has_them():
+    config = pl.TrainConfig(kl=0, learning_rate=np.float64(1e-3), steps=np.int64(7), layer=0, seed=0, weight_decay=0)
+    assert config == pl.TrainConfig(learning_rate=1e-3, steps=7, layer=0)
+    assert json.dumps(dataclasses.asdict(config)) == json.dumps(
+        dataclasses.asdict(pl.TrainConfig(learning_rate=1e-3, steps=7, layer=0))
+    )
+
+
+@pytest.mark.parametrize("at", [1, 2])
+def test_a_step_that_fails(tmp_path, at):
+    """Before the first step was finished the folder is free again; after it, the run is kept."""
+
+    class Wrong(pl.Baseline):
+        name = "wrong"
+
+        def advantages(self, rollouts, internals):
+            return (rollouts.rewards - 0.5)[: len(rollouts) - (t.step == at - 1)]
+
+    t = trainer(tmp_path / "r", Wrong())
+    with pytest.raises(pl.PoiseLabError, match="must give finite advantages"):
+        t.run()
+    assert (tmp_path / "r").exists() == (at == 2)
+    if at == 2:
+        assert [c.name for c in checkpoints.checkpoints(tmp_path / "r" / "checkpoints")] == ["step-000000"]
+        assert [m["step"] for m in read_metrics(tmp_path / "r")] == [0, 1]
+    else:
+        trainer(tmp_path / "r", steps=1).run()
+
+
+def test_a_run_folder_that_is_a_link(tmp_path):
+    (tmp_path / "place").mkdir()
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "place", target_is_directory=True)
+    with pytest.raises(pl.PoiseLabError, match="has layers 0 to 2"):
+        trainer(link, layer=7).run()
+    assert link.is_symlink() and not any((tmp_path / "place").iterdir())
+    trainer(link, steps=1).run()
+    trainer(link, steps=2, resume=True).run()
+    assert link.is_symlink() and pl.read_run(tmp_path / "place").finished
+    with pytest.raises(pl.PoiseLabError, match="are one run"):
+        pl.compare([pl.read_run(link), pl.read_run(tmp_path / "place")])
+
+
+@pytest.mark.parametrize("lines", [4, 3, 1, 0])
+def test_metrics_that_end_before_the_checkpoint(tmp_path, lines):
+    """Checkpoints of steps 2 and 4: the run goes on from the one that the metrics reach, and repeats no step."""
+    trainer(tmp_path / "whole", steps=5).run()
+    trainer(tmp_path / "cut").run()
+    metrics = tmp_path / "cut" / "metrics.jsonl"
+    kept = metrics.read_text().splitlines(keepends=True)
+    metrics.write_text("".join(kept[:lines]))
+    if lines < 3:
+        with pytest.raises(pl.PoiseLabError, match="ends before the checkpoint .*step-000002"):
+            trainer(tmp_path / "cut", resume=True, steps=5)
+        assert metrics.read_text() == "".join(kept[:lines])
+        return
+    resumed = trainer(tmp_path / "cut", resume=True, steps=5)
+    assert resumed.step == 2
+    resumed.run()
+    assert [m["step"] for m in read_metrics(tmp_path / "cut")] == [0, 1, 2, 3, 4, 5]
+    assert timeless(read_metrics(tmp_path / "cut")) == timeless(read_metrics(tmp_path / "whole"))
+
+
+def test_a_damaged_line_of_metrics(tmp_path):
+    trainer(tmp_path / "r", steps=1).run()
+    (tmp_path / "r" / "metrics.jsonl").write_text('{"step": 0\n{"step": 1}\n')
+    with pytest.raises(pl.PoiseLabError, match="metrics.jsonl is damaged"):
+        pl.read_run(tmp_path / "r")
+
+
+@pytest.mark.parametrize("reward", [None, float("nan"), "right", -0.1, 2])
+def test_own_rewards_that_are_none(tmp_path, monkeypatch, reward):
+    monkeypatch.setattr(ToyProblem, "reward", lambda self, text: reward)
+    sentence = (
+        rf"task '(even|odd)' gave a response the reward {re.escape(repr(reward))}; it must be a number from 0 to 1"
+    )
+    with pytest.raises(pl.PoiseLabError, match=sentence):
+        trainer(tmp_path / "r").run()
+    assert not (tmp_path / "r").exists()
+
+
+# --- weights that are not trained, and gradient checkpointing ------------------------------------
+
+
+def partly_frozen():
+    policy = tiny_policy()
+    for name, parameter in policy.model.named_parameters():
+        parameter.requires_grad_("layers.1" in name)
+    return policy
+
+
+def test_frozen_weights_stay_and_are_not_saved(tmp_path):
+    """As with an adapter: only what requires a gradient is stepped on, checked and saved; a resume is the same run."""
+    t = trainer(tmp_path / "whole", policy=partly_frozen(), weight_decay=0.1)
+    t.run()
+    start = dict(tiny_policy().model.named_parameters())
+    moved = {name for name, p in t.policy.model.named_parameters() if not torch.equal(p, start[name])}
+    trained = {name for name, p in t.policy.model.named_parameters() if p.requires_grad}
+    assert moved == trained and len(trained) < len(start)
+    last = tmp_path / "whole" / "checkpoints" / "step-000004"
+    assert set(load_file(last / "model.safetensors")) == trained
+    assert {key.rpartition("/")[0] for key in load_file(last / "optimizer.safetensors")} == trained
+    trainer(tmp_path / "cut", policy=partly_frozen(), weight_decay=0.1, steps=2).run()
+    trainer(tmp_path / "cut", policy=partly_frozen(), weight_decay=0.1, resume=True).run()
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+    with pytest.raises(pl.PoiseLabError, match="is damaged"):  # other weights than those that were saved
+        trainer(tmp_path / "cut", weight_decay=0.1, resume=True)
+
+
+def test_a_policy_without_weights_to_train(tmp_path):
+    policy = tiny_policy()
+    policy.model.requires_grad_(False)
+    with pytest.raises(pl.PoiseLabError, match="has no weights to train"):
+        trainer(tmp_path / "r", policy=policy)
+    assert not (tmp_path / "r").exists()
+
+
+def test_gradient_checkpointing_changes_nothing(tmp_path):
+    policy = tiny_policy()
+    policy.model.gradient_checkpointing_enable()
+    trainer(tmp_path / "r", policy=policy).run()
+    trainer(tmp_path / "plain").run()
+    assert_same_run(tmp_path / "r", tmp_path / "plain")
 
 
 # --- an own baseline -----------------------------------------------------------------------------

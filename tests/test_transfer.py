@@ -153,11 +153,27 @@ def test_labels_needed_by_hand():
     assert tr.labels_needed([group]) is None
 
 
-def test_a_policy_that_was_not_made_is_named(tmp_path, monkeypatch):
+def test_policies_that_are_missing_are_pretrained_into_the_cache(tmp_path, monkeypatch):
+    """Two of the three; one that was cut off before its card was written is made again, one that is whole is not."""
     monkeypatch.setenv("POISE_LAB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(tr, "keep_rows", lambda policy, path: None)
-    with pytest.raises(pl.PoiseLabError, match="'tiny-seed1' has not been made yet: `make transfer`"):
-        tr.record(tmp_path / "out", pl.data_dir())
+    made, read = [], []
+
+    def make(folder, **settings):
+        made.append((folder.name, settings))
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "card.json").write_text("{}")
+
+    monkeypatch.setattr(tr, "make_bundled_policy", make)
+    monkeypatch.setattr(tr, "load_policy", lambda folder: str(folder).rpartition("/")[2])
+    monkeypatch.setattr(tr, "keep_rows", lambda policy, path: read.append(policy))
+    monkeypatch.setattr(tr, "groups", lambda data, tiny: [])
+    (tmp_path / "cache" / "policies" / "tiny-narrow").mkdir(parents=True)
+    left = tr.missing(tmp_path / "out")
+    assert left["policy tiny-seed1"] == pytest.approx(32 * 2000 / 5000) and "policy tiny-narrow" in left
+    for _ in range(2):
+        tr.record(tmp_path / "out")
+    assert made == [("tiny-seed1", dict(steps=2000, seed=1)), ("tiny-narrow", dict(steps=2000, width=64))]
+    assert read == ["tiny", "tiny-seed1", "tiny-narrow"] * 2 and "policy tiny-seed1" not in tr.missing(tmp_path / "out")
 
 
 def test_every_listed_pair_is_recorded_with_five_values():

@@ -9,11 +9,16 @@ instance to `Trainer`:
 
         def advantages(self, rollouts, internals):
             return rollouts.rewards - rollouts.rewards.median()
+
+One of the library stands in a file of this folder and in the table below. Settings of its own are the fields of a
+dataclass: `Constant` in `single.py` shows how.
 """
 
 from __future__ import annotations
 
-from ..errors import PoiseLabError, known
+import inspect
+
+from ..errors import known
 from .base import Baseline
 from .critic import PPO, Critic
 from .fused import Fused
@@ -32,10 +37,11 @@ BASELINES: dict[str, type[Baseline]] = {
 
 
 def make_baseline(name: str, **settings) -> Baseline:
-    """A baseline by name; settings go to its class. Raises PoiseLabError for an unknown name."""
+    """A baseline by name; settings go to its class. Raises PoiseLabError for an unknown name or setting, or a bad value."""
     if name not in BASELINES:
         raise known("baseline", name, BASELINES)
-    try:
-        return BASELINES[name](**settings)
-    except TypeError as e:
-        raise PoiseLabError(f"baseline {name!r} refuses its settings: {e}") from None
+    understood = inspect.signature(BASELINES[name]).parameters
+    for setting in settings:
+        if setting not in understood:
+            raise known(f"setting of baseline {name!r}", setting, understood)
+    return BASELINES[name](**settings)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 
 from ..errors import PoiseLabError
@@ -9,25 +11,32 @@ from ..internals import Internals
 from ..policies import Policy
 from ..rollouts import Rollouts
 from ..sampler import Sampler
+from ..settings import check_settings
 
 
+@dataclasses.dataclass(eq=False)
 class Baseline:
     """What every baseline answers to. Shapes: P prompts, M responses per prompt.
+
+    A baseline with settings of its own is a dataclass: its fields are what it can be made with, they are checked by
+    their annotations, and they stand in the config of a run.
 
     responses: responses per prompt that it wants. least: the fewest it can work with.
     on_reward_scale: whether an advantage is a reward minus something, or is rescaled on top of that.
     """
 
+    responses: int = 2
+
     name = ""
     least = 1
     on_reward_scale = True
 
-    def __init__(self, responses: int = 2):
-        if responses < self.least:
+    def __post_init__(self):
+        check_settings(self, f"baseline {self.name!r}")
+        if self.responses < self.least:
             raise PoiseLabError(
-                f"baseline {self.name!r} needs at least {self.least} responses per prompt, got responses={responses}"
+                f"baseline {self.name!r} needs at least {self.least} responses per prompt, got responses={self.responses}"
             )
-        self.responses = responses
 
     def start(self, policy: Policy) -> None:
         """Called once, with the policy as it is before training."""
@@ -49,7 +58,7 @@ class Baseline:
 
     def settings(self) -> dict:
         """What it was made with, for the run's config."""
-        return {"name": self.name, "responses": self.responses}
+        return {"name": self.name, **{field.name: getattr(self, field.name) for field in dataclasses.fields(self)}}
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         return {}
@@ -64,6 +73,16 @@ def checked_rewards(rollouts: Rollouts) -> torch.Tensor:
     if not torch.isfinite(rewards).all() or rewards.min() < 0 or rewards.max() > 1:
         raise PoiseLabError("rewards must lie in [0, 1], without NaN; rescale or repair the verifier")
     return rewards
+
+
+def standardised(x: torch.Tensor, dim: int | tuple[int, ...]) -> torch.Tensor:
+    """(x - mean) / (std + 1e-6) over an axis, with the population's standard deviation; 0 where all of x agree.
+
+    There the mean's rounding error would be all that is left, and the 1e-6 would make it large.
+    """
+    mean, std = x.mean(dim, keepdim=True), x.std(dim, keepdim=True, correction=0)
+    agree = x.amax(dim, keepdim=True) == x.amin(dim, keepdim=True)
+    return ((x - mean) / (std + 1e-6)).masked_fill(agree, 0.0)
 
 
 def surprise(rollouts: Rollouts, internals: Internals) -> torch.Tensor:

@@ -12,13 +12,16 @@ import dataclasses
 
 import torch
 
+from ..checkpoints import copy_weights, load_named_moments, named_moments
 from ..errors import PoiseLabError
 from ..internals import batches_by_length, padded, scoring_states
 from ..policies import Policy
 from ..rollouts import Rollouts
+from ..settings import Count, Positive, Share
 from .base import Baseline, checked_rewards
 
 
+@dataclasses.dataclass(eq=False)
 class Critic(Baseline):
     """The sequence-level critic (arXiv 2605.07579, App. D.1): the prompt's value, from the last prompt token.
 
@@ -27,16 +30,16 @@ class Critic(Baseline):
     learning_rate: of the critic's AdamW. epochs: passes over each batch. minibatches: optimizer steps per pass.
     """
 
+    responses: int = 1
+    learning_rate: Positive = 3e-4
+    epochs: Count = 1
+    minibatches: Count = 4
+
     name = "critic"
 
-    def __init__(self, responses: int = 1, learning_rate: float = 3e-4, epochs: int = 1, minibatches: int = 4):
-        super().__init__(responses)
-        if not learning_rate > 0 or epochs < 1 or minibatches < 1:
-            raise PoiseLabError(
-                f"learning_rate={learning_rate}, epochs={epochs}, minibatches={minibatches}: "
-                "need learning_rate > 0 and at least 1 of the others"
-            )
-        self.learning_rate, self.epochs, self.minibatches, self.steps = learning_rate, epochs, minibatches, 0
+    def __post_init__(self):
+        super().__post_init__()
+        self.steps = 0
         self.backbone: Policy | None = None
 
     def start(self, policy):
@@ -103,34 +106,21 @@ class Critic(Baseline):
                 self.optimizer.step()
                 self.optimizer.zero_grad(set_to_none=True)
 
-    def settings(self):
-        more = {k: getattr(self, k) for k in ("learning_rate", "epochs", "minibatches")}
-        return {**super().settings(), **more}
-
     def state_dict(self):
-        state = {"steps": torch.tensor(self.steps)}
-        state |= {f"weight/{name}": p.detach() for name, p in self.parameters.items()}
-        names = list(self.parameters)
-        for i, entry in self.optimizer.state_dict()["state"].items():
-            state |= {f"moment/{names[i]}/{key}": value for key, value in entry.items()}
-        return state
+        state = {f"weight/{name}": p.detach() for name, p in self.parameters.items()}
+        state |= {f"moment/{name}": value for name, value in named_moments(self.optimizer, self.parameters).items()}
+        return {"steps": torch.tensor(self.steps), **state}
 
     def load_state_dict(self, state):
         self.steps = int(state["steps"])
-        index = {name: i for i, name in enumerate(self.parameters)}
-        moments: dict[int, dict] = {}
-        with torch.no_grad():
-            for key, value in state.items():
-                kind, _, rest = key.partition("/")
-                if kind == "weight":
-                    self.parameters[rest].copy_(value)
-                elif kind == "moment":
-                    name, _, moment = rest.rpartition("/")
-                    moments.setdefault(index[name], {})[moment] = value
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        weights, moments = (
+            {k.removeprefix(kind): v for k, v in state.items() if k.startswith(kind)} for kind in ("weight/", "moment/")
+        )
+        copy_weights(self.parameters, weights)
+        load_named_moments(self.optimizer, self.parameters, moments)
 
 
+@dataclasses.dataclass(eq=False)
 class PPO(Critic):
     """PPO's token-level critic (arXiv 1707.06347) with generalised advantage estimation (arXiv 1506.02438).
 
@@ -141,16 +131,9 @@ class PPO(Critic):
     gae_lambda: 1 gives r - V_t.
     """
 
-    name = "ppo"
+    gae_lambda: Share = 0.95
 
-    def __init__(
-        self, responses: int = 1, learning_rate: float = 3e-4, epochs: int = 1, minibatches: int = 4,
-        gae_lambda: float = 0.95,
-    ):  # fmt: skip
-        super().__init__(responses, learning_rate, epochs, minibatches)
-        if not 0 <= gae_lambda <= 1:
-            raise PoiseLabError(f"gae_lambda={gae_lambda}; it must be in [0, 1]")
-        self.gae_lambda = gae_lambda
+    name = "ppo"
 
     def advantages(self, rollouts, internals):
         rewards = checked_rewards(rollouts)
@@ -159,9 +142,6 @@ class PPO(Critic):
     def update(self, rollouts, internals):
         values = self.token_values(rollouts)
         self._fit(rollouts, gae(values, rollouts.rewards, rollouts.lengths, self.gae_lambda) + values)
-
-    def settings(self):
-        return {**super().settings(), "gae_lambda": self.gae_lambda}
 
 
 def gae(values: torch.Tensor, rewards: torch.Tensor, lengths: torch.Tensor, gae_lambda: float) -> torch.Tensor:

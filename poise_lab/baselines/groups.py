@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from ..errors import PoiseLabError
+import dataclasses
+
 from ..rollouts import join, leave_one_out_mean
-from .base import Baseline, checked_rewards
+from ..settings import Count
+from .base import Baseline, checked_rewards, standardised
 
 
 class RLOO(Baseline):
@@ -17,23 +19,22 @@ class RLOO(Baseline):
         return rewards - leave_one_out_mean(rewards)
 
 
+@dataclasses.dataclass(eq=False)
 class GRPO(Baseline):
     """Group mean over group standard deviation (arXiv 2402.03300): A_i = (r_i - mean) / (std + 1e-6).
 
     Population standard deviation. A group whose rewards all agree has advantage 0.
     """
 
+    responses: int = 8
+
     name, least, on_reward_scale = "grpo", 2, False
 
-    def __init__(self, responses: int = 8):
-        super().__init__(responses)
-
     def advantages(self, rollouts, internals):
-        rewards = checked_rewards(rollouts)
-        centred = rewards - rewards.mean(1, keepdim=True)
-        return centred / (rewards.std(1, keepdim=True, correction=0) + 1e-6)
+        return standardised(checked_rewards(rollouts), 1)
 
 
+@dataclasses.dataclass(eq=False)
 class DrGRPO(Baseline):
     """Group mean, undivided (Dr. GRPO, arXiv 2503.20783): A_i = r_i - mean.
 
@@ -41,32 +42,32 @@ class DrGRPO(Baseline):
     half, no division by the response's length, is the trainer's `token_mean`.
     """
 
-    name, least = "dr_grpo", 2
+    responses: int = 8
 
-    def __init__(self, responses: int = 8):
-        super().__init__(responses)
+    name, least = "dr_grpo", 2
 
     def advantages(self, rollouts, internals):
         rewards = checked_rewards(rollouts)
         return rewards - rewards.mean(1, keepdim=True)
 
 
+@dataclasses.dataclass(eq=False)
 class OPO(Baseline):
     """Group mean weighted by response length (OPO, arXiv 2505.23585): A_i = r_i - sum_j l_j r_j / sum_j l_j.
 
     The length stands for the squared norm of the score, which the best constant baseline is weighted by.
     """
 
-    name, least = "opo", 2
+    responses: int = 8
 
-    def __init__(self, responses: int = 8):
-        super().__init__(responses)
+    name, least = "opo", 2
 
     def advantages(self, rollouts, internals):
         rewards, lengths = checked_rewards(rollouts), rollouts.lengths
         return rewards - (lengths * rewards).sum(1, keepdim=True) / lengths.sum(1, keepdim=True)
 
 
+@dataclasses.dataclass(eq=False)
 class DAPO(GRPO):
     """GRPO with dynamic sampling (DAPO, arXiv 2503.14476): groups whose rewards all agree are drawn again.
 
@@ -76,13 +77,9 @@ class DAPO(GRPO):
     rounds: how often it draws for what is still missing; after that the batch stays smaller.
     """
 
-    name = "dapo"
+    rounds: Count = 10
 
-    def __init__(self, responses: int = 8, rounds: int = 10):
-        super().__init__(responses)
-        if rounds < 1:
-            raise PoiseLabError(f"rounds={rounds}; it must be at least 1")
-        self.rounds = rounds
+    name = "dapo"
 
     def sample(self, sampler):
         kept, missing = [], sampler.prompts
@@ -95,6 +92,3 @@ class DAPO(GRPO):
             if missing == 0:
                 break
         return join(kept) if kept else rollouts
-
-    def settings(self):
-        return {**super().settings(), "rounds": self.rounds}

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
+from sklearn.base import clone
 
 from ..errors import PoiseLabError
 from ..probe import RecentBuffer, ValueProbe
 from ..rollouts import Rollouts, leave_one_out_mean
+from ..settings import Count
 from .base import Baseline, checked_rewards, surprise
 
 
+@dataclasses.dataclass(eq=False)
 class Poise(Baseline):
     """POISE (arXiv 2605.07579, Eq. 12 and 13): the baseline of a response is read from its siblings' states.
 
@@ -24,22 +29,21 @@ class Poise(Baseline):
     per_task: one probe and buffer per task (the release routes by domain), or one for all.
     """
 
+    probe: ValueProbe | str = "release"
+    buffer_rows: Count = 4096
+    warmup: Count = 4
+    per_task: bool = False
+
     name, least = "poise", 2
 
-    def __init__(
-        self,
-        responses: int = 2,
-        probe: ValueProbe | str = "release",
-        buffer_rows: int = 4096,
-        warmup: int = 4,
-        per_task: bool = False,
-    ):
-        super().__init__(responses)
-        if warmup < 1:
-            raise PoiseLabError(f"warmup={warmup}; the probe needs at least 1 step of rewards before its first fit")
-        self.template = ValueProbe.preset(probe) if isinstance(probe, str) else probe
-        RecentBuffer(buffer_rows)  # refuse a bad capacity now, not after the first step
-        self.buffer_rows, self.warmup, self.per_task = buffer_rows, warmup, per_task
+    def __post_init__(self):
+        super().__post_init__()
+        self.template = ValueProbe.preset(self.probe) if isinstance(self.probe, str) else self.probe
+        if not isinstance(self.template, ValueProbe):
+            raise PoiseLabError(
+                f"baseline {self.name!r}: probe={self.probe!r}; it must be a ValueProbe or a preset's name"
+            )
+        self.template.check_params()
         self.steps = 0
         self.probes: dict[str, ValueProbe] = {}
         self.buffers: dict[str, RecentBuffer] = {}
@@ -78,17 +82,10 @@ class Poise(Baseline):
             buffer = self.buffers.setdefault(name, RecentBuffer(self.buffer_rows))
             buffer.add(features[prompts], targets[prompts], None if weights is None else weights[prompts])
             if self.steps >= self.warmup:
-                self.probes[name] = ValueProbe(**self.template.get_params()).fit(*buffer.data())
+                self.probes[name] = clone(self.template).fit(*buffer.data())
 
     def settings(self):
-        probe = {**self.template.get_params(), "inputs": list(self.template.inputs)}
-        return {
-            **super().settings(),
-            "probe": probe,
-            "buffer_rows": self.buffer_rows,
-            "warmup": self.warmup,
-            "per_task": self.per_task,
-        }
+        return {**super().settings(), "probe": {**self.template.get_params(), "inputs": list(self.template.inputs)}}
 
     def state_dict(self):
         state = {"steps": torch.tensor(self.steps)}
@@ -112,8 +109,7 @@ class Poise(Baseline):
                 self.buffers[name] = RecentBuffer(self.buffer_rows)
                 self.buffers[name].load_state_dict(fields)
             else:
-                probe = ValueProbe(**self.template.get_params())
-                self.probes[name] = probe.set_fitted(fields["coef"].numpy(), fields["intercept"].item())
+                self.probes[name] = clone(self.template).set_fitted(fields["coef"].numpy(), fields["intercept"].item())
 
 
 class ScoreWeighted(Poise):

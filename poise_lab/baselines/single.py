@@ -9,7 +9,8 @@ import torch
 
 from ..errors import PoiseLabError
 from ..rollouts import Rollouts, leave_one_out_mean
-from .base import Baseline, checked_rewards, extra_rewards, surprise
+from ..settings import Count, PositiveShare
+from .base import Baseline, checked_rewards, extra_rewards, standardised, surprise
 
 
 class NoBaseline(Baseline):
@@ -33,6 +34,7 @@ class BatchMean(Baseline):
         return rewards - leave_one_out_mean(rewards.reshape(1, -1)).view_as(rewards)
 
 
+@dataclasses.dataclass(eq=False)
 class Constant(Baseline):
     """One number for all prompts, aimed at what `score_weighted` aims its probe at: A = r - E[R |s|^2] / E[|s|^2].
 
@@ -42,13 +44,13 @@ class Constant(Baseline):
     rows: responses that it is taken from, the most recent ones.
     """
 
+    responses: int = 1
+    rows: Count = 4096
+
     name = "constant"
 
-    def __init__(self, responses: int = 1, rows: int = 4096):
-        super().__init__(responses)
-        if rows < 1:
-            raise PoiseLabError(f"rows={rows}; the constant needs at least 1 response")
-        self.rows = rows
+    def __post_init__(self):
+        super().__post_init__()
         self.history = torch.zeros(0, 2)  # surprise and reward, newest last
 
     @property
@@ -64,9 +66,6 @@ class Constant(Baseline):
         new = torch.stack([surprise(rollouts, internals), rollouts.rewards], -1).flatten(0, 1)
         self.history = torch.cat([self.history, new.float()])[-self.rows :]
 
-    def settings(self):
-        return {**super().settings(), "rows": self.rows}
-
     def state_dict(self):
         return {"history": self.history}
 
@@ -74,13 +73,13 @@ class Constant(Baseline):
         self.history = state["history"]
 
 
+@dataclasses.dataclass(eq=False)
 class ReMax(Baseline):
     """The reward of the greedy response (ReMax, arXiv 2310.10505): A_i = r_i - r_greedy."""
 
-    name = "remax"
+    responses: int = 1
 
-    def __init__(self, responses: int = 1):
-        super().__init__(responses)
+    name = "remax"
 
     def sample(self, sampler):
         rollouts = super().sample(sampler)
@@ -91,6 +90,7 @@ class ReMax(Baseline):
         return checked_rewards(rollouts) - extra_rewards(rollouts, self.name).mean(1, keepdim=True)
 
 
+@dataclasses.dataclass(eq=False)
 class Oracle(Baseline):
     """V(x) as the mean reward of many fresh responses: the best that a baseline of the prompt can be.
 
@@ -99,13 +99,10 @@ class Oracle(Baseline):
     fresh: how many.
     """
 
-    name = "oracle"
+    responses: int = 1
+    fresh: Count = 16
 
-    def __init__(self, responses: int = 1, fresh: int = 16):
-        super().__init__(responses)
-        if fresh < 1:
-            raise PoiseLabError(f"fresh={fresh}; the oracle needs at least 1 fresh response")
-        self.fresh = fresh
+    name = "oracle"
 
     def sample(self, sampler):
         rollouts = super().sample(sampler)
@@ -115,10 +112,8 @@ class Oracle(Baseline):
     def advantages(self, rollouts, internals):
         return checked_rewards(rollouts) - extra_rewards(rollouts, self.name).mean(1, keepdim=True)
 
-    def settings(self):
-        return {**super().settings(), "fresh": self.fresh}
 
-
+@dataclasses.dataclass(eq=False)
 class SPO(Baseline):
     """Single stream (SPO, arXiv 2509.13232): a running mean per prompt, over the times that it was seen.
 
@@ -130,13 +125,14 @@ class SPO(Baseline):
     pool: problems in it.
     """
 
+    responses: int = 1
+    pool: Count = 960
+    forget: PositiveShare = 0.9
+
     name, on_reward_scale = "spo", False
 
-    def __init__(self, responses: int = 1, pool: int = 960, forget: float = 0.9):
-        super().__init__(responses)
-        if pool < 1 or not 0 < forget <= 1:
-            raise PoiseLabError(f"pool={pool}, forget={forget}: need pool >= 1 and 0 < forget <= 1")
-        self.pool, self.forget = pool, forget
+    def __post_init__(self):
+        super().__post_init__()
         self.counts: dict[int, list[float]] = {}  # prompt: [alpha, beta]
         self.total = [0.5, 0.5]
 
@@ -154,17 +150,15 @@ class SPO(Baseline):
 
     def advantages(self, rollouts, internals):
         raw = checked_rewards(rollouts) - self.tracked(rollouts)
-        return (raw - raw.mean()) / (raw.std(correction=0) + 1e-6)
+        return standardised(raw, (0, 1))
 
     def update(self, rollouts, internals):
-        counts = self._counts(rollouts)
-        for (key, (alpha, beta)), rewards in zip(counts, rollouts.rewards.tolist(), strict=True):
-            right, wrong = sum(rewards), len(rewards) - sum(rewards)
-            self.counts[key] = [self.forget * alpha + right, self.forget * beta + wrong]
-            self.total = [self.total[0] + right, self.total[1] + wrong]
-
-    def settings(self):
-        return {**super().settings(), "pool": self.pool, "forget": self.forget}
+        before = dict(self._counts(rollouts))
+        self.counts |= {key: [self.forget * alpha, self.forget * beta] for key, (alpha, beta) in before.items()}
+        for ids, rewards in zip(rollouts.prompt_ids, rollouts.rewards.tolist(), strict=True):
+            for counts in (self.counts[_prompt_key(ids)], self.total):
+                counts[0] += sum(rewards)
+                counts[1] += len(rewards) - sum(rewards)
 
     def state_dict(self):
         return {

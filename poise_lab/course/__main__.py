@@ -44,7 +44,7 @@ def check(source: Path, timeout: int = TIMEOUT, show=print) -> list[str]:
     """Grade untouched, solution, other right answers and planted ones; returns what is not as it should be."""
     wrong = []
     with Classroom(source, timeout) as room:
-        room.controlled = False  # planted answers are not out to deceive, and are themselves what is checked here
+        room.desk.controlled = False  # planted answers are not out to deceive, and are themselves what is checked here
         room.require_reference()
         untouched = room.grade("untouched", room.released)
         show(f"{room.name}\n  {untouched}")
@@ -64,7 +64,7 @@ def check(source: Path, timeout: int = TIMEOUT, show=print) -> list[str]:
             if amiss and len(together) > 1:  # one may have got in the way of another
                 amiss = [line for answer in together for line in graded_as_planted(room, [answer], show)]
             wrong += amiss
-        room.controlled = True
+        room.desk.controlled = True
         if not wrong:
             room.require_reference()
     return wrong

@@ -36,7 +36,7 @@ except ImportError:
     raise PoiseLabError("nbgrader is not installed: run `make assignments`, which installs it") from None
 
 from .cells import given_names, grade_id, is_answer, is_open, is_test
-from .submission import RunSubmission
+from .submission import Desk, RunSubmission
 
 TIMEOUT = 120  # seconds per cell; the slowest cell of a solution takes a tenth of it
 MOST_MEMORY = 4 * 2**30  # bytes of a submission's processes; a solution takes a quarter of it
@@ -71,20 +71,21 @@ class Classroom:
     """A temporary nbgrader course with one assignment, released; `grade` grades one notebook after another.
 
     source: the folder source/<name> of the assignment. timeout: seconds per cell. most_memory, most_disk: bytes.
-    given: names that the tests use, by the cell that sets them. controls: a wrong answer for each test.
     """
 
     def __init__(
         self, source: Path, timeout: int = TIMEOUT, most_memory: int = MOST_MEMORY, most_disk: int = MOST_DISK
     ):
-        self.name, self.timeout, self.most_memory, self.most_disk = source.name, timeout, most_memory, most_disk
+        self.name = source.name
         self._folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         self.course = Path(self._folder.name).resolve()
         self.closed = source.resolve().parent.parent  # solutions, submissions and grades of the real course
-        self.notes, self.withheld, self.seconds, self.controlled = [], [], {}, True
+        self.master = nbformat.read(source / f"{self.name}.ipynb", 4)
+        controls = {test: answer.source for answer in reversed(planted_answers(source)) for test in answer.loses}
+        self.desk = Desk(self.course, self.closed, most_memory, most_disk, given_names(self.master), controls)
 
         class Run(RunSubmission):
-            room = self
+            desk = self.desk
 
         config = Config()
         config.CourseDirectory.root = str(self.course)
@@ -96,7 +97,6 @@ class Classroom:
         config.RunSubmission.interrupt_on_timeout, config.RunSubmission.error_on_timeout = False, {}
         config.RunSubmission.extra_arguments = ["--log-level=ERROR"]
         shutil.copytree(source, self.course / "source" / self.name)
-        self.master = nbformat.read(source / f"{self.name}.ipynb", 4)
         with nbgrader_at_hand():
             self.api = NbGraderAPI(config=config)
             result = self.api.generate_assignment(self.name)
@@ -105,11 +105,6 @@ class Classroom:
         self.released_folder = self.course / "release" / self.name
         self.released = nbformat.read(self.released_folder / f"{self.name}.ipynb", 4)
         shutil.rmtree(self.course / "source")  # from here on the solutions are in memory only
-        self.given = given_names(self.master)
-        self.controls = {}
-        for answer in planted_answers(source):
-            for test in answer.loses:
-                self.controls.setdefault(test, answer.source)
 
     def close(self) -> None:
         self._folder.cleanup()
@@ -169,13 +164,13 @@ class Classroom:
                     points[test] = float(gradebook.find_grade(test, self.name, self.name, student).auto_score or 0)
                 except MissingEntry:
                     points[test] = 0.0
-        for test in self.withheld:
+        for test in self.desk.withheld:
             points[test] = 0.0
             messages.append(
                 f"{test}: no points, for here it passes a wrong answer too: the notebook changes what tests use"
             )
         ran = nbformat.read(self.course / "autograded" / student / self.name / f"{self.name}.ipynb", 4)
-        return Graded(student, points, of, messages + self.notes + said(ran))
+        return Graded(student, points, of, messages + self.desk.notes + said(ran))
 
 
 @dataclasses.dataclass

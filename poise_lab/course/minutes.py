@@ -65,9 +65,9 @@ def state_minutes(course: Path, name: str) -> list[dict]:
     """Measure the solution's processor seconds, and write the formula's minutes wherever minutes are stated."""
     path = course / "source" / name / f"{name}.ipynb"
     with Classroom(path.parent) as room:
-        room.controlled = False
+        room.desk.controlled = False
         room.require_reference()
-        measured = [round(sum(room.seconds.get(c, 0) for c in e["cells"])) for e in exercises(room.master)]
+        measured = [round(sum(room.desk.seconds.get(c, 0) for c in e["cells"])) for e in exercises(room.master)]
     record = course / SECONDS
     known = read_json(record) if record.is_file() else {}
     write_json(record, dict(sorted({**known, name: measured}.items())))

@@ -14,8 +14,8 @@ import subprocess
 import tempfile
 import threading
 import uuid
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import nbformat
 import psutil
@@ -23,9 +23,6 @@ from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from nbgrader.preprocessors import Execute
 
 from .cells import called, grade_id, is_answer, is_test, names_set
-
-if TYPE_CHECKING:
-    from .grading import Classroom
 
 MOST_OUTPUT = 100_000  # characters kept of what a cell prints
 GUARD = """
@@ -45,13 +42,32 @@ del _load
 MARK = "POISE_LAB_GRADES"  # in the environment of all processes of one submission
 
 
-class RunSubmission(Execute):
-    """nbgrader's execution, with one end for a cell that ends the kernel or never ends: the others run without it.
+@dataclass
+class Desk:
+    """What submissions are run under, and what was noticed of the last one.
 
-    room: the Classroom, which subclasses set. What was noticed goes into room.notes and room.withheld.
+    course: the folder of the grader. closed: the real course, which no submission may read. most_memory, most_disk:
+    bytes. given: names that the tests use, by the cell that sets them. controls: a wrong answer for each test.
+    controlled: whether they are tried. notes: sentences for the student. withheld: tests that accept a wrong answer.
+    seconds: of the processor, by cell.
     """
 
-    room: Classroom
+    course: Path
+    closed: Path
+    most_memory: int
+    most_disk: int
+    given: dict[str, list[str]]
+    controls: dict[str, str]
+    controlled: bool = True
+    notes: list[str] = field(default_factory=list)
+    withheld: list[str] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+class RunSubmission(Execute):
+    """nbgrader's execution, with one end for a cell that ends the kernel or never ends: the others run without it."""
+
+    desk: Desk  # which a subclass sets
 
     def preprocess(self, nb, resources, km=None):
         self.fatal: dict[int, str] = {}
@@ -59,10 +75,10 @@ class RunSubmission(Execute):
         own = Path(resources["metadata"]["path"] or ".").resolve()
         handed_in = set(own.rglob("*"))
         while True:
-            self.own = [own, Path(tempfile.mkdtemp(dir=self.room.course))]
+            self.own = [own, Path(tempfile.mkdtemp(dir=self.desk.course))]
             self.printed: dict[int, int] = {}
             self.too_much, self.locked, self.mark, self.over = "", False, uuid.uuid4().hex, threading.Event()
-            self.room.notes, self.room.withheld, self.room.seconds = [], [], {}
+            self.desk.notes, self.desk.withheld, self.desk.seconds = [], [], {}
             try:
                 return super().preprocess(nb, resources, km)
             except CellTimeoutError:
@@ -95,10 +111,10 @@ class RunSubmission(Execute):
                 disk = sum(p.lstat().st_size for folder in self.own for p in folder.rglob("*"))
             except (psutil.Error, OSError):  # something is gone while one looks
                 continue
-            if memory > self.room.most_memory:
-                self.too_much = f"took more than {self.room.most_memory / 2**30:.2g} GB of memory"
-            elif disk > self.room.most_disk:
-                self.too_much = f"wrote more than {self.room.most_disk / 2**30:.2g} GB"
+            if memory > self.desk.most_memory:
+                self.too_much = f"took more than {self.desk.most_memory / 2**30:.2g} GB of memory"
+            elif disk > self.desk.most_disk:
+                self.too_much = f"wrote more than {self.desk.most_disk / 2**30:.2g} GB"
             if self.too_much:
                 with contextlib.suppress(psutil.Error):
                     kernel.kill()
@@ -107,7 +123,7 @@ class RunSubmission(Execute):
     def preprocess_cell(self, cell, resources, index):
         self.at = index
         if not self.locked:
-            own, closed = ([str(p) for p in paths] for paths in (self.own, (self.room.course, self.room.closed)))
+            own, closed = ([str(p) for p in paths] for paths in (self.own, (self.desk.course, self.desk.closed)))
             self.aside(GUARD.format(path=str(Path(__file__).with_name("guard.py")), own=own, closed=closed), index)
             self.locked = True
         if index in self.fatal:
@@ -119,11 +135,11 @@ class RunSubmission(Execute):
             before = self.processor_seconds()
             cell, resources = super().preprocess_cell(cell, resources, index)
             if grade_id(cell):
-                self.room.seconds[grade_id(cell)] = self.processor_seconds() - before
-            names = self.room.given.get(grade_id(cell))
+                self.desk.seconds[grade_id(cell)] = self.processor_seconds() - before
+            names = self.desk.given.get(grade_id(cell))
             if names:
                 self.aside(f"__import__('poise_lab_guard').keep(globals(), {names})", index)
-        if index == len(self.nb.cells) - 1 and self.room.controlled:
+        if index == len(self.nb.cells) - 1 and self.desk.controlled:
             self.try_wrong_answers(index)
         return cell, resources
 
@@ -146,20 +162,20 @@ class RunSubmission(Execute):
             where = [c for c in self.nb.cells if name in names_set(c) and (is_answer(c) or not grade_id(c))]
             cells = " and ".join(called(self.nb.cells.index(c), c) for c in where) or "a cell"
             note = f"{cells} redefines `{name}`, which the notebook gives; the tests took the notebook's"
-            if note not in self.room.notes:
-                self.room.notes.append(note)
+            if note not in self.desk.notes:
+                self.desk.notes.append(note)
 
     def try_wrong_answers(self, index: int) -> None:
         """A test that was passed, and that a planted wrong answer passes as well, tests nothing in this kernel."""
         passed = [c for c in self.nb.cells if is_test(c) and not any(o.output_type == "error" for o in c.outputs)]
-        tests = {grade_id(c): c.source for c in passed if grade_id(c) in self.room.controls}
-        self.room.withheld = list(tests)
+        tests = {grade_id(c): c.source for c in passed if grade_id(c) in self.desk.controls}
+        self.desk.withheld = list(tests)
         try:
             for name, test in tests.items():
-                self.aside(self.room.controls[name], index)
+                self.aside(self.desk.controls[name], index)
                 self.before_test(index)
                 if any(output.output_type == "error" for output in self.aside(test, index)):
-                    self.room.withheld.remove(name)
+                    self.desk.withheld.remove(name)
         except (CellTimeoutError, DeadKernelError):
             pass  # what could not be tried gives no points
 

@@ -26,9 +26,8 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 from ..files import provenance, write_json
 from ..generate import sample_rollouts
 from ..policies import Policy
-from ..tasks import END_OF_REASONING, LAPTOP_SETTINGS, TINY_TASKS, Problem, load_task
+from ..tasks import END_OF_REASONING, LAPTOP_SETTINGS, START_OF_REASONING, TINY_TASKS, Problem, load_task
 
-START_OF_REASONING = "<think>"
 SLIP = {"chain_sum": 0.38, "spell_backward": 0.42, "word_sorting": 0.4}
 CLOSE_LETTERS = 3  # first letters this close in the alphabet make two words hard to order
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..files import read_json, write_json
+from ..files import read_json, write_json, write_text
 from ..rollouts import Rollouts
 
 SPLITS = 5
@@ -39,6 +39,15 @@ def piece(path: Path, make: Callable[[], object]):
     if not path.is_file():
         write_json(path, make())
     return read_json(path)
+
+
+def refresh(readme: Path, mark: str, text: str) -> None:
+    """Put a table between the README's two marks of this name."""
+    start, end = f"<!-- {mark} -->\n", f"<!-- /{mark} -->"
+    before, _, rest = readme.read_text(encoding="utf-8").partition(start)
+    new = f"{before}{start}{text}\n{end}{rest.partition(end)[2]}"
+    if new != before + start + rest:
+        write_text(readme, new)
 
 
 def splits(prompts: int) -> list[tuple[np.ndarray, np.ndarray]]:

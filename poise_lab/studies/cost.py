@@ -1,7 +1,7 @@
 """What it takes to leave the laptop: the extra `scale`, and memory and time of a step on paper.
 
 The arithmetic of `step_cost` counts what POISE adds to a step of TRL, against the step itself. Its assumptions
-stand in `Assumptions`. The speeds of the CPU were measured (`python -m poise_lab.studies.cost data/scale/cpu.json`), and of
+stand in `Assumptions`. The speeds of the CPU were measured (`poise-lab study cost`), and of
 those for three widths the slowest is taken. Of a GPU nothing is measured but one small run (`data/scale/h200`).
 """
 
@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-import sys
 import time
+from pathlib import Path
 
 import numpy as np
 
-from ..files import provenance, write_json
+from ..files import provenance, read_json, write_json
 from ..probe import RecentBuffer, ValueProbe
 from ..rollouts import reasoning_end
 from ..runs import format_table
+from ..sources import data_dir
 
 PRESETS = ("release", "paper")  # of the probe
+FILE, CALLS = "cpu.json", 5  # the record, and calls of which the median counts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,18 +192,28 @@ def measure(a: Assumptions | None = None) -> dict:
 
 
 def _seconds(call, *args) -> float:
-    """Of processor time, the median of five calls; a first fit may take twice as long."""
+    """Of processor time, the median of CALLS calls; a first fit may take twice as long."""
     taken = []
-    for _ in range(5):
+    for _ in range(CALLS):
         start = time.process_time()
         call(*args)
         taken.append(time.process_time() - start)
     return statistics.median(taken)
 
 
-if __name__ == "__main__":
-    measured = measure()
-    if len(sys.argv) > 1:
-        write_json(sys.argv[1], {**measured, **provenance()})
-    print(measured)
-    print(format_table(cost_table()))
+def missing(out: Path) -> dict[str, float]:
+    """The measured speeds, if they are not in the folder, with the minutes that the recorded ones took."""
+    path = data_dir() / "scale" / FILE
+    found = [read_json(path)[size.name] for size in SIZES] if path.is_file() else []
+    seconds = [x for each in found for key, x in each.items() if key.endswith("_seconds")]
+    return {} if (out / FILE).is_file() else {FILE: CALLS * sum(seconds) / 60 if seconds else float("nan")}
+
+
+def record(out: Path) -> None:
+    """Measure the speeds of this machine's CPU."""
+    write_json(out / FILE, {"command": "poise-lab study cost", **measure(), **provenance()})
+
+
+def says(out: Path) -> str:
+    """The arithmetic of a step, by policy and number of GPUs."""
+    return format_table(cost_table())

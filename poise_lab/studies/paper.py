@@ -79,7 +79,7 @@ def papers(table: str, names: Sequence[str], depth: int = 0, model: str = QWEN) 
     """The paper's numbers, {"mae", "r"}, for those of our rows that it has too; a layer's at the same relative depth."""
     if model not in PAPER.get(table, {}):
         return {}
-    theirs = read_json(data_dir() / "paper_results.json")[PAPER[table][model]]
+    theirs = read_json(data_dir() / "paper_results.json")["v2"][PAPER[table][model]]
     theirs = {name: value for name, value in theirs.items() if isinstance(value, dict)}
     if table != "layers":
         return {name: theirs[name] for name in names if name in theirs}
@@ -163,7 +163,7 @@ def depth_figure(models: dict[str, Sequence[dict]], title: str):
         depth = [round(int(name) / (tasks[0]["config"]["depth"] - 1), 3) for name in names]
         plots.add_line(fig, depth, mean, model, low=low, high=high, **style)
     for model, dash in ((QWEN, "dot"), (R1, "dash")):
-        theirs = read_json(data_dir() / "paper_results.json")[PAPER["layers"][model]]
+        theirs = read_json(data_dir() / "paper_results.json")["v2"][PAPER["layers"][model]]
         depth = [round(int(name) / (DEPTH[model] - 1), 3) for name in theirs]
         r = [value["r"] for value in theirs.values()]
         plots.add_line(fig, depth, r, f"{model} (paper)", plots.COLORS[7], dash=dash)

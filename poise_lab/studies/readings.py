@@ -1,6 +1,6 @@
 """Real language models on reasoning-gym tasks: where V(x) spreads, and what a probe would read there.
 
-    poise-lab probes --policy smollm2-135m --out data/real
+    poise-lab study real
 
 For each task: problems, responses, rewards, and the internals of some responses at several layers and pooling
 windows, kept in the cache in pieces. Interrupted, the same call goes on with the piece that is missing. What is

@@ -1,4 +1,4 @@
-"""Every baseline at equal budget, over seeds: `poise-lab compare --recipe showdown`.
+"""Every baseline at equal budget, over seeds: `poise-lab study showdown`.
 
 What is the same for all: policy, tasks, held-out problems of a seed, the clipped surrogate with its token
 mean, mini-batches, and the responses sampled per step, greedy ones included; only DAPO samples until enough
@@ -6,7 +6,7 @@ groups disagree, so its number follows from the policy, and all of it counts. Me
 tokens or seconds. What differs is the baseline, how it spends those responses on prompts, and the learning
 rate, which the same small search chooses for each on a seed that is not used again.
 
-A run is a folder like any other. Interrupted, the recipe goes on where it stopped.
+A run is a folder like any other. Interrupted, the study goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import contextlib
 import dataclasses
 import multiprocessing
 import os
-import shutil
 import tempfile
 import threading
 import time
@@ -31,8 +30,11 @@ from ..baselines.base import Baseline
 from ..files import provenance, read_json, write_json
 from ..policies import load_policy
 from ..runs import RunRecord, read_run
+from ..sources import data_dir
 from ..tasks import TINY_TASKS, load_task
 from ..trainer import TrainConfig, Trainer
+from . import trained
+from .trained import finished_partial, partial_of, put_in_place
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +80,7 @@ PARTS = ("sample", "internals", "baseline", "update")  # of a step; evaluations 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One run of the recipe. Finished, its folder is in place; until then it ends in .partial."""
+    """One run of the study. Finished, its folder is in place; until then it ends in .partial."""
 
     method: Method
     learning_rate: float
@@ -98,10 +100,10 @@ class Job:
         )
 
     def __call__(self) -> RunRecord:
-        partial = self.folder.with_name(self.folder.name + ".partial")
-        self.trainer(partial).run()
-        shutil.rmtree(partial / "checkpoints")
-        os.replace(partial, self.folder)
+        partial = partial_of(self.folder)
+        if not finished_partial(self.folder):
+            self.trainer(partial).run()
+        put_in_place(partial, self.folder)
         return read_run(self.folder)
 
 
@@ -133,15 +135,33 @@ def main_jobs(folder: Path) -> list[Job]:
     ]
 
 
+def priced(folder: Path) -> bool:
+    """Whether the folder holds a price for every method."""
+    path, labels = folder / "prices.json", {method.label for method in METHODS}
+    return path.is_file() and set(read_json(path)["seconds_per_token"]) == labels
+
+
+def missing(folder: Path) -> dict[str, float]:
+    """What is not in the folder, with the minutes that it takes as far as recorded runs tell."""
+    searched = [job.folder.name for job in search_jobs(folder)]
+    compared = [f"{m.label.replace(' ', '-')}-{seed}" for seed in SEEDS for m in METHODS]
+    recorded = data_dir() / "showdown"
+    return {
+        **trained.missing(searched, folder / "search", recorded / "search"),
+        **trained.missing(compared, folder / "runs", recorded / "runs"),
+        **({} if priced(folder) else {"prices.json": float("nan")}),
+    }
+
+
 def record(folder: str | Path) -> list[RunRecord]:
     """Make the runs that are missing, one thread each and one per core, and return the compared ones."""
     folder = Path(folder)
     for jobs in (search_jobs, main_jobs):
         _run_all([job for job in jobs(folder) if not job.folder.exists()])
-    path = folder / "prices.json"
-    if not path.is_file() or set(read_json(path)["seconds_per_token"]) != {method.label for method in METHODS}:
+    if not priced(folder):
         with _children(1) as pool:
-            write_json(path, pool.submit(prices, main_jobs(folder)[: len(METHODS)], WARM_STEPS, PRICE_ROUNDS).result())
+            found = pool.submit(prices, main_jobs(folder)[: len(METHODS)], WARM_STEPS, PRICE_ROUNDS).result()
+            write_json(folder / "prices.json", found)
     return recorded(folder)
 
 

@@ -1,6 +1,6 @@
 """The quick probe on a real model: 320 sums x 8 responses, from loading the model to the score.
 
-    python -m poise_lab.studies.sums data/real/sums.json
+    poise-lab study sums
 
 Over seeds, with the seconds of each part. Examples, layer, window and ridge strength were chosen on the seeds SEARCHED,
 which are not recorded. One seed is measured in float32 too.
@@ -9,7 +9,6 @@ which are not recorded. One seed is measured in float32 too.
 from __future__ import annotations
 
 import dataclasses
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,13 +16,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..files import provenance, write_json
+from ..files import provenance, read_json, write_json
 from ..generate import sample_rollouts
 from ..internals import read_internals
 from ..policies import load_policy
 from ..probe import ValueProbe
 from ..process import timed
-from ..stats import agreement, value_spread
+from ..sources import data_dir
+from ..stats import agreement, mean_interval, value_spread
 from ..tasks import load_task
 from .common import settings_features, splits
 from .tables import Plain
@@ -64,7 +64,7 @@ def measure(seed: int, dtype: torch.dtype = torch.bfloat16, setting: Sums | None
     with timed(seconds, "fit and score"):
         for fit, held_out in splits(s.prompts):
             probe = ValueProbe(ridge=s.ridge).fit(internals.select(fit), targets[fit])
-            scores.append(probe.score(internals.select(held_out), targets[held_out]))
+            scores.append(agreement(probe.predict(internals.select(held_out)), targets[held_out]))
     columns, y = settings_features(rollouts)[..., :-1], targets.numpy()
     for fit, held_out in splits(s.prompts):
         plain = Plain().fit(columns[fit].reshape(-1, columns.shape[2]), y[fit].reshape(-1))
@@ -86,14 +86,34 @@ def processor_seconds(dtype: torch.dtype, prompts: int = 80) -> float:
     return round(time.process_time() - start, 1)
 
 
-def record(path: str | Path, log: Callable[[str], None] = print) -> None:
+FILE = "sums.json"
+
+
+def missing(out: Path) -> dict[str, float]:
+    """The record, if it is not in the folder, with the minutes that the one in the data took."""
+    path = data_dir() / "real" / FILE
+    taken = [run["seconds"] / 60 for run in _runs(read_json(path))] if path.is_file() else [float("nan")]
+    return {} if (out / FILE).is_file() else {FILE: sum(taken)}
+
+
+def _runs(found: dict) -> list[dict]:
+    return [*found["runs"], found["float32"]]
+
+
+def says(out: Path) -> str:
+    """r of the recorded seeds, and how long a seed took."""
+    runs = read_json(out / FILE)["runs"]
+    r = "{:.3f} [{:.3f}, {:.3f}]".format(*mean_interval([run["r"] for run in runs]))
+    return f"r {r} over {len(runs)} seeds, at most {max(run['seconds'] for run in runs):.0f} s each"
+
+
+def record(out: Path, log: Callable[[str], None] = print) -> None:
     """Measure every seed, and the first one in float32, and write them; the dtypes' speed on fewer prompts beside them."""
     runs = []
     for seed, dtype in [*((seed, torch.bfloat16) for seed in SEEDS), (SEEDS[0], torch.float32)]:
         runs.append(measure(seed, dtype))
         log(f"seed {seed}, {runs[-1]['dtype']}: r {runs[-1]['r']:.3f} after {runs[-1]['seconds']:.0f} s")
-    command = f"python -m poise_lab.studies.sums {path}"
-    about = {"command": command, "provenance": provenance(), "setting": dataclasses.asdict(Sums())}
+    about = {"command": "poise-lab study sums", "provenance": provenance(), "setting": dataclasses.asdict(Sums())}
     seconds = {str(dtype).removeprefix("torch."): processor_seconds(dtype) for dtype in (torch.bfloat16, torch.float32)}
     found = {
         "searched": list(SEARCHED),
@@ -101,8 +121,4 @@ def record(path: str | Path, log: Callable[[str], None] = print) -> None:
         "float32": runs[-1],
         "processor_seconds_80_prompts": seconds,
     }
-    write_json(path, {**about, **found})
-
-
-if __name__ == "__main__":
-    record(sys.argv[1])
+    write_json(out / FILE, {**about, **found})

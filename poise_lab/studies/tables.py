@@ -140,17 +140,31 @@ def tables_of(readings: Readings) -> dict[str, Callable[[], dict[str, dict[str, 
     }  # fmt: skip
 
 
+def missing(models: Sequence[str], out: Path) -> dict[str, float]:
+    """The tables that are not in the folder; no time was recorded."""
+    left = []
+    for model in (Path(name).name for name in models):
+        if not (out / f"search-{model}.json").is_file():
+            left.append(f"search-{model}.json")
+        for one in TASKS:
+            path = out / model / f"{one.task}.json"
+            if not path.is_file() or "critic" not in read_json(path):
+                left.append(f"{model}/{path.name}")
+    return dict.fromkeys(left, float("nan"))
+
+
 def record(name: str, out: str | Path, log: Callable[[str], None] = print) -> None:
     """Make all that is missing of a model's tables, and write them under `out`; interrupted, the same call goes on."""
     out = Path(out)
     policy = load_policy(name, shots=SHOTS, dtype=torch.bfloat16)
-    about = {"command": f"poise-lab probes --policy {name} --out {out}", "provenance": provenance()}
-    searched = out / f"search-{policy.name}.json"
+    model = Path(policy.name).name
+    about = {"command": f"poise-lab study real --policy {name}", "provenance": provenance()}
+    searched = out / f"search-{model}.json"
     if not searched.is_file():
         found = search(policy, log=log)
         write_json(searched, {**about, "policy": policy.name, "shots": SHOTS, "seed": 1000, "rows": found})
     for one in TASKS:
-        path, folder = out / policy.name / f"{one.task}.json", folder_of(policy) / one.task
+        path, folder = out / model / f"{one.task}.json", folder_of(policy) / one.task
         if path.is_file():
             continue
         readings = read_task(policy, one, log=log)
@@ -158,7 +172,7 @@ def record(name: str, out: str | Path, log: Callable[[str], None] = print) -> No
         for table, make in tables_of(readings).items():
             tables[table] = piece(folder / f"table-{table}.json", make)
             log(f"{policy.name}: {one.task}, table {table}")
-        write_rows(readings, out / "rows" / policy.name / f"{one.task}.safetensors")
+        write_rows(readings, out / "rows" / model / f"{one.task}.safetensors")
         spread = value_spread(torch.from_numpy(readings.rewards))
         values = dict(
             mean=float(readings.rewards.mean()), spread=spread, ceiling=readings.ceiling(), layer=readings.layer
@@ -166,10 +180,10 @@ def record(name: str, out: str | Path, log: Callable[[str], None] = print) -> No
         write_json(path, {**about, "config": readings.config, **values, "tables": tables})
     rates: Sequence[float] = CRITIC_RATES
     for one in TASKS:
-        path, folder = out / policy.name / f"{one.task}.json", folder_of(policy) / one.task
+        path, folder = out / model / f"{one.task}.json", folder_of(policy) / one.task
         found = read_json(path)
         if "critic" not in found:
-            rewards = recorded_rows(out, policy.name, one.task)["rewards"].astype(np.float32)
+            rewards = recorded_rows(out, model, one.task)["rewards"].astype(np.float32)
             row, found["critic"] = critic_row(name, one, rewards, rates, folder, log)
             found["tables"]["critic"] = {"probe": found["tables"]["presets"]["release"], "critic": row}
             write_json(path, found)

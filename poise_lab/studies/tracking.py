@@ -1,6 +1,6 @@
 """Does a value probe keep up with its policy? (arXiv 2605.07579, Figures 4, 5, 9 and 10)
 
-    poise-lab tracking --out data/tracking
+    poise-lab study tracking
 
 While POISE trains the bundled policy, several value models watch the same rollouts: the probe refitted on buffers of
 several lengths, a probe that is never refitted, and a critic that is trained online. Every `EVERY` steps each is
@@ -11,6 +11,7 @@ with the seed that is missing.
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from ..policies import Policy, load_policy
 from ..probe import RecentBuffer, ValueProbe
 from ..rollouts import leave_one_out_mean
 from ..sampler import step_seed
+from ..sources import data_dir
 from ..stats import agreement, mean_interval, variance_reduction
 from ..tasks import TINY_TASKS, load_task
 from ..trainer import TrainConfig, Trainer
@@ -145,6 +147,13 @@ def track(seed: int, out: Path, config: TrainConfig, every: int = EVERY, kept: S
     return {"config": settings, "looks": looks}
 
 
+def missing(out: Path) -> dict[str, float]:
+    """The seeds that are not in the folder, with the minutes that the recorded ones took, where they tell."""
+    took = [one["minutes"] for one in recorded(data_dir() / "tracking") if "minutes" in one]
+    minutes = float(np.mean(took)) if took else float("nan")
+    return {f"seed-{seed}.json": minutes for seed in range(SEEDS) if not (out / f"seed-{seed}.json").is_file()}
+
+
 def record(out: str | Path, seeds: int = SEEDS, steps: int = STEPS, log: Callable[[str], None] = print) -> None:
     """Make the seeds that are missing under `out`."""
     out = Path(out)
@@ -154,8 +163,12 @@ def record(out: str | Path, seeds: int = SEEDS, steps: int = STEPS, log: Callabl
             continue
         # the trainer's own evaluation only at both ends: the looks are closer
         config = TrainConfig(steps=steps, seed=seed, eval_every=steps, checkpoint_every=steps)
+        start = time.perf_counter()
         made = track(seed, out, config)
-        write_json(path, {"command": f"poise-lab tracking --out {out}", "provenance": provenance(), **made})
+        minutes = round((time.perf_counter() - start) / 60, 1)
+        write_json(
+            path, {"command": "poise-lab study tracking", "minutes": minutes, "provenance": provenance(), **made}
+        )
         log(f"seed {seed}: " + ", ".join(f"{k} {v['r']:.2f}" for k, v in made["looks"][-1]["models"].items()))
 
 

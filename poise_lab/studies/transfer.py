@@ -1,6 +1,6 @@
 """Does a value probe fitted on one setting serve another?
 
-    poise-lab transfer --out data/transfer
+    poise-lab study transfer
 
 A setting is a policy and a task: rows of internal states with the rewards of their prompts. A probe fitted on the
 source is used on the target as it is (where the shapes allow), after an affine map learned without labels, and beside
@@ -23,13 +23,13 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file
 
-from ..errors import PoiseLabError
 from ..files import provenance, read_json, write_json
+from ..models.pretrain import make_bundled_policy
 from ..policies import load_policy
 from ..probe import ValueProbe
 from ..rollouts import leave_one_out_mean
 from ..show import plots
-from ..sources import cache_dir
+from ..sources import cache_dir, data_dir
 from ..stats import agreement, bootstrap_interval, mean_interval, pair_reduction, value_spread
 from .common import piece, splits
 from .tracking import SEEDS, keep_rows, rows_file
@@ -45,6 +45,7 @@ MEASURES = {
 }  # fmt: skip
 CHECKPOINTS = ((0, 100), (100, 200), (0, 200), (200, 0))  # steps: probe fitted at, used at
 TINY = {"tiny": "bundled", "tiny-seed1": "other seed", "tiny-narrow": "half the width"}
+PRETRAINED = {"tiny-seed1": dict(steps=2000, seed=1), "tiny-narrow": dict(steps=2000, width=64)}  # into the cache
 
 
 @dataclasses.dataclass
@@ -179,7 +180,10 @@ class Group:
 
 
 def groups(data: str | Path, tiny: Path) -> list[Group]:
-    """Every group of which there are rows: other tasks, checkpoints, tiny policies (in the folder `tiny`), families."""
+    """Every group of which there are rows: other tasks, checkpoints, tiny policies (in the folder `tiny`), families.
+
+    The rows of the tiny policies are made when they are missing, and count as there.
+    """
     data, found = Path(data), []
     models = {path.name: sorted(path.glob("*.safetensors")) for path in sorted((data / "real" / "rows").glob("*"))}
     for model, tasks in models.items():
@@ -197,20 +201,42 @@ def groups(data: str | Path, tiny: Path) -> list[Group]:
             if source != target:
                 shared = tuple((path, same[path.name]) for path in tasks if path.name in same)
                 found.append(Group("another family", f"{source} to {target}", shared))
-    return [group for group in found if group.pairs and all(path.is_file() for pair in group.pairs for path in pair)]
+    there = {path for group in found for pair in group.pairs for path in pair if path.is_file()} | set(files.values())
+    return [group for group in found if group.pairs and all(there.issuperset(pair) for pair in group.pairs)]
 
 
-def record(out: str | Path, data: str | Path, log: Callable[[str], None] = print) -> None:
+def _policy_folder(name: str) -> Path:
+    return cache_dir() / "policies" / name
+
+
+def missing(out: Path) -> dict[str, float]:
+    """What is not there, with the minutes that pretraining took as far as the bundled policy's card tells."""
+    card, nan = read_json(data_dir() / "tiny-policy" / "card.json"), float("nan")
+    per_step = card["minutes"] / int(card["command"].split("--steps ")[1].split()[0])
+    rows = {name: out / "rows" / f"{name}.safetensors" for name in TINY}
+    pretrained = {
+        f"policy {name}": settings["steps"] * per_step
+        for name, settings in PRETRAINED.items()
+        if not rows[name].is_file() and not _is_made(name)
+    }
+    files = [*rows.values(), *(out / group.file for group in groups(data_dir(), out / "rows"))]
+    return pretrained | {path.name: nan for path in files if not path.is_file()}
+
+
+def _is_made(name: str) -> bool:
+    return (_policy_folder(name) / "card.json").is_file()
+
+
+def record(out: str | Path, data: str | Path | None = None, log: Callable[[str], None] = print) -> None:
     """Make what is missing under `out`: rows of the tiny policies, then one file for each group of pairs."""
-    out = Path(out)
+    out, data = Path(out), Path(data or data_dir())
     for name in TINY:
         path = out / "rows" / f"{name}.safetensors"
         if not path.is_file():
-            folder = cache_dir() / "policies" / name
-            if name != "tiny" and not folder.is_dir():
-                raise PoiseLabError(f"policy {name!r} has not been made yet: `make transfer` pretrains it first")
-            keep_rows(load_policy("tiny" if name == "tiny" else folder), path)
-    about = {"command": f"poise-lab transfer --out {out}", "provenance": provenance()}
+            if name in PRETRAINED and not _is_made(name):
+                make_bundled_policy(_policy_folder(name), **PRETRAINED[name])
+            keep_rows(load_policy(_policy_folder(name) if name in PRETRAINED else name), path)
+    about = {"command": "poise-lab study transfer", "provenance": provenance()}
     for group in groups(data, out / "rows"):
 
         def make(group=group):

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 
-from ..files import write_text
 from ..runs import RunRecord, by_label, format_table
 from ..show.plots import lines, matrix
 from ..stats import drawn_interval, mean_interval, verdict
-from .showdown import LEARNING_RATES, recorded
+from .showdown import LEARNING_RATES
 
 QUOTED = ("method", "seeds", "learning rate", "accuracy at equal tokens", "at equal seconds", "milliseconds per token")
 WORDS = {"better": "better than", "worse": "worse than", "inconclusive": "inconclusive against"}
@@ -202,6 +200,15 @@ def crossing(x: np.ndarray, y: np.ndarray, level: np.ndarray) -> tuple[tuple[flo
     return (float(found[0]), float(low), float(high)), float(above[1:].all(1).mean()), never
 
 
+def pairs(runs: Sequence[RunRecord]) -> str:
+    """The verdict of each pair of methods at equal tokens, one in a line."""
+    return "\n".join(
+        f"{a} against {b}: {word}, {mean:+.3f} [{low:+.3f}, {high:+.3f}]"
+        for (a, b), (word, (mean, low, high)) in verdicts(runs).items()
+        if a < b
+    )
+
+
 def quote(runs: Sequence[RunRecord]) -> str:
     """The README's table and its list of verdicts, in Markdown."""
     rows = summary(runs)
@@ -213,17 +220,3 @@ def quote(runs: Sequence[RunRecord]) -> str:
             parts = [f"{WORDS[word]} {', '.join(others)}" for word, others in of.items() if others]
             lines_.append(f"- `{name}` at equal {budget}: {'; '.join(parts)}.")
     return "\n".join([format_table([{k: row[k] for k in QUOTED} for row in rows]), "", *lines_])
-
-
-def refresh(readme: Path, runs: Sequence[RunRecord]) -> None:
-    """Put today's `quote` between the README's two marks."""
-    text = readme.read_text(encoding="utf-8")
-    before, rest = text.split("<!-- showdown -->\n")
-    write_text(
-        readme, f"{before}<!-- showdown -->\n{quote(runs)}\n<!-- /showdown -->{rest.split('<!-- /showdown -->')[1]}"
-    )
-
-
-if __name__ == "__main__":  # from the repository, after the recipe was run
-    root = Path(__file__).parent.parent.parent
-    refresh(root / "README.md", recorded(root / "data" / "showdown"))

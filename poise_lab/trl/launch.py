@@ -175,6 +175,7 @@ def run(options: RunOptions, args: PoiseConfig, train: dict | None = None) -> Ru
     policy = load_policy(options.policy) if ours else None
     if policy:
         policy.model.generation_config.eos_token_id = policy.eos_token_ids  # after examples a newline is one
+        args.poise_tags = list(policy.tags)
     try:
         tokenizer = policy.tokenizer if policy else AutoTokenizer.from_pretrained(options.policy)
     except (OSError, ValueError) as e:
@@ -189,10 +190,12 @@ def run(options: RunOptions, args: PoiseConfig, train: dict | None = None) -> Ru
     ]
     every = problems + held_out
 
-    def right(completions, index, **_):
-        texts = [c if isinstance(c, str) else c[0]["content"] for c in completions]
-        texts = [policy.text_of(text) for text in texts] if policy else texts
-        return [every[i].reward(text) for i, text in zip(index, texts, strict=True)]
+    def right(completion_ids, index, **_):  # from the tokens: TRL's text is without tags that are special tokens
+        reader = policy or trainer._policy()
+        asked = [reader.prompt_ids(every[i]) for i in index]
+        texts = [reader.text_of(text) for text in reader.decode(completion_ids)]
+        graded = [reader.graded(text, prompt) for text, prompt in zip(texts, asked, strict=True)]
+        return [every[i].reward(text) for i, text in zip(index, graded, strict=True)]
 
     def rows(part: list[Problem], first: int) -> Dataset:
         asked = [prompt_of(problem, policy, tokenizer) for problem in part]

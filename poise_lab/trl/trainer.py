@@ -38,9 +38,8 @@ from ..internals import Internals, on_layer, pool_last, span_entropies
 from ..policies import Policy
 from ..probe import PRESETS as PROBE_PRESETS
 from ..process import timed
-from ..rollouts import leave_one_out_mean, reasoning_end
-from ..runs import differences
-from ..stats import agreement, variance_reduction
+from ..rollouts import leave_one_out_mean, reasoning_ends
+from ..runs import baseline_metrics, differences
 from .needed import check_trl
 
 STATE = "poise"  # name of the two files in a checkpoint
@@ -85,6 +84,10 @@ class PoiseConfig(GRPOConfig):
     poise_warmup: int = dataclasses.field(default=4, metadata={"help": "Batches that use RLOO before the first fit."})
     poise_per_task: bool = dataclasses.field(
         default=False, metadata={"help": "A probe for each value of the dataset's column 'task'."}
+    )
+
+    poise_tags: list[str] | None = dataclasses.field(
+        default=None, metadata={"help": "Start and end tag of the reasoning; by default what the tokenizer shows."}
     )
 
     @classmethod
@@ -251,8 +254,8 @@ class PoiseTrainer(GRPOTrainer):
         self._reading = False
         at, response_ids = input_ids.shape[1] - logits_to_keep, input_ids[:, -logits_to_keep:]
         prompts, lengths = attention_mask[:, :at].sum(1), attention_mask[:, at:].sum(1)
-        tag, kept = self._policy().end_of_reasoning, lengths.tolist()
-        ends = [reasoning_end(ids[:n], tag) for ids, n in zip(response_ids.tolist(), kept, strict=True)]
+        kept = lengths.tolist()
+        ends = reasoning_ends(self._policy(), [ids[:n] for ids, n in zip(response_ids.tolist(), kept, strict=True)])
         ends = torch.tensor([n if end < 0 else end for end, n in zip(ends, kept, strict=True)], device=lengths.device)
         states = []  # of one chunk of rows after another
 
@@ -276,6 +279,29 @@ class PoiseTrainer(GRPOTrainer):
         return result if compute_entropy else (result[0], None, result[2])
 
     def _generate_and_score_completions(self, inputs):
+        """One step of POISE up to the optimizer's, numbered as in `poise_lab.Trainer.train_step`."""
+        # 1, 2. TRL samples responses to new problems, verifies them, and reads the policy over them once: rewards r and phi.
+        output = self._sample_and_read(inputs)
+        tasks, training = self._tasks(inputs), self.model.training
+        responses = self.num_generations if training else self.num_generations_eval
+        if responses < 2:
+            return output  # an evaluation on single responses
+        rollouts, internals = self._gathered(responses, tasks)
+        # 3. Predict each response's baseline b from its partner's phi, with the probe of the batches before: A = r - b.
+        poise = self._fitted_probe()
+        values, advantages = self._advantages(poise, rollouts, internals)
+        # 4. What the probe says of problems that it has not seen is measured before it sees them.
+        self._note_metrics(poise, rollouts, advantages, values)
+        # 5. Put (phi, the partner's reward) into the buffer and fit the probe anew, in a thread beside the update.
+        if training:
+            self._learning = self._thread.submit(self._learn, rollouts, internals)
+        # 6. TRL takes the optimizer's steps on the clipped surrogate, with these advantages in place of its own.
+        self._replace_advantages(output, advantages.flatten(), len(inputs))
+        return output
+
+    # --- what they share ---------------------------------------------------------------------------
+
+    def _sample_and_read(self, inputs):
         if "image" in inputs[0] or "images" in inputs[0]:
             raise PoiseLabError("PoiseTrainer reads text; leave the column of images out of the dataset")
         self._reading, self._read, self._rewards = True, None, None
@@ -287,22 +313,40 @@ class PoiseTrainer(GRPOTrainer):
                 self._pass_of_our_own(output)
         finally:
             self._reading = False
-        tasks = self._tasks(inputs)
-        training = self.model.training
-        responses = self.num_generations if training else self.num_generations_eval
-        if responses < 2:
-            return output  # an evaluation on single responses
-        rollouts, internals = self._gathered(responses, tasks)
-        advantages = self._advantages(rollouts, internals).flatten()
-        mine, rows = self.accelerator.process_index, len(inputs)
+        return output
+
+    def _fitted_probe(self) -> Poise:
+        """The baseline as the batches before left it, the same on every process."""
+        seconds = {}
+        with timed(seconds, "wait"):
+            poise = self.poise
+        self._note("seconds_wait", seconds["wait"])
+        self._check_same_rows()
+        return poise
+
+    def _advantages(self, poise: Poise, rollouts: GatheredRollouts, internals: Internals):
+        """Values (P, M), or None during the warm-up, and advantages (P, M)."""
+        seconds = {}
+        with timed(seconds, "probe"):
+            values = poise.values(rollouts, internals)
+            advantages = poise.advantages(rollouts, internals, values)
+        self._note("seconds_probe", seconds["probe"])
+        return values, advantages
+
+    def _note_metrics(self, poise: Poise, rollouts: GatheredRollouts, advantages, values) -> None:
+        self._note("fitted", float(values is not None))
+        self._note("buffer_rows", float(sum(buffer.rows for buffer in poise.buffers.values())))
+        for name, value in baseline_metrics(rollouts, advantages, values).items():
+            self._note(name, value)
+
+    def _replace_advantages(self, output, advantages: torch.Tensor, rows: int) -> None:
+        """Put this process's part of all advantages into its batch, and all of them into TRL's table of responses."""
+        mine = self.accelerator.process_index
         output["advantages"] = advantages[mine * rows : (mine + 1) * rows].to(output["advantages"])
         logged = self._logs["advantages"]
         kept = list(logged)[: -len(advantages)]
         logged.clear()
         logged.extend(kept + advantages.tolist())
-        return output
-
-    # --- what they share ---------------------------------------------------------------------------
 
     def _bare(self):
         return self.accelerator.unwrap_model(self.model)
@@ -311,7 +355,8 @@ class PoiseTrainer(GRPOTrainer):
         """The model without accelerate's wrapping and without an adapter's."""
         model = self._bare()
         model = model.get_base_model() if hasattr(model, "peft_config") else model
-        return Policy(model, self._tokenizer, getattr(model, "name_or_path", "") or type(model).__name__)
+        name = getattr(model, "name_or_path", "") or type(model).__name__
+        return Policy(model, self._tokenizer, name, tags=self.args.poise_tags)
 
     def _pass_of_our_own(self, output) -> None:
         size = self.args.per_device_train_batch_size if self.model.training else self.args.per_device_eval_batch_size
@@ -344,30 +389,6 @@ class PoiseTrainer(GRPOTrainer):
         internals = Internals(prompt, reasoning, entropy, unused, unused, self.poise_layer, self.args.poise_pool)
         self._note("seconds_gather", time.perf_counter() - start)
         return GatheredRollouts(rewards, tasks[::responses]), internals
-
-    def _advantages(self, rollouts: GatheredRollouts, internals: Internals) -> torch.Tensor:
-        """(P, M), from the probe of the batches before. In training it then learns from this one, in the background."""
-        seconds = {}
-        with timed(seconds, "wait"):
-            poise = self.poise
-        with timed(seconds, "probe"):
-            self._check_same_rows()
-            values = poise.values(rollouts, internals)
-            advantages = poise.advantages(rollouts, internals, values)
-        self._note("seconds_wait", seconds["wait"])
-        self._note("seconds_probe", seconds["probe"])
-        self._note("fitted", float(values is not None))
-        self._note("buffer_rows", float(sum(buffer.rows for buffer in poise.buffers.values())))
-        self._note("variance_reduction", variance_reduction(advantages, rollouts.rewards))
-        rloo = rollouts.rewards - leave_one_out_mean(rollouts.rewards)
-        self._note("variance_reduction_rloo", variance_reduction(rloo, rollouts.rewards))
-        if values is not None:
-            score = agreement(values, rollouts.partner_rewards())
-            self._note("probe_r_partner", score["r"])
-            self._note("probe_mae_partner", score["mae"])
-        if self.model.training:
-            self._learning = self._thread.submit(self._learn, rollouts, internals)
-        return advantages
 
     def _learn(self, rollouts: GatheredRollouts, internals: Internals) -> None:
         self._poise.update(rollouts, internals)

@@ -116,6 +116,7 @@ def _prompt_batches(rollouts: Rollouts, weights: torch.Tensor):
 def _uses(policy: Policy, rollouts: Rollouts, rows: torch.Tensor, weights: torch.Tensor) -> dict:
     """Of each weight: the modules it is used in, their inputs, outputs and output gradients, (R, positions, features)."""
     captured, handles = [], []
+    _ = policy.ways  # compares the model's passes if nothing has yet, before anything listens to them
 
     def hook(module, args, output):
         x = args[0].detach()

@@ -224,7 +224,12 @@ def test_a_saved_policy_is_asked_as_on_the_laptop(tmp_path, monkeypatch, wording
     assert seen["ids"] == [policy.prompt_ids(problem) for problem in problems for _ in range(2)]
     assert sorted(seen["ends"]) == policy.eos_token_ids and (len(seen["ends"]) > 1) == bool(shots)
     right = f"<think></think>{problems[0].answer}\n{problems[0].answer}1"
-    assert seen["score"]([right], index=[0]) == [problems[0].reward(policy.text_of(right))] == [float(bool(shots))]
+    ids = [policy.tokenizer.encode(right, add_special_tokens=False)]
+    assert (
+        seen["score"](completion_ids=ids, index=[0])
+        == [problems[0].reward(policy.text_of(right))]
+        == [float(bool(shots))]
+    )
 
 
 @pytest.mark.parametrize(("steps_per_generation", "logging_steps"), [(1, 1), (2, 1), (2, 2), (1, 3), (2, 6)])

@@ -184,8 +184,8 @@ def refused(message: str, call, *args, **kwargs):
         (dict(mask_truncated_completions=True), "hides responses from the probe"),
         (dict(poise_probe="papre"), "unknown probe preset 'papre'; known: paper, release"),
         (dict(poise_pool=0), "average at least 1 token"),
-        (dict(poise_warmup=0), "at least 1 step"),
-        (dict(poise_buffer_rows=0), "a buffer of 0 rows"),
+        (dict(poise_warmup=0), "warmup=0"),
+        (dict(poise_buffer_rows=0), "buffer_rows=0"),
     ],
 )
 def test_settings_that_it_refuses(tmp_path, settings, message):

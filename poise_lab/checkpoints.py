@@ -1,0 +1,90 @@
+"""Checkpoints: folders of named tensors, the last two of a run, and an optimizer's state as such.
+
+A folder step-000010 holds one .safetensors file for each part (model, optimizer, baseline), and state.json. It is written
+beside its place and then renamed, so none is ever half there.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from .errors import PoiseLabError
+from .files import read_json, write_json
+
+Tensors = dict[str, torch.Tensor]
+
+
+def named_moments(optimizer: torch.optim.Optimizer, names: Iterable[str]) -> Tensors:
+    """The state of an optimizer, as "NAME/MOMENT". names: of its parameters, in the order in which it was given them."""
+    names = list(names)
+    state = optimizer.state_dict()["state"]
+    return {f"{names[i]}/{moment}": value for i, entry in state.items() for moment, value in entry.items()}
+
+
+def load_named_moments(optimizer: torch.optim.Optimizer, names: Iterable[str], moments: Tensors) -> None:
+    """Give an optimizer the state that `named_moments` made of it. Raises KeyError for a name that is none of `names`."""
+    index = {name: i for i, name in enumerate(names)}
+    state: dict[int, dict] = {}
+    for key, value in moments.items():
+        name, _, moment = key.rpartition("/")
+        state.setdefault(index[name], {})[moment] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def copy_weights(parameters: Tensors, saved: Tensors) -> None:
+    """Write saved weights into parameters. Raises KeyError unless both have the same names."""
+    if other := sorted(parameters.keys() ^ saved.keys()):
+        raise KeyError(f"{other[0]} is not in both")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(saved[name])
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The whole checkpoints in a folder, oldest first."""
+    return sorted(folder.glob("step-*[0-9]"))
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step after which a checkpoint was made."""
+    return int(checkpoint.name.removeprefix("step-"))
+
+
+def save_checkpoint(folder: Path, step: int, parts: dict[str, Tensors]) -> None:
+    """Write the checkpoint of a step, and remove all but the last two."""
+    whole = folder / f"step-{step:06d}"
+    partial = whole.with_name(whole.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    for part, tensors in parts.items():
+        save_file(
+            {name: tensor.detach().contiguous() for name, tensor in tensors.items()}, partial / f"{part}.safetensors"
+        )
+    write_json(partial / "state.json", {"step": step})
+    shutil.rmtree(whole, ignore_errors=True)
+    os.replace(partial, whole)
+    for old in checkpoints(folder)[:-2]:
+        shutil.rmtree(old)
+
+
+def load_checkpoint(checkpoint: Path, load: dict) -> None:
+    """Hand each part of a checkpoint to the function that load names for it.
+
+    Raises PoiseLabError if a file is damaged or does not fit.
+    """
+    try:
+        if read_json(checkpoint / "state.json")["step"] != step_of(checkpoint):
+            raise ValueError("its state.json names another step")
+        parts = {part: load_file(checkpoint / f"{part}.safetensors") for part in load}
+        for part, tensors in parts.items():
+            load[part](tensors)
+    except Exception as e:  # safetensors, JSON, an own baseline: many kinds, each a checkpoint that cannot be used
+        raise PoiseLabError(
+            f"checkpoint {checkpoint} is damaged ({e}); delete that folder to resume from the one before it"
+        ) from e

@@ -1,0 +1,125 @@
+"""Recorded runs of `poise-lab train`: which ones, with which flags, each in a process of one thread.
+
+A run is made in a folder that ends in .partial and put in its place when it has finished, without its checkpoints.
+Interrupted, it goes on where it stopped; a folder that stands at its place is never made again.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import PoiseLabError
+from ..runs import read_run
+
+SEEDS = (0, 1, 2, 3, 4)
+KEPT = ("config.json", "metrics.jsonl")  # of a recorded run
+
+# Each name is that of a run folder.
+RUNS = {f"{name}-{seed}": f"--baseline {name} --seed {seed}" for seed in SEEDS for name in ("poise", "rloo")}
+
+# SmolLM2 trained on sums of two terms, 96 responses per step: POISE and RLOO on pairs, GRPO on groups of eight.
+_SUMS = (
+    "--policy smollm2-135m --shots 4 --wording line --task chain_sum --task-set max_terms=2 --steps 30 "
+    "--learning-rate 1e-5 --max-new-tokens 8 --layer 15 --eval-prompts 128 --eval-responses 8"
+)
+_SPENT = {name: "--set responses=2 --prompts 48" for name in ("poise", "rloo")} | {
+    "grpo": "--set responses=8 --prompts 12"
+}
+SMOLLM2 = {
+    f"{name}-{seed}": f"{_SUMS} --baseline {name} {spent} --seed {seed}"
+    for seed in SEEDS
+    for name, spent in _SPENT.items()
+}
+
+ENGINES = {
+    f"{engine}-{seed}": f"--engine {engine} --steps 40 --eval-every 20 --seed {seed}"
+    for seed in SEEDS
+    for engine in ("lab", "trl")
+}
+
+
+def minutes_like(recorded: Path, name: str) -> float:
+    """Mean minutes of the recorded runs that differ from this one in the last part of the name, the seed; NaN if none do."""
+    like = [read_run(folder) for folder in recorded.glob(f"{name.rpartition('-')[0]}-*") if not _partial(folder)]
+    return float(np.mean([run.metrics[-1]["seconds"] / 60 for run in like])) if like else float("nan")
+
+
+def _partial(folder: Path) -> bool:
+    return folder.suffix == ".partial"
+
+
+def missing(names: Sequence[str], out: Path, recorded: Path) -> dict[str, float]:
+    """The runs that are not in the folder, with the minutes that one takes as `minutes_like` has it."""
+    return {name: minutes_like(recorded, name) for name in names if not (out / name).exists()}
+
+
+def put_in_place(partial: Path, folder: Path) -> None:
+    """A finished run to where it belongs, without its checkpoints. Raises PoiseLabError if something stands there."""
+    if folder.exists():
+        raise PoiseLabError(f"folder {folder} is there already; a recorded run is not made again")
+    for path in partial.iterdir():
+        if path.name not in KEPT:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    os.rename(partial, folder)
+
+
+def partial_of(folder: Path) -> Path:
+    """Where a run is until it has finished."""
+    return folder.with_name(folder.name + ".partial")
+
+
+def finished_partial(folder: Path) -> bool:
+    """Whether a run has finished and was only not put in its place."""
+    partial = partial_of(folder)
+    return (partial / "config.json").is_file() and read_run(partial).finished
+
+
+def train(folder: Path, flags: str) -> None:
+    """Make one run folder. Raises PoiseLabError if `poise-lab train` did not finish, KeyboardInterrupt if it was interrupted."""
+    partial = partial_of(folder)
+    if not finished_partial(folder):
+        resume = ["--resume"] if (partial / "config.json").is_file() else []
+        command = [sys.executable, "-m", "poise_lab", "train", *flags.split(), "--out", str(partial), *resume]
+        status = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}).returncode
+        if status == 130:
+            raise KeyboardInterrupt
+        if status:
+            raise PoiseLabError(f"run {folder} was not finished; what stopped it is said above")
+    put_in_place(partial, folder)
+
+
+def record(runs: dict[str, str], out: Path, at_once: int = 2) -> None:
+    """Make the runs that are missing in a folder, some at a time; when one stops, those at work end and no other begins."""
+    out.mkdir(parents=True, exist_ok=True)
+    stopped = threading.Event()
+
+    def make(name: str) -> None:
+        if not stopped.is_set():
+            try:
+                train(out / name, runs[name])
+            except BaseException:
+                stopped.set()
+                raise
+
+    with ThreadPoolExecutor(at_once) as pool:
+        futures = [pool.submit(make, name) for name in runs if not (out / name).exists()]
+        try:
+            for future in futures:
+                future.result()
+        except KeyboardInterrupt:  # the runs at work get the same Ctrl-C, and save
+            stopped.set()
+            raise
+
+
+def read(out: Path, names: Sequence[str]) -> list:
+    """The runs of a folder, in order of their names; others that lie there are left out."""
+    return [read_run(out / name) for name in sorted(names)]

@@ -1,0 +1,199 @@
+"""Questions and answers of one's own: read, verified, trained on."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import pytest
+
+import poise_lab as pl
+from poise_lab.answers import VERIFIERS, final_answer, last_number
+from poise_lab.cli import main
+
+ROWS = [{"question": f"{a}+{b}=", "answer": str(a + b), "level": a} for a in range(1, 9) for b in range(1, 9)]
+
+
+@pytest.mark.parametrize(
+    "text, answer",
+    [
+        ("The answer is 12.", "The answer is 12."),
+        (r"so \boxed{12}.", "12"),
+        (r"\boxed{1} no, \boxed{\frac{1}{2}} it is", r"\frac{1}{2}"),
+        (r"never closed \boxed{12", r"never closed \boxed{12"),
+        ("<answer> 7 </answer> or <answer>8</answer>", "8"),
+        ("", ""),
+    ],
+)
+def test_final_answer_by_hand(text, answer):
+    assert final_answer(text) == answer
+
+
+@pytest.mark.parametrize(
+    "text, value",
+    [
+        ("12", 12),
+        ("it is 1,234.5.", 1234.5),
+        ("-3 then -.5", -0.5),
+        ("2e3", 2000),
+        ("none", None),
+        ("1,2", 2),
+        ("7-3", -3),
+    ],
+)
+def test_last_number_by_hand(text, value):
+    assert last_number(text) == value
+
+
+@pytest.mark.parametrize(
+    "verifier, answer, right, wrong",
+    [
+        ("exact", "blue", ["blue", " blue\n", r"\boxed{blue}"], ["Blue", "blue.", "", "the blue"]),
+        ("number", "12", ["The answer is 12.", r"\boxed{12.0}", "11, no 12"], ["12 or 13", "", "twelve", "112"]),
+        ("number", "1,000", ["1000", "$1,000"], ["1", "1,001"]),
+        ("choice", "B", ["B", "(B)", "The answer is B.", r"\boxed{B}"], ["A", "AB", "", "Because"]),
+        ("regex", r"ab+|c", ["abb", "<answer>c</answer>"], ["abbc", "", "C"]),
+    ],
+)
+def test_verifiers_by_hand(verifier, answer, right, wrong):
+    (task,) = [pl.load_task([{"question": "q", "answer": answer}], verify=verifier)]
+    (problem,) = task.sample(1, seed=0)
+    for text in right:
+        assert problem.reward(text) == 1.0 and problem.reward(f"<think>{wrong[0]}</think>{text}") == 1.0, text
+    for text in wrong:
+        assert problem.reward(text) == 0.0, text
+
+
+def test_mathematics_by_its_library():
+    pytest.importorskip("math_verify", reason="extra: math")
+    verify = VERIFIERS["math"]
+    assert verify(r"\boxed{\frac{1}{2}}", "0.5") == verify("The answer is $2x+2$.", "2(x+1)") == 1.0
+    assert verify(r"\boxed{\frac{1}{3}}", "0.5") == verify("", "0.5") == verify("words", "0.5") == 0.0
+
+
+def write(path, rows):
+    if path.suffix == ".jsonl":
+        path.write_text("\n".join(map(json.dumps, rows)) + "\n\n", encoding="utf-8-sig")
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(rows))
+    else:
+        with path.open("w", newline="") as f:
+            writer = csv.DictWriter(f, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+    return path
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".json", ".csv"])
+def test_a_file_gives_the_same_problems_as_its_rows(tmp_path, ending):
+    rows = [*ROWS, {"question": 'a "b",\nc', "answer": "1", "level": 0}, ROWS[0]]  # the last one comes twice
+    path = write(tmp_path / f"questions{ending}", rows)
+    task, same = pl.load_task(str(path), difficulty="level"), pl.load_task(rows, difficulty="level")
+    assert task.name == path.name and task.settings == same.settings and task.settings["records"] == len(ROWS) + 1
+    drawn = task.sample(20, seed=3)
+    assert [(p.question, p.answer, p.difficulty) for p in drawn] == [
+        (p.question, p.answer, p.difficulty) for p in same.sample(20, seed=3)
+    ]
+    assert drawn != task.sample(20, seed=4) and len({p.question for p in drawn}) == 20
+    rest = task.sample(45, seed=3, exclude=drawn)
+    assert {p.question for p in rest} | {p.question for p in drawn} == {p.question for p in task.problems}
+    assert pl.load_task(path).sample(1, 0)[0].difficulty == {}
+
+
+def test_a_parquet_file_or_what_it_needs(tmp_path):
+    path = tmp_path / "questions.parquet"
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        path.write_bytes(b"PAR1")
+        with pytest.raises(pl.PoiseLabError, match="needs pyarrow"):
+            pl.load_task(path)
+        return
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), path)
+    assert pl.load_task(path).settings["records"] == len(ROWS)
+
+
+def test_splits_columns_and_prompt():
+    rows = [{"q": f"q{i}", "a": i, "split": "train" if i % 2 else "test"} for i in range(10)]
+    task = pl.load_task(rows, split="train", question="q", answer="a", prompt="{question}\nA number:")
+    assert [p.question for p in task.problems] == [f"q{i}\nA number:" for i in range(1, 10, 2)]
+    both = pl.load_task({"train": rows[:3], "test": rows[3:]}, split="test", question="q", answer="a")
+    assert len(both.problems) == 7
+
+
+def test_a_function_reads_the_whole_response_and_may_pay_a_part():
+    seen = []
+
+    def reward(response, record):
+        seen.append((response, record["level"]))
+        return 0.25
+
+    task = pl.load_task(ROWS, verify=reward)
+    problem = task.sample(1, seed=0)[0]
+    assert problem.reward("<think>x</think>y") == 0.25
+    assert seen == [("<think>x</think>y", problem.entry["level"])]
+    assert task.settings["verify"].endswith("reward")
+
+
+@pytest.mark.parametrize("value", [None, float("nan"), 1.5, -0.1, "1"])
+def test_a_function_that_gives_no_reward(value):
+    problem = pl.load_task(ROWS, verify=lambda response, record: value).sample(1, seed=0)[0]
+    with pytest.raises(pl.PoiseLabError, match="must give a number from 0 to 1"):
+        problem.reward("x")
+
+
+@pytest.mark.parametrize(
+    "settings, says",
+    [
+        (dict(verify="nosuch"), "unknown verifier 'nosuch'; known: choice"),
+        (
+            dict(question="prompt"),
+            "record 0 of task 'records': column 'prompt' is missing; the record has question, answer",
+        ),
+        (dict(difficulty="hardness"), "column 'hardness' of task 'records' is no number"),
+        (dict(verify="choice"), "the answer '2' has no letter from A to J"),
+        (dict(prompt="Solve"), "must have {question} in it"),
+        (dict(split="train"), "no record is of split 'train'; there are: None"),
+        (dict(min_terms=2), "refuses its settings: .*min_terms"),
+    ],
+)
+def test_bad_settings_are_one_sentence(settings, says):
+    with pytest.raises(pl.PoiseLabError, match=says):
+        pl.load_task(ROWS, **settings)
+
+
+@pytest.mark.parametrize(
+    "name, content, says",
+    [
+        ("a.jsonl", '{"question": "q", "answer": "a"}\n{broken', "a.jsonl, line 2: no JSON"),
+        ("a.json", '{"question": "q"}', "must hold a list"),
+        ("a.jsonl", "", "has no records"),
+        ("a.jsonl", "[1, 2]", "record 0 is a list"),
+        ("a.csv", "question;answer\nq;a\n", "column 'question' is missing; the record has question;answer"),
+        ("a.jsonl", '{"question": "q", "answer": null}', "column 'answer' is empty"),
+    ],
+)
+def test_bad_files_are_one_sentence(tmp_path, name, content, says):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(pl.PoiseLabError, match=says):
+        pl.load_task(tmp_path / name)
+    with pytest.raises(pl.PoiseLabError, match="there is no file"):
+        pl.load_task(tmp_path / "none.jsonl")
+
+
+def test_too_few_problems_say_what_to_change():
+    task = pl.load_task(ROWS)
+    with pytest.raises(pl.PoiseLabError, match="64 problems, 54 after those that are held out, and 60 were asked for"):
+        task.sample(60, seed=0, exclude=task.problems[:10])
+
+
+def test_a_run_from_a_file_on_the_command_line(tmp_path, capfd):
+    path = write(tmp_path / "questions.jsonl", ROWS)
+    command = ["train", "--task", str(path), "--task-set", "verify=number", "--steps", "2", "--prompts", "8",
+               "--eval-prompts", "8", "--eval-responses", "2", "--max-new-tokens", "24", "--minibatches", "2",
+               "--out", str(tmp_path / "run"), "--baseline", "spo", "--set", "pool=16"]  # fmt: skip
+    assert main(command) == 0, capfd.readouterr().err
+    run = pl.read_run(tmp_path / "run")
+    assert run.config["task"] == "questions.jsonl" and run.config["task_settings"]["verify"] == "number"
+    assert main([*command[:-4], "--resume"]) in (0, 2)

@@ -1,0 +1,170 @@
+"""The one door: what is missing of a study's records is said and made, and nothing that is there is touched."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import types
+
+import pytest
+
+import poise_lab as pl
+from poise_lab.cli import main
+from poise_lab.files import check_writable
+from poise_lab.studies import catalogue, trained
+
+SMALL = "--steps 1 --prompts 4 --minibatches 2 --eval-prompts 4 --eval-responses 2 --max-new-tokens 8"
+
+
+def test_nothing_is_missing_of_what_is_recorded():
+    for name, study in catalogue.STUDIES.items():
+        assert study.missing(pl.data_dir() / study.folder) == {}, name
+
+
+def test_the_studies_are_listed(capsys):
+    assert main(["study"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(catalogue.STUDIES)
+    for study in catalogue.STUDIES.values():
+        for number in re.findall(r"notebook (\d\d)", study.what):
+            assert list((pl.data_dir().parent / "notebooks").glob(f"{number}_*.ipynb"))
+
+
+def test_what_is_missing_and_what_it_takes_is_said_first(tmp_path, monkeypatch, capsys):
+    """Runs are estimated by those that differ in the seed; a model that must be fetched is named with its size."""
+    monkeypatch.setenv("POISE_LAB_CACHE", str(tmp_path / "cache"))
+    made = []
+    monkeypatch.setattr(catalogue.trained, "record", lambda runs, out, at_once: made.append(out))
+    monkeypatch.setattr(catalogue, "fetch", lambda name, log: made.append(name))
+    study = catalogue.STUDIES["smollm2"]
+    shutil.copytree(pl.data_dir() / study.folder, tmp_path / "runs")
+    shutil.rmtree(tmp_path / "runs" / "grpo-3")
+    assert main(["study", "smollm2", "--out", str(tmp_path / "runs")]) == 2  # the table of a run that was not made
+    said = capsys.readouterr().out.splitlines()[1]
+    recorded = [
+        pl.read_run(folder).metrics[-1]["seconds"] / 60 for folder in (pl.data_dir() / study.folder).glob("grpo-*")
+    ]
+    assert said.startswith(f"missing in {tmp_path / 'runs'}: grpo-3; about {sum(recorded) / 5:.0f} minutes of one core")
+    assert "smollm2-135m is fetched first (93 MB to download" in said and said.endswith("all records take 0.3 MB")
+    assert made == ["smollm2-135m", tmp_path / "runs"]
+
+
+def test_times_that_were_not_recorded_are_not_invented(tmp_path):
+    left = catalogue.STUDIES["tracking"].missing(tmp_path)
+    assert len(left) == 5
+    assert "no time is recorded for 5 of 5" in catalogue.will_take(catalogue.STUDIES["tracking"], tmp_path, left)
+    assert "minutes" not in catalogue.will_take(catalogue.STUDIES["tracking"], tmp_path, left)
+
+
+@pytest.mark.parametrize("name", sorted(catalogue.STUDIES))
+def test_everything_is_missing_in_an_empty_folder(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("POISE_LAB_CACHE", str(tmp_path / "cache"))
+    study = catalogue.STUDIES[name]
+    left = study.missing(tmp_path / "none")
+    files = [path for path in (pl.data_dir() / study.folder).rglob("*") if path.suffix in (".json", ".jsonl")]
+    assert left and not (tmp_path / "none").exists()
+    if name in ("runs", "smollm2", "engines"):
+        assert len(left) == len({path.parent for path in files}) and all(minutes > 1 for minutes in left.values())
+    assert f"missing in {tmp_path}" in catalogue.will_take(study, tmp_path, left)
+
+
+def test_a_run_is_made_once_and_put_in_its_place(tmp_path, monkeypatch):
+    """Only what is missing; without its checkpoints; and never moved into a folder that is there."""
+    runs = {f"rloo-{seed}": f"--baseline rloo --seed {seed} {SMALL}" for seed in (0, 1)}
+    (tmp_path / "rloo-0").mkdir()
+    (tmp_path / "rloo-0" / "metrics.jsonl").write_text("recorded")
+    trained.record(runs, tmp_path)
+    assert [path.name for path in (tmp_path / "rloo-0").iterdir()] == ["metrics.jsonl"]
+    assert (tmp_path / "rloo-0" / "metrics.jsonl").read_text() == "recorded"
+    run = pl.read_run(tmp_path / "rloo-1")
+    assert run.finished and run.config["threads"] == 1 and run.seed == 1
+    assert {path.name for path in tmp_path.rglob("*")} == {"rloo-0", "rloo-1", "config.json", "metrics.jsonl"}
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    monkeypatch.setattr(trained.subprocess, "run", lambda *args, **options: pytest.fail("made again"))
+    trained.record(runs, tmp_path)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_a_run_never_moves_into_a_folder_that_is_there(tmp_path):
+    for name in ("a.partial", "a"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metrics.jsonl").write_text(name)
+    with pytest.raises(pl.PoiseLabError, match="is there already"):
+        trained.put_in_place(tmp_path / "a.partial", tmp_path / "a")
+    assert (tmp_path / "a" / "metrics.jsonl").read_text() == "a" and (tmp_path / "a.partial").is_dir()
+
+
+def test_a_run_that_had_finished_is_only_moved(tmp_path, monkeypatch):
+    """Killed between its last step and its move: the checkpoints may be gone, and nothing is trained again."""
+    shutil.copytree(pl.data_dir() / "runs" / "rloo-0", tmp_path / "rloo-0.partial")
+    monkeypatch.setattr(trained.subprocess, "run", lambda *args, **options: pytest.fail("trained again"))
+    trained.record({"rloo-0": ""}, tmp_path)
+    assert pl.read_run(tmp_path / "rloo-0").finished and not (tmp_path / "rloo-0.partial").exists()
+
+
+@pytest.mark.parametrize(("status", "error"), [(2, pl.PoiseLabError), (130, KeyboardInterrupt)])
+def test_a_run_that_stops_stops_the_study(tmp_path, monkeypatch, status, error):
+    commands = []
+
+    def stopped(command, env):
+        commands.append(command)
+        return types.SimpleNamespace(returncode=status)
+
+    monkeypatch.setattr(trained.subprocess, "run", stopped)
+    with pytest.raises(error):
+        trained.record({f"a-{seed}": "--seed 0" for seed in range(40)}, tmp_path, at_once=1)
+    assert len(commands) == 1 and commands[0][1:5] == ["-m", "poise_lab", "train", "--seed"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_flags_of_the_recorded_runs_are_those_that_made_them():
+    """Each run's config follows from the flags in the table, but for what a machine decides."""
+    from poise_lab.cli import _named_values, _parser
+
+    for folder, runs in (("runs", trained.RUNS), ("runs-smollm2", trained.SMOLLM2), ("engines", trained.ENGINES)):
+        for name, flags in runs.items():
+            args = _parser().parse_args(["train", *flags.split(), "--out", "x"])
+            config = pl.read_run(pl.data_dir() / folder / name).config
+            assert config["baseline"]["name"] == args.baseline and config["policy"] == args.policy
+            assert all(config["train"][key] == getattr(args, key) for key in config["train"])
+            for key, value in _named_values("--set", args.settings).items():
+                assert config["baseline"][key] == value
+            for key, value in _named_values("--task-set", args.task_settings).items():
+                assert config["task_settings"][key] == value
+            assert (config.get("engine") or "lab") == args.engine
+
+
+def test_bad_names_and_places(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    for arguments, message in (
+        (["nosuch"], "unknown study 'nosuch'; known: cost, engines"),
+        (["runs", "--policy", "tiny"], "study 'runs' takes no policy"),
+        (["runs", "--out", str(tmp_path / "file")], "cannot be written: Not a directory"),
+        (["runs", "--out", str(tmp_path / "file" / "below")], "cannot be written: Not a directory"),
+    ):
+        assert main(["study", *arguments]) == 2
+        out, err = capsys.readouterr()
+        assert message in err and err.count("\n") == 1 and out == ""
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_where_a_file_goes_is_tried_before(tmp_path):
+    (tmp_path / "there").mkdir()
+    check_writable(tmp_path / "new" / "deep" / "x.html", "report", file=True)
+    check_writable(tmp_path / "there", "folder")
+    with pytest.raises(pl.PoiseLabError, match="report .*there cannot be written: Is a directory"):
+        check_writable(tmp_path / "there", "report", file=True)
+    with pytest.raises(pl.PoiseLabError, match="cannot be written"):
+        check_writable("/proc/nothing/x", "folder")
+    assert [path.name for path in tmp_path.rglob("*")] == ["there"]
+
+
+def test_tables_of_the_readme_are_those_of_their_studies(tmp_path):
+    """`poise-lab study` puts them there; with the recorded data it changes nothing."""
+    text = (pl.data_dir().parent / "README.md").read_text(encoding="utf-8")
+    quoting = {name: study for name, study in catalogue.STUDIES.items() if study.mark}
+    assert {study.mark for study in quoting.values()} == set(re.findall(r"<!-- (\w+) -->", text))
+    for study in quoting.values():
+        (tmp_path / "README.md").write_text(text, encoding="utf-8")
+        catalogue.refresh(tmp_path / "README.md", study.mark, study.quote(pl.data_dir() / study.folder))
+        assert (tmp_path / "README.md").read_text(encoding="utf-8") == text
