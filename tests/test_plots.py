@@ -210,6 +210,11 @@ def test_controls_stand_above_each_other_and_the_plot_keeps_its_height():
     assert figure["height"] - figure["margin"]["t"] == plot
 
 
+def test_a_figure_and_its_controls_fit_on_a_screen():
+    box = Sliders(lambda k: plots.figure("t", "x", "y", height=690).add_bar(x=[1], y=[k]), k=[1, 2])
+    assert box.to_plotly()["layout"]["height"] == 700
+
+
 def shown_outputs(monkeypatch, figure):
     shown = []
     monkeypatch.setattr("IPython.display.display", lambda what, raw=False: shown.append(what))
