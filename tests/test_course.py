@@ -421,8 +421,12 @@ def graded(tmp_path, solved):
     return tmp_path
 
 
-def test_grades_and_feedback_go_back_to_both_platforms(graded):
+def test_grades_and_feedback_go_back_to_both_platforms(graded, capsys):
+    grades = gradebook.Grades.read(graded / "grades.csv")
+    grades.give("by hand", "toy", graded="1.0", of="5.0", file="", minutes="", note="")
+    grades.write(graded / "grades.csv")
     assert course.main(["return", "--course", str(graded)]) == 0
+    assert "by hand is in no table" in capsys.readouterr().out
     (moodle,) = Table.read(graded / "return" / "toy-moodle.csv").rows
     assert (moodle["Identifier"], moodle["Full name"], moodle["Grade"]) == ("Participant 11", "Anna Müller", "4.5")
     full, canvas = Table.read(graded / "return" / "canvas.csv").rows

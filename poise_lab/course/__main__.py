@@ -94,7 +94,7 @@ def run(args) -> list[str]:
         print("\n".join([*lines, *(["", "To look at:", *look] if look else [])]))
         print(f"{count} submissions graded, others unchanged; see grades.csv and feedback under {course}")
     elif args.command == "return":
-        print("\n".join(map(str, upload(course, names, args.worksheet))))
+        print("\n".join(upload(course, names, args.worksheet)))
     elif args.command == "check":
         for name in names:
             wrong += check(course / "source" / name, args.timeout)

@@ -25,6 +25,8 @@ def plain(text: object) -> str:
 
 def read_notebook(path: Path):
     """The notebook in a file, in whatever Unicode it is written; raises ValueError for what is none."""
+    if not path.is_file():
+        raise ValueError(f"there is no {path.name}")
     if path.stat().st_size > MOST_NOTEBOOK:
         raise ValueError(f"it has more than {MOST_NOTEBOOK / 2**20:g} MB; clear its outputs and attachments")
     raw = path.read_bytes()

@@ -11,9 +11,10 @@ from .gradebook import read_grades
 from .tables import Table
 
 
-def upload(course: Path, names: list[str], worksheet: Path | None = None) -> list[Path]:
+def upload(course: Path, names: list[str], worksheet: Path | None = None) -> list[str]:
     """Write return/: for Moodle a table and a zip of feedback for each assignment, for Canvas a table of all.
 
+    Returns what was written, and a sentence for each student whom no table can name.
     worksheet: the table that the platform gives for grades; it is filled in, and nothing else in it changes.
     """
     grades, who = read_grades(course / "grades.csv"), {}
@@ -21,14 +22,16 @@ def upload(course: Path, names: list[str], worksheet: Path | None = None) -> lis
         raise PoiseLabError(f"nothing is graded yet: there is no {course / 'grades.csv'}, or it is empty")
     if (course / "collected.csv").is_file():
         who = {row["student"]: row for row in Table.read(course / "collected.csv").rows}
+    nobody = sorted({student for student, name in grades if name in names and not who.get(student, {}).get("id")})
+    said = [f"{student} is in no table: the paper was not collected from Moodle or Canvas" for student in nobody]
     out = course / "return"
     out.mkdir(exist_ok=True)
     if worksheet:
-        return [filled(worksheet, out / worksheet.name, names, grades, who)]
+        return [*said, str(filled(worksheet, out / worksheet.name, names, grades, who))]
     written = [moodle_table(out / f"{name}-moodle.csv", name, grades, who) for name in names]
     written += [feedback_zip(course, out / f"{name}-feedback.zip", name, grades, who) for name in names]
     written += [canvas_table(out / "canvas.csv", names, grades, who)]
-    return [path for path in written if path]
+    return [*said, *(str(path) for path in written if path)]
 
 
 def moodle_table(path: Path, name: str, grades: dict, who: dict) -> Path | None:
