@@ -766,6 +766,8 @@ def hand_in(course_folder: Path, student: str, notebook) -> Path:
 
 
 def test_grades_are_kept_after_each_submission_and_given_once(course, grading, room, tmp_path, monkeypatch, capsys):
+    from poise_lab.course.gradebook import read_grades
+
     toy_course(tmp_path)
     for student in ("ann", "bob", "eve"):
         hand_in(tmp_path, student, room.solved())
@@ -780,7 +782,7 @@ def test_grades_are_kept_after_each_submission_and_given_once(course, grading, r
     monkeypatch.setattr(grading.Classroom, "grade", interrupted)
     with pytest.raises(KeyboardInterrupt):
         course.main(["grade", "--course", str(tmp_path)])
-    assert list(course.read_grades(tmp_path / "grades.csv")) == [("ann", "toy")]
+    assert list(read_grades(tmp_path / "grades.csv")) == [("ann", "toy")]
     assert course.main(["grade", "--course", str(tmp_path)]) == 0
     assert graded == ["reference", "ann", "bob", "reference", "bob", "eve"]
     assert "2 submissions graded" in capsys.readouterr().out
@@ -790,13 +792,15 @@ def test_grades_are_kept_after_each_submission_and_given_once(course, grading, r
     graded.clear()
     assert course.main(["grade", "--course", str(tmp_path)]) == 0
     assert graded == ["reference", "eve"]  # the only one that has changed
-    rows = course.read_grades(tmp_path / "grades.csv")
+    rows = read_grades(tmp_path / "grades.csv")
     assert {student: row["points"] for (student, _), row in rows.items()} == {"bob": "5.0", "eve": "0.0"}
     graded.clear()
     assert course.main(["grade", "--course", str(tmp_path)]) == 0 and graded == []
 
 
-def test_medians_of_the_minutes_that_students_say(course, tmp_path):
+def test_medians_of_the_minutes_that_students_say(course, grading, tmp_path):
+    from poise_lab.course import gradebook
+
     folder = toy_course(tmp_path)
     master = nbformat.read(folder / "toy.ipynb", 4)
     metadata = dict(schema_version=3, grade_id="minutes_taken", solution=False, grade=False, locked=False, task=False)
@@ -812,16 +816,16 @@ def test_medians_of_the_minutes_that_students_say(course, tmp_path):
         "eve": "{1: 1 / 0}",
         "fay": "{1: -3}",
     }
-    with course.Classroom(folder) as room:
+    with grading.Classroom(folder) as room:
         for student, text in said.items():
             notebook = room.solved()
             source_of(notebook, "minutes_taken", f"minutes = {text}")
             hand_in(tmp_path, student, notebook)
     shown = []
-    assert course.grade_all(tmp_path, "toy", show=shown.append) == 6
+    assert gradebook.grade_all(tmp_path, "toy", show=shown.append) == 6
     assert all("5 of 5" in line for line in shown)
     assert "edited" not in (tmp_path / "feedback" / "ann" / "toy.md").read_text()
-    assert course.medians(tmp_path, "toy") == ["toy exercise 1: stated 15 minutes, median 22.5 of 3 students"]
+    assert gradebook.medians(tmp_path, "toy") == ["toy exercise 1: stated 15 minutes, median 22.5 of 3 students"]
 
 
 def test_what_is_handed_out_runs_and_shows_no_solution(course, tmp_path):

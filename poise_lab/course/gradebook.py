@@ -89,7 +89,7 @@ def grade_all(course: Path, name: str, timeout: int = TIMEOUT, jobs: int = 1, sh
     digests = {student: paper.digest(master) for student, paper in found.items()}
     known, late = grades.by_paper(), late_papers(course, name)
     new = [s for s in found if known.get((plain(s), name), {}).get("file") != digests[s]]
-    if marked_by_hand(grades, name, set(map(plain, found))) or new:
+    if path.is_file() and (marked_by_hand(grades, name, set(map(plain, found))) or new):
         grades.write(path)  # before the work: whether it can be written
     if not new:
         return 0
