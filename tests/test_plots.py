@@ -367,6 +367,20 @@ def test_text_is_readable_where_no_theme_colours_it():
     assert min(contrast("#222222", color) for _, color in cells.colorscale) >= 7
 
 
+def test_words_leave_out_what_is_not_drawn():
+    """A curve that begins with NaN begins where its line does, and a bar without a value is no reason to fail."""
+    nan = float("nan")
+    fig = Figure(go.Scatter(x=[0, 10, 20, 30], y=[nan, 0.25, nan, 0.5], mode="lines"))
+    assert "from 0.25 at 10 to 0.5 at 30, 0.25 to 0.5" in describe(fig)
+    fig = Figure(
+        go.Bar(x=["a", "b", "c"], y=[1.0, nan, 3.0], error_y=dict(array=[0.1, nan, 0.3], arrayminus=[0.2, nan, 0.4]))
+    )
+    assert "a 1 (0.8 to 1.1), c 3 (2.6 to 3.3)" in describe(fig) and "b " not in describe(fig)
+    fig = Figure(go.Bar(y=["a", "b"], x=[nan, 2.0], orientation="h"))
+    assert "b 2" in describe(fig)
+    assert "no points" in describe(Figure(go.Bar(x=["a"], y=[nan]))) and "no points" in describe(Figure(go.Scatter()))
+
+
 def test_words_say_what_is_drawn():
     said = describe(run_curves([run(0, [0.1, 0.2]), run(1, [0.3, 0.6]), run(0, [0.5, 0.7], "rloo")], "accuracy"))
     title, unit = METRICS["accuracy"]
