@@ -251,24 +251,27 @@ def bench_variance(prompts: int, responses: int, sample: int = 128) -> dict:
     }
 
 
-def seconds_of(work: str) -> float:
-    """Seconds of a piece of work in this process, after everything is loaded: "train" or "sample"."""
-    if work == "sample":
-        policy, problems, responses, limit = _prompts_of("llama")
-        start = time.perf_counter()
-        sample_rollouts(policy, problems, responses, seed=0, max_new_tokens=limit)
-        return time.perf_counter() - start
+def seconds_of_training(steps: int = 12) -> float:
+    """Seconds of the first steps of `poise-lab train` in this process, after everything is loaded."""
     policy, task = load_policy("tiny"), load_task(TINY_TASKS)
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         start = time.perf_counter()
-        Trainer(policy, task, make_baseline("poise"), TrainConfig(steps=12), out=Path(folder) / "run").run()
+        Trainer(policy, task, make_baseline("poise"), TrainConfig(steps=steps), out=Path(folder) / "run").run()
         return time.perf_counter() - start
 
 
+def seconds_of_sampling() -> float:
+    """Seconds of sampling from a policy of SmolLM2's shape in this process, after everything is loaded."""
+    policy, problems, responses, limit = _prompts_of("llama")
+    start = time.perf_counter()
+    sample_rollouts(policy, problems, responses, seed=0, max_new_tokens=limit)
+    return time.perf_counter() - start
+
+
 def _seconds_beside(busy: int, work: str, settings: dict[str, str]) -> float:
-    """`seconds_of` in a process with these environment variables, beside `busy` processes that never wait."""
+    """What a function of this module returns in a process with these environment variables, beside `busy` processes that never wait."""
     environment = {name: value for name, value in os.environ.items() if name not in (*COUNTS, *WAITING)} | settings
-    program = f"from {__name__} import seconds_of; print(seconds_of({work!r}))"
+    program = f"from {__name__} import {work}; print({work}())"
     neighbours = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(busy)]
     try:
         done = subprocess.run([sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE, text=True)
@@ -277,7 +280,7 @@ def _seconds_beside(busy: int, work: str, settings: dict[str, str]) -> float:
             neighbour.kill()
             neighbour.wait()
     if done.returncode:
-        raise PoiseLabError(f"the process that measures {work!r} ended with status {done.returncode}; see above")
+        raise PoiseLabError(f"the process of {work} ended with status {done.returncode}; see above")
     return float(done.stdout.splitlines()[-1])
 
 
@@ -312,8 +315,8 @@ PARTS = {
     "internals": lambda: [bench_internals()],
     "probe": lambda: [bench_probe(4096, width, preset) for width in (128, 2560) for preset in ("paper", "release")],
     "shared": lambda: [
-        *bench_shared("train", "twelve steps of the bundled policy"),
-        *bench_shared("sample", "sampling from llama-135m"),
+        *bench_shared("seconds_of_training", "twelve steps of the bundled policy"),
+        *bench_shared("seconds_of_sampling", "sampling from llama-135m"),
     ],
     "variance": lambda: [bench_variance(1024, 2), bench_variance(256, 16)],
 }
