@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parent.parent / "poise_lab"
 # use each other.
 PLAN = [
     ["errors"],
-    ["files", "process", "settings", "sources", "stats"],
+    ["files", "process", "settings", "sources", "stats", "threads"],
     ["answers", "checkpoints", "engine", "objective"],
     ["config", "tasks", "ways"],
     ["policies"],

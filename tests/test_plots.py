@@ -261,6 +261,26 @@ def test_floor_of_the_bench_by_hand(qwen):
     assert bench.matmul_flops_per_token(qwen) == 2 * (3 * layer + 101 * 16)
 
 
+def test_bench_beside_a_busy_process(monkeypatch):
+    """Each time is of a process with its setting, and both ratios are of medians."""
+    monkeypatch.setattr(bench, "usable", lambda: 2)
+    assert bench._seconds_beside(1, "usable", {"LOKY_MAX_CPU_COUNT": "1"}) == 1
+    with pytest.raises(pl.PoiseLabError, match="the process of nothing ended with status 1"):
+        bench._seconds_beside(0, "nothing", {})
+    times = {("{}", 0): [4, 1, 2], ("{}", 1): [3, 3, 9]}
+    times |= {("one", 0): [2, 2, 2], ("one", 1): [2, 2, 2], ("many", 0): [1, 1, 1], ("many", 1): [5, 5, 5]}
+    keys = {None: "{}", "1": "one", "2": "many"}
+
+    def timed(busy, work, settings):
+        return times[keys[settings.get("OMP_NUM_THREADS")], busy].pop()
+
+    monkeypatch.setattr(bench, "_seconds_beside", timed)
+    rows = bench.bench_shared("work", "case")
+    assert [row["of the best alone"] for row in rows] == [2, 2, 1]
+    assert [row["of its time alone"] for row in rows] == [1.5, 1, 5]
+    assert rows[2]["case"] == "case, as installed, 2 threads"
+
+
 def test_bench_compares_the_same_work(bundled):
     """Both sides of the comparison sample about as many tokens: neither stops early or pads its count."""
     task = pl.load_task(pl.TINY_TASKS).sample(24, seed=0)
