@@ -6,17 +6,12 @@ padding, with a beginning in common, with windows shorter than the prompts), or 
 
 from __future__ import annotations
 
-import doctest
-
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-from support import EOS, PAD, ToyProblem, plain_logits, response, tiny_policy
+from support import EOS, PAD, ToyProblem, response
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import poise_lab as pl
-from poise_lab import generate
-from poise_lab.cli import main
 from poise_lab.internals import forward_rows
 from poise_lab.models.pretrain import character_tokenizer
 
@@ -66,7 +61,7 @@ RIGHT = {  # name: what its config needs; a last part that names no type tells t
     "minicpm3": dict(**MLA, dim_model_base=8),
     "minimax": dict(**MOE, layer_types=["linear_attention", "full_attention", "linear_attention"], block_size=8),
     "mistral": NARROW, "mixtral": dict(**MOE, **NARROW),
-    "modernbert-decoder": dict(cls_token_id=1, sep_token_id=1, local_attention=16, global_attn_every_n_layers=2),
+    "modernbert-decoder": dict(head_dim=4, cls_token_id=1, sep_token_id=1, local_attention=16, global_attn_every_n_layers=2),
     "mpt": dict(d_model=16, n_heads=4, n_layers=3, max_seq_len=128), "nanochat": {}, "nemotron": {}, "olmo": {},
     "olmo2": {}, "olmo3": WINDOW, "olmoe": dict(**MOE, head_dim=4), "openai-gpt": OLD,
     "opt": dict(ffn_dim=32, word_embed_proj_dim=16), "opt_projected": dict(ffn_dim=32, word_embed_proj_dim=8),
@@ -89,9 +84,9 @@ def zoo_policy(name: str, changes: dict, dtype=torch.float32) -> pl.Policy:
     settings = {key: value for key, value in (SHARED | changes).items() if value is not None}
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **settings)).to(dtype)
-    for parameter in model.parameters():
+    for parameter in model.parameters():  # a recurrence in float32, step by step and in chunks, adds its rounding up
         if parameter.dim() > 1:
-            torch.nn.init.normal_(parameter, std=0.3)
+            torch.nn.init.normal_(parameter, std=0.2 if "linear_num_key_heads" in changes else 0.3)
     model.generation_config.eos_token_id = [EOS, 20, 40, 60, 80]
     return pl.Policy(model, character_tokenizer(), f"random-{name}", "compact")
 
@@ -152,6 +147,23 @@ def test_right_in_every_way(name):
     policy = zoo_policy(name, RIGHT[name])
     for problems in PROMPTS.values():
         assert_right(policy, problems)
+
+
+@pytest.mark.parametrize(
+    "name, window",
+    [
+        ("gpt_neo", "window_size"),
+        ("gemma3_text", "sliding_window"),
+        ("mistral", "sliding_window"),
+        ("llama4_text", "attention_chunk_size"),
+        ("modernbert-decoder", "local_attention"),
+    ],
+)
+def test_windows_that_the_comparison_does_not_reach(name, window):
+    """Longer than its probes, shorter than the prompts: padding behind the beginning would count as part of a window."""
+    policy = zoo_policy(name, RIGHT[name] | {window: 52 if window != "local_attention" else 2 * 52})  # to both sides
+    assert policy.ways.sampling == "shared"
+    assert_right(policy, problems_of(50, (2, 14)))
 
 
 @pytest.mark.parametrize("name", REFUSED)
