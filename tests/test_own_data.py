@@ -8,8 +8,8 @@ import json
 import pytest
 
 import poise_lab as pl
-from poise_lab.answers import VERIFIERS, final_answer, last_number
 from poise_lab.cli import main
+from poise_lab.tasks.answers import VERIFIERS, final_answer, last_number
 
 ROWS = [{"question": f"{a}+{b}=", "answer": str(a + b), "level": a} for a in range(1, 9) for b in range(1, 9)]
 

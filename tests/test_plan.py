@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parent.parent / "poise_lab"
 PLAN = [
     ["errors"],
     ["files", "process", "settings", "sources", "stats", "threads"],
-    ["answers", "checkpoints", "engine", "objective"],
+    ["checkpoints", "engine", "objective"],
     ["config", "tasks", "ways"],
     ["policies"],
     ["rollouts"],
