@@ -13,8 +13,8 @@ import os
 import sys
 import warnings
 
-import joblib
 import psutil
+from joblib import cpu_count
 from threadpoolctl import threadpool_limits
 
 COUNTS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -36,7 +36,7 @@ _used: int | None = None  # what `use` has set last
 def usable() -> int:
     """Cores that this process may use: by its affinity, its container's quota, and its part among processes of torchrun."""
     counts = [
-        joblib.cpu_count(),
+        cpu_count(),
         psutil.cpu_count(logical=False),
     ]  # a core's second hyperthread adds nothing to products
     if hasattr(os, "process_cpu_count"):  # Python 3.13
