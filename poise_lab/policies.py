@@ -13,6 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
+from . import threads
 from .engine import context_of, decoder_layers, head
 from .errors import PoiseLabError, unknown_name
 from .sources import BUNDLED, SOURCES, data_dir, fetched
@@ -72,6 +73,7 @@ class Policy:
                     f"policy {self.name!r} has no token with a newline, at which an answer after examples ends; use shots=0"
                 )
             self.eos_token_ids += newlines
+        threads.use_for(self.model.num_parameters())
 
     def _find_tags(self) -> None:
         """Sets `tags`, `end_of_reasoning` (token ids of the end tag on its own), and the tokens that no text shows."""

@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from ..files import provenance, read_json, write_json
+from ..policies import load_policy
 from ..probe import PROBE_PRESETS, RecentBuffer, ValueProbe
-from ..rollouts import reasoning_end
+from ..rollouts import reasoning_ends
 from ..runs import format_table
 from ..sources import data_dir
 
@@ -185,8 +186,9 @@ def measure(a: Assumptions | None = None) -> dict:
             "cpu_bytes": a.rows * features * 20 / predict,
             "hash_bytes": X.nbytes / _seconds(buffer.digest),
         }
-    ids = list(range(a.tokens))
-    result["scan_tokens"] = a.tokens / _seconds(reasoning_end, ids, [-1, -2, -3])
+    policy = load_policy("tiny")
+    ids = policy.tokenizer.encode("7" * a.tokens, add_special_tokens=False)
+    result["scan_tokens"] = a.tokens / _seconds(reasoning_ends, policy, [ids])
     return result
 
 

@@ -73,6 +73,7 @@ class PoiseConfig(GRPOConfig):
     epsilon: float = dataclasses.field(default=0.2, metadata={"help": "Lower clip of the probability ratio."})
     epsilon_high: float | None = dataclasses.field(default=0.28, metadata={"help": "Upper clip."})
     delta: float | None = dataclasses.field(default=10.0, metadata={"help": "Dual clip."})
+    disable_dropout: bool = dataclasses.field(default=True, metadata={"help": "Else two readings of a token differ."})
     poise_probe: str = dataclasses.field(default="release", metadata={"help": "Probe preset: paper or release."})
     poise_layer: int | None = dataclasses.field(
         default=None, metadata={"help": "Decoder layer, 0-based; by default 19 of 36, scaled to the policy's depth."}
@@ -213,6 +214,8 @@ class PoiseTrainer(GRPOTrainer):
             ) from None
         if self._is_vlm:
             raise PoiseLabError("PoiseTrainer reads text models; pass a tokenizer as processing_class")
+        if args.disable_dropout:
+            _still(self._bare())
         depth = len(self._policy().layers)
         self.poise_layer = round(depth * 19 / 36) if args.poise_layer is None else args.poise_layer
         if not 0 <= self.poise_layer < depth:
@@ -437,6 +440,14 @@ class PoiseTrainer(GRPOTrainer):
             )
         self.poise.load_state_dict(state)
         self._digest = digest(self.poise)
+
+
+def _still(model) -> None:
+    """Switch off what is dropped at random and is no module of its own, which TRL's disable_dropout passes over."""
+    for module in model.modules():
+        for name, value in vars(module).items():
+            if name.endswith(("dropout", "layerdrop")) and isinstance(value, float):
+                setattr(module, name, 0.0)
 
 
 def digest(poise: Poise) -> int:
