@@ -73,7 +73,6 @@ class Policy:
                     f"policy {self.name!r} has no token with a newline, at which an answer after examples ends; use shots=0"
                 )
             self.eos_token_ids += newlines
-        threads.use_for(self.model.num_parameters())
 
     def _find_tags(self) -> None:
         """Sets `tags`, `end_of_reasoning` (token ids of the end tag on its own), and the tokens that no text shows."""
@@ -123,6 +122,7 @@ class Policy:
         """
         self.model.eval()
         if self._ways is None:
+            threads.use_for(self.model.num_parameters())
             self._ways = find_ways(self.model)[0]
         return self._ways
 

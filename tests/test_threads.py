@@ -86,7 +86,8 @@ def test_a_worker_stays_on_one_thread():
 
 
 def test_the_cores_are_those_that_may_be_used(monkeypatch):
-    context = threads.joblib.externals.loky.backend.context
+    from joblib.externals.loky.backend import context
+
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
     monkeypatch.setattr(os, "process_cpu_count", lambda: 48, raising=False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(12)), raising=False)

@@ -207,7 +207,9 @@ def _one_by_one(policy: Policy, rollouts, width: int = 4096, seed: int = 0) -> S
     """What `read_scores` gives, from one backward pass per response."""
     parameters = list(policy.model.parameters())
     size = sum(parameter.numel() for parameter in parameters)
-    signs = torch.randint(0, 2, (size,), generator=torch.Generator().manual_seed(seed)) * 2.0 - 1
+    generator = torch.Generator().manual_seed(seed)
+    signs = torch.randint(0, 2, (size,), generator=generator) * 2.0 - 1
+    places = torch.randint(0, width, (size,), generator=generator)
     within, kept = [], []
     for i in range(len(rollouts)):
         group = []
@@ -217,7 +219,7 @@ def _one_by_one(policy: Policy, rollouts, width: int = 4096, seed: int = 0) -> S
             group.append(torch.cat([gradient.flatten() for gradient in gradients]))
         vectors = torch.stack(group)
         within.append(vectors @ vectors.T)
-        kept.append(torch.nn.functional.pad(vectors * signs, (0, -size % width)).view(len(group), -1, width).sum(1))
+        kept.append(vectors.new_zeros(len(group), width).index_add_(1, places, vectors * signs))
     return Scores(torch.stack(within), torch.stack(kept))
 
 

@@ -119,12 +119,14 @@ def _prompt_batches(rollouts: Rollouts, weights: torch.Tensor):
 
 def _uses(policy: Policy, rollouts: Rollouts, rows: torch.Tensor, weights: torch.Tensor) -> dict:
     """Of each weight: the modules it is used in, their inputs, outputs and output gradients, (R, positions, features)."""
-    captured, handles = [], []
+    captured, handles, through_trunk = [], [], False
     _ = policy.ways  # compares the model's passes if nothing has yet, before anything listens to them
 
     def hook(module, args, output):
         x = args[0].detach()
-        if len(output) == 1 < len(rows):  # the same positions for all rows: give each its own gradient
+        if not through_trunk and len(output) == 1 < len(
+            rows
+        ):  # the same positions for all rows: each has its own gradient
             x, output = x.expand(len(rows), *x.shape[1:]), output.expand(len(rows), *output.shape[1:])
         captured.append((module, x, output))
         return output
@@ -135,6 +137,7 @@ def _uses(policy: Policy, rollouts: Rollouts, rows: torch.Tensor, weights: torch
     try:
         with torch.enable_grad():
             states, mask = scoring_states(policy, rollouts, rows, share=False)  # each row needs its own gradient
+            through_trunk = True  # the head is given all rows' positions, one behind the other
             mask = mask[:, : int(mask.sum(1).max())]
             row, token = mask.nonzero(as_tuple=True)
             laid_out = states.new_zeros(*mask.shape, states.shape[1]).index_put((row, token), states)
