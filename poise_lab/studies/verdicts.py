@@ -73,12 +73,12 @@ def price_draws(runs: Sequence[RunRecord], budget: str, draws: int = 200, seed: 
 def accuracies(runs: Sequence[RunRecord], budget: str) -> dict[str, Drawn]:
     """Held-out accuracy of each method's seeds (by label) at equal budget, with the draws of the prices."""
     price = price_draws(runs, budget)
-    ends = [price[run.label].times(spent(run, "tokens")[0][-1:]) for run in runs]
-    equal = Drawn(np.min([end.measured for end in ends]), np.min([end.draws[:, 0] for end in ends], 0))
+    curves_of = {label: [spent(run, "tokens") for run in group] for label, group in by_label(runs).items()}
+    ends = [price[label].times(np.array([t[-1] for t, _ in curves])) for label, curves in curves_of.items()]
+    equal = Drawn(np.min([end.measured.min() for end in ends]), np.min([end.draws.min(1) for end in ends], 0))
     found = {}
-    for label, group in by_label(runs).items():
+    for label, curves in curves_of.items():
         tokens = equal / price[label]
-        curves = [spent(run, "tokens") for run in group]
         measured = [np.interp(tokens.measured, *curve) for curve in curves]
         found[label] = Drawn(np.array(measured), np.stack([np.interp(tokens.draws, *curve) for curve in curves], 1))
     return found
