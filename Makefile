@@ -41,7 +41,7 @@ assignments: $(VENV)/.course
 handout: $(VENV)/.course
 	$(BIN)/python -m poise_lab.course handout
 grade: $(VENV)/.course
-	$(ONE) $(BIN)/python -m poise_lab.course grade
+	$(ONE) $(BIN)/python -m poise_lab.course grade --jobs 2
 grade-check: $(VENV)/.course  # the grader graded: untouched gets 0, the solution all, planted answers what they should
 	$(ONE) $(BIN)/python -m pytest tests/test_assignments.py -q
 	ls notebooks/assignments/source | $(ONE) xargs -P 2 -I{} $(BIN)/python -m poise_lab.course check {}

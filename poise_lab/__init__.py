@@ -9,6 +9,7 @@ internals = pl.read_internals(policy, rollouts, layer=2, pool=4)
 probe = pl.ValueProbe.preset("release").fit(internals, rollouts.partner_rewards())
 """
 
+from . import threads  # before all that imports torch
 from .baselines import BASELINES, make_baseline
 from .baselines.base import Baseline
 from .baselines.critic import Critic, gae
@@ -28,6 +29,7 @@ from .tasks import TINY_TASKS, Problem, Task, TaskMixture, load_task
 from .trainer import TrainConfig, Trainer
 
 __version__ = "0.1.0"
+threads.use_for(parameters=0)  # until a policy is loaded
 
 __all__ = [
     "BASELINES",

@@ -142,7 +142,7 @@ def _parser() -> argparse.ArgumentParser:
     pretrain.add_argument("--width", type=int, default=128, help="of the hidden states; a multiple of 64")
 
     bench = command("bench", _bench, "speed of the library's parts, against references")
-    bench.add_argument("part", nargs="*", help="rollouts, llama, internals, probe, variance (default: all)")
+    bench.add_argument("part", nargs="*", help="rollouts, llama, internals, probe, shared, variance (default: all)")
     return parser
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, get_type_hints
+from typing import Annotated
 
-from .errors import PoiseLabError, known
+from .errors import PoiseLabError, unknown_name
 from .objective import AGGREGATIONS
-from .settings import Count, NotNegative, Positive, Range, checked
+from .settings import Count, NotNegative, Positive, Range, check_settings
 
 Index = Annotated[int, Range(lambda x: x >= 0, "a whole number, at least 0")]
 LowerClip = Annotated[float, Range(lambda x: 0 < x < 1, "a number above 0 and below 1")]
@@ -60,9 +60,8 @@ class TrainConfig:
     """Steps between checkpoints; the last two are kept."""
 
     def __post_init__(self):
-        for name, annotation in get_type_hints(type(self), include_extras=True).items():
-            setattr(self, name, checked(getattr(self, name), annotation, name))
+        check_settings(self)
         if self.aggregation not in AGGREGATIONS:
-            raise known("aggregation", self.aggregation, AGGREGATIONS)
+            raise unknown_name("aggregation", self.aggregation, AGGREGATIONS)
         if self.minibatches > self.prompts:
             raise PoiseLabError(f"{self.prompts} prompts cannot be split into {self.minibatches} mini-batches")

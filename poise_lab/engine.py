@@ -56,9 +56,12 @@ def context_of(config) -> int:
 
 def window_of(config) -> int:
     """The shortest window or chunk of attention that the config names; as good as endless if it names none."""
-    sizes = config.get_text_config().to_dict().items()
+    config = config.get_text_config()
+    sizes = config.to_dict() | {
+        "sliding_window": getattr(config, "sliding_window", None)
+    }  # of some, half of another entry
     ends = ("window", "window_size", "chunk_size")
-    return min((n for key, n in sizes if key.endswith(ends) and type(n) is int and n > 0), default=sys.maxsize)
+    return min((n for key, n in sizes.items() if key.endswith(ends) and type(n) is int and n > 0), default=sys.maxsize)
 
 
 @contextlib.contextmanager

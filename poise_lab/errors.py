@@ -13,7 +13,7 @@ class NotFiniteError(PoiseLabError):
     """NaN or infinity where a policy should have given numbers; the trainer adds the step to it."""
 
 
-def known(kind: str, name: object, names) -> PoiseLabError:
+def unknown_name(kind: str, name: object, names) -> PoiseLabError:
     """The error for an unknown name; lists the known ones."""
     return PoiseLabError(f"unknown {kind} {name!r}; known: {', '.join(sorted(map(str, names)))}")
 

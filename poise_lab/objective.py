@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import torch
 
-from .errors import known
+from .errors import unknown_name
 
 AGGREGATIONS = ("token_mean", "sequence_mean")
 MAX_LOG_RATIO = 20.0  # as verl has it; exp overflows in float32 above 88, and infinity times a clip's 0 is NaN
@@ -25,7 +25,7 @@ def token_weights(mask: torch.Tensor, aggregation: str) -> torch.Tensor:
         return mask / mask.sum().clamp(min=1)
     if aggregation == "sequence_mean":
         return mask / mask.sum(1, keepdim=True).clamp(min=1) / len(mask)
-    raise known("aggregation", aggregation, AGGREGATIONS)
+    raise unknown_name("aggregation", aggregation, AGGREGATIONS)
 
 
 def clipped_surrogate(

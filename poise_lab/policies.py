@@ -14,8 +14,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
+from . import threads
 from .engine import context_of, decoder_layers, head
-from .errors import PoiseLabError, known
+from .errors import PoiseLabError, unknown_name
 from .sources import BUNDLED, SOURCES, data_dir, fetched
 from .tasks import END_OF_REASONING, START_OF_REASONING, Problem
 from .ways import Compared, Ways, find_ways
@@ -123,6 +124,7 @@ class Policy:
         """
         self.model.eval()
         if self._ways is None:
+            threads.use_for(self.model.num_parameters())
             self._ways = find_ways(self.model)[0]
         return self._ways
 
@@ -231,7 +233,7 @@ def load_policy(
     the wording is not known.
     """
     if wording not in (None, *WORDINGS):
-        raise known("wording", wording, WORDINGS)
+        raise unknown_name("wording", wording, WORDINGS)
     if name in SOURCES:
         source = fetched(name)
         if source is None:

@@ -26,7 +26,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted
 
-from .errors import NotFiniteError, PoiseLabError, known
+from .errors import NotFiniteError, PoiseLabError, unknown_name
 from .internals import Internals
 from .settings import Count, NotNegative, checked
 from .stats import agreement
@@ -34,11 +34,11 @@ from .stats import agreement
 INPUTS = ("prompt", "reasoning", "entropy")
 ENTROPIES = 3
 
-PRESETS = {
-    # arXiv 2605.07579, Sec. 3.1 and Table 5: no PCA, ridge 0.01
-    "paper": dict(ridge=0.01, pca_prompt=None, pca_reasoning=None),
+PROBE_PRESETS = {
     # official release, Qwen3-4B: PCA 32 and 64, ridge 100
     "release": dict(ridge=100.0, pca_prompt=32, pca_reasoning=64),
+    # arXiv 2605.07579, Sec. 3.1 and Table 5: no PCA, ridge 0.01
+    "paper": dict(ridge=0.01, pca_prompt=None, pca_reasoning=None),
 }
 
 
@@ -62,9 +62,9 @@ class ValueProbe(RegressorMixin, BaseEstimator):
     @classmethod
     def preset(cls, name: str, **changes) -> ValueProbe:
         """The probe of the "paper" or of its official "release"; changes override its settings."""
-        if name not in PRESETS:
-            raise known("probe preset", name, PRESETS)
-        return cls(**{**PRESETS[name], **changes})
+        if name not in PROBE_PRESETS:
+            raise unknown_name("probe preset", name, PROBE_PRESETS)
+        return cls(**{**PROBE_PRESETS[name], **changes})
 
     def check_params(self) -> None:
         """Raise PoiseLabError for settings that mean nothing; `fit` calls it."""
@@ -74,7 +74,7 @@ class ValueProbe(RegressorMixin, BaseEstimator):
                 checked(getattr(self, name), Count, f"probe: {name}")
         unknown = set(self.inputs) - set(INPUTS)
         if unknown or not self.inputs:
-            raise known("probe input", ", ".join(sorted(unknown)) or "(none)", INPUTS)
+            raise unknown_name("probe input", ", ".join(sorted(unknown)) or "(none)", INPUTS)
         if len(set(self.inputs)) < len(self.inputs):
             raise PoiseLabError(f"probe: inputs={self.inputs!r}; name each of them once")
 
@@ -92,7 +92,7 @@ class ValueProbe(RegressorMixin, BaseEstimator):
         self.check_params()
         X, _ = _rows(X)
         y = np.asarray(y, dtype=np.float64).reshape(-1)
-        if len(X) != len(y):
+        if len(X) != len(y) or not len(y):
             raise PoiseLabError(f"{len(X)} rows of features but {len(y)} targets; give one target per row")
         if not np.isfinite(y).all() or y.min() < 0 or y.max() > 1:
             raise PoiseLabError("targets must be rewards in [0, 1], without NaN; rescale or repair them")
@@ -110,10 +110,12 @@ class ValueProbe(RegressorMixin, BaseEstimator):
         beta = ridge.coef_ / scaler.scale_
         self.coef_ = np.zeros(X.shape[1])
         self.intercept_ = float(ridge.intercept_ - beta @ scaler.mean_)
-        for name, part, block in columns.transformers_:
-            of_part, reduced = beta[columns.output_indices_[name]], isinstance(part, PCA)
-            self.coef_[block] = part.components_[: part.rank_].T @ of_part if reduced else of_part
-            self.intercept_ -= float(self.coef_[block] @ part.mean_) if reduced else 0.0
+        for name in self.inputs:
+            part, of_part = columns.named_transformers_[name], beta[columns.output_indices_[name]]
+            if isinstance(part, PCA):
+                of_part = part.components_[: part.rank_].T @ of_part
+                self.intercept_ -= float(of_part @ part.mean_)
+            self.coef_[blocks[name]] = of_part
         self.n_features_in_ = X.shape[1]
         return self
 

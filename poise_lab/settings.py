@@ -34,11 +34,14 @@ TYPES = {  # what stands for each type, NumPy's included, and the words for it
 }
 
 
-def check_settings(made, owner: str) -> None:
-    """Check all fields of a dataclass as `checked` does; what a type that is not among TYPES may be, its class checks."""
+def check_settings(made, owner: str = "") -> None:
+    """Check all fields of a dataclass as `checked` does; what a type that is not among TYPES may be, its class checks.
+
+    owner: what the sentence of the PoiseLabError begins with, before the name of the field.
+    """
     hints = get_type_hints(type(made), include_extras=True)
     for field in dataclasses.fields(made):
-        setattr(made, field.name, checked(getattr(made, field.name), hints[field.name], f"{owner}: {field.name}"))
+        setattr(made, field.name, checked(getattr(made, field.name), hints[field.name], owner + field.name))
 
 
 def checked(value, annotation, what: str):

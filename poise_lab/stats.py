@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 
@@ -113,12 +114,9 @@ def interval(estimates: np.ndarray, confidence: float = 0.95) -> tuple[float, fl
     return float(estimates[0]), float(low), float(high)
 
 
-def verdict(a: np.ndarray, b: np.ndarray) -> tuple[str, tuple[float, float, float]]:
-    """Is a better than b, seed by seed? "better", "worse" or "inconclusive", and a - b with its 95 % interval.
-
-    a, b: (seeds,), or (1 + draws, seeds) with one row per draw of the prices.
-    """
-    difference = drawn_interval(np.asarray(a) - np.asarray(b))
+def verdict(a: Drawn | Sequence[float], b: Drawn | Sequence[float]) -> tuple[str, tuple[float, float, float]]:
+    """Is a better than b, seed by seed, (S,)? "better", "worse" or "inconclusive", and a - b with its 95 % interval."""
+    difference = drawn_interval(as_drawn(a) - as_drawn(b))
     _, low, high = difference
     return ("better" if low > 0 else "worse" if high < 0 else "inconclusive"), difference
 
@@ -148,15 +146,42 @@ def pair_reduction(predicted: np.ndarray, rewards: np.ndarray) -> float:
     return float(variance_reduction(own - predicted[:, columns ^ 1], own))
 
 
-def drawn_interval(values: np.ndarray) -> tuple[float, float, float]:
-    """(mean, low, high) of (1 + draws, seeds): the t interval of the first row, widened by the spread of the others.
+@dataclasses.dataclass(frozen=True)
+class Drawn:
+    """A number, or one per seed, as it was measured and as each draw of the prices would have it.
+
+    measured: () or (S,). draws: (D,) or (D, S); D = 0 where no price is in it.
+    """
+
+    measured: np.ndarray
+    draws: np.ndarray
+
+    def __truediv__(self, other: Drawn) -> Drawn:
+        return Drawn(self.measured / other.measured, self.draws / other.draws)
+
+    def __sub__(self, other: Drawn) -> Drawn:
+        return Drawn(self.measured - other.measured, self.draws - other.draws)
+
+    def times(self, by_seed: np.ndarray) -> Drawn:
+        """A price, (), times what each seed spent, (S,)."""
+        return Drawn(self.measured * by_seed, self.draws[:, None] * by_seed)
+
+
+def as_drawn(values: Drawn | Sequence[float]) -> Drawn:
+    """Numbers by seed that no price is in, (S,), as Drawn; one that is Drawn stays as it is."""
+    if isinstance(values, Drawn):
+        return values
+    return Drawn(np.asarray(values, dtype=float), np.empty((0, len(values))))
+
+
+def drawn_interval(values: Drawn) -> tuple[float, float, float]:
+    """(mean, low, high) of numbers by seed: the t interval of the measured ones, widened by the spread of their draws.
 
     Seeds and prices are independent, so the half-widths of their 95 % intervals add in squares.
     """
-    values = np.atleast_2d(values)
-    mean, low, high = mean_interval(values[0])
-    if len(values) == 1:
+    mean, low, high = mean_interval(values.measured)
+    if not len(values.draws):
         return mean, low, high
-    from_prices = np.subtract(*np.quantile(values[1:].mean(1), [0.975, 0.025])) / 2
+    from_prices = np.subtract(*np.quantile(values.draws.mean(1), [0.975, 0.025])) / 2
     half = float(np.hypot((high - low) / 2, from_prices))
     return mean, mean - half, mean + half

@@ -476,7 +476,7 @@ def test_own_share_by_hand_and_where_there_is_none():
     assert pl.own_share(rewards / 2, rewards, fresh) == pytest.approx(0.5)
     assert pl.own_share(torch.full((1, 2), 0.3), rewards, fresh) == pytest.approx(0)
     for same in (1.0, 0.9):
-        assert math.isnan(pl.own_share(torch.rand(3, 2), torch.full((3, 2), same), torch.full((3, 7), same)))
+        assert math.isnan(pl.own_share(torch.rand(3, 2), torch.full((3, 2), same), torch.full((3, 14), same)))
     assert math.isnan(pl.own_share(rewards.numpy(), np.ones((1, 2)), np.ones((1, 3))))
     with pytest.raises(pl.PoiseLabError, match="at least 2 fresh responses"):
         pl.own_share(rewards, rewards, fresh[:, :1])

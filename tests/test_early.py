@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import types
+
 import pytest
 import torch
 from support import ToyTask, tiny_policy
@@ -50,6 +52,19 @@ def test_none_of_the_reasoning_is_the_prompt_alone(sampled):
     width = policy.model.config.hidden_size
     assert torch.equal(features[:, 0], features[:, 1]) and (features[..., width:] == 0).all()
     assert features[..., :width].abs().sum() > 0
+
+
+def test_a_share_is_no_token_more_than_it_is(monkeypatch):
+    """Every share of every length, against whole numbers: 25 tokens x 0.6 are 15."""
+    kept = []
+    monkeypatch.setattr(early, "cut", lambda rollouts, k: kept.append(k) or rollouts)
+    features = types.SimpleNamespace(features=lambda: torch.zeros(1))
+    monkeypatch.setattr(early, "read_internals", lambda *args: features)
+    lengths = torch.arange(1001)[None]
+    early.read_shares(None, types.SimpleNamespace(reasoning_lengths=lengths))
+    assert len(kept) == len(early.SHARES)
+    for tenths, k in enumerate(kept):
+        assert torch.equal(k, -(-lengths * tenths // 10))
 
 
 def test_token_by_token_ends_where_the_whole_reasoning_does(sampled):

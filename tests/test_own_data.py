@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+from pathlib import Path
 
 import pytest
 
 import poise_lab as pl
-from poise_lab.answers import VERIFIERS, final_answer, last_number
 from poise_lab.cli import main
+from poise_lab.tasks.answers import VERIFIERS, final_answer, last_number
 
 ROWS = [{"question": f"{a}+{b}=", "answer": str(a + b), "level": a} for a in range(1, 9) for b in range(1, 9)]
 
@@ -197,3 +198,19 @@ def test_a_run_from_a_file_on_the_command_line(tmp_path, capfd):
     run = pl.read_run(tmp_path / "run")
     assert run.config["task"] == "questions.jsonl" and run.config["task_settings"]["verify"] == "number"
     assert main([*command[:-4], "--resume"]) in (0, 2)
+
+
+def test_the_readmes_lines_from_a_file_to_a_trained_policy(tmp_path, monkeypatch, capsys):
+    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    section = readme[readme.index("## Your own questions") :]
+    code = section[section.index("```python\n") + 10 :].partition("```")[0]
+    assert len(code.strip().splitlines()) <= 10
+    write(
+        tmp_path / "questions.jsonl",
+        [{"question": f"{a}+{b}=", "answer": a + b} for a in range(17, 27) for b in range(25, 30)],
+    )
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code.replace("sample(1, seed=0)[0]", "problems[0]"), "README", "exec"), {})
+    said = capsys.readouterr().out
+    assert said.startswith("1.0\n") and pl.read_run("runs/own").finished
+    assert pl.load_policy("my-policy").wording == "compact"

@@ -15,8 +15,8 @@ PACKAGE = Path(__file__).parent.parent / "poise_lab"
 # use each other.
 PLAN = [
     ["errors"],
-    ["files", "process", "settings", "sources", "stats"],
-    ["answers", "checkpoints", "engine", "objective"],
+    ["files", "process", "settings", "sources", "stats", "threads"],
+    ["checkpoints", "engine", "objective"],
     ["config", "tasks", "ways"],
     ["policies"],
     ["rollouts"],

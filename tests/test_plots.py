@@ -210,6 +210,11 @@ def test_controls_stand_above_each_other_and_the_plot_keeps_its_height():
     assert figure["height"] - figure["margin"]["t"] == plot
 
 
+def test_a_figure_and_its_controls_fit_on_a_screen():
+    box = Sliders(lambda k: plots.figure("t", "x", "y", height=690).add_bar(x=[1], y=[k]), k=[1, 2])
+    assert box.to_plotly()["layout"]["height"] == 700
+
+
 def shown_outputs(monkeypatch, figure):
     shown = []
     monkeypatch.setattr("IPython.display.display", lambda what, raw=False: shown.append(what))
@@ -254,6 +259,26 @@ def test_floor_of_the_bench_by_hand(qwen):
     """2 FLOP per weight: attention 16 x (32 + 16 + 16) + 32 x 16, MLP 3 x 16 x 32, head 101 x 16."""
     layer = 16 * (32 + 16 + 16) + 32 * 16 + 3 * 16 * 32
     assert bench.matmul_flops_per_token(qwen) == 2 * (3 * layer + 101 * 16)
+
+
+def test_bench_beside_a_busy_process(monkeypatch):
+    """Each time is of a process with its setting, and both ratios are of medians."""
+    monkeypatch.setattr(bench, "usable", lambda: 2)
+    assert bench._seconds_beside(1, "usable", {"LOKY_MAX_CPU_COUNT": "1"}) == 1
+    with pytest.raises(pl.PoiseLabError, match="the process of nothing ended with status 1"):
+        bench._seconds_beside(0, "nothing", {})
+    times = {("{}", 0): [4, 1, 2], ("{}", 1): [3, 3, 9]}
+    times |= {("one", 0): [2, 2, 2], ("one", 1): [2, 2, 2], ("many", 0): [1, 1, 1], ("many", 1): [5, 5, 5]}
+    keys = {None: "{}", "1": "one", "2": "many"}
+
+    def timed(busy, work, settings):
+        return times[keys[settings.get("OMP_NUM_THREADS")], busy].pop()
+
+    monkeypatch.setattr(bench, "_seconds_beside", timed)
+    rows = bench.bench_shared("work", "case")
+    assert [row["of the best alone"] for row in rows] == [2, 2, 1]
+    assert [row["of its time alone"] for row in rows] == [1.5, 1, 5]
+    assert rows[2]["case"] == "case, as installed, 2 threads"
 
 
 def test_bench_compares_the_same_work(bundled):
@@ -360,6 +385,20 @@ def test_text_is_readable_where_no_theme_colours_it():
     assert contrast(plots.TEMPLATE.layout.font.color, WHITE) >= 4.5
     cells = plots.matrix([[0, 1], [-1, 0]], ["a", "b"], "t", "x", "y").data[0]
     assert min(contrast("#222222", color) for _, color in cells.colorscale) >= 7
+
+
+def test_words_leave_out_what_is_not_drawn():
+    """A curve that begins with NaN begins where its line does, and a bar without a value is no reason to fail."""
+    nan = float("nan")
+    fig = Figure(go.Scatter(x=[0, 10, 20, 30], y=[nan, 0.25, nan, 0.5], mode="lines"))
+    assert "from 0.25 at 10 to 0.5 at 30, 0.25 to 0.5" in describe(fig)
+    fig = Figure(
+        go.Bar(x=["a", "b", "c"], y=[1.0, nan, 3.0], error_y=dict(array=[0.1, nan, 0.3], arrayminus=[0.2, nan, 0.4]))
+    )
+    assert "a 1 (0.8 to 1.1), c 3 (2.6 to 3.3)" in describe(fig) and "b " not in describe(fig)
+    fig = Figure(go.Bar(y=["a", "b"], x=[nan, 2.0], orientation="h"))
+    assert "b 2" in describe(fig)
+    assert "no points" in describe(Figure(go.Bar(x=["a"], y=[nan]))) and "no points" in describe(Figure(go.Scatter()))
 
 
 def test_words_say_what_is_drawn():

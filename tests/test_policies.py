@@ -9,9 +9,12 @@ import sys
 
 import pytest
 import torch
-from support import EOS, PAD, plain_logits, tiny_policy
+from safetensors.torch import load_file, save_file
+from support import EOS, PAD, ToyProblem, ToyTask, plain_logits, tiny_policy
 
 import poise_lab as pl
+from poise_lab.cli import main
+from poise_lab.internals import forward_rows
 from poise_lab.models.pretrain import character_tokenizer
 from poise_lab.tasks import LAPTOP_SETTINGS
 
@@ -205,6 +208,113 @@ def test_wordings(sums, qwen):
     assert plain.tokenizer.decode(plain.prompt_ids(sums[0])) == sums[0].question
     plain.tokenizer.chat_template = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}[assistant]"
     assert plain.tokenizer.decode(plain.prompt_ids(sums[0])) == f"[user]{sums[0].question}[assistant]"
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_a_model_in_training_mode_is_read_without_dropout(family, toys):
+    policy = tiny_policy(family, **({} if family == "gpt2" else {"attention_dropout": 0.5}))
+    rollouts = pl.sample_rollouts(policy, toys, 2, seed=0, max_new_tokens=8)
+    expected = pl.read_internals(policy, rollouts, layer=1, pool=3)
+    for _ in range(2):
+        policy.model.train()
+        sampled = pl.sample_rollouts(policy, toys, 2, seed=0, max_new_tokens=8)
+        assert torch.equal(sampled.response_ids, rollouts.response_ids)
+        policy.model.train()
+        found = pl.read_internals(policy, rollouts, layer=1, pool=3)
+        assert torch.equal(found.features(), expected.features()) and torch.equal(found.logprobs, expected.logprobs)
+        policy.model.train()
+        assert torch.allclose(
+            forward_rows(policy, rollouts, torch.arange(12))[0], found.logprobs.flatten(0, 1), atol=1e-5
+        )
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda w: {f"other.{name}": v for name, v in w.items()}, "36 weights are missing from its files"),
+        (lambda w: {name: v for name, v in w.items() if "layers.1" not in name}, "11 weights are missing from its files"),
+        (lambda w: {n: v[:, :-1].clone() if n.endswith("q_proj.weight") else v for n, v in w.items()}, "have another shape|size"),
+        (lambda w: w | {"model.layers.3.mlp.up_proj.weight": torch.ones(32, 16)}, "1 weights are in its files, but not"),
+    ],
+    ids=["foreign names", "a layer less", "shapes", "a layer more"],
+)  # fmt: skip
+def test_weights_that_do_not_fit_the_config(tmp_path, qwen, change, words):
+    qwen.save(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    save_file(change(load_file(weights)), weights, {"format": "pt"})
+    with pytest.raises(pl.PoiseLabError, match=words) as e:
+        pl.load_policy(tmp_path)
+    assert "\n" not in str(e.value)
+
+
+def test_another_head_beside_the_models_own_is_nothing_to_it(tmp_path, qwen):
+    qwen.save(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    save_file(load_file(weights) | {"v_head.weight": torch.ones(1, 16)}, weights, {"format": "pt"})
+    assert torch.equal(plain_logits(pl.load_policy(tmp_path), [5, 9]).logits, plain_logits(qwen, [5, 9]).logits)
+
+
+def test_comparison_knows_a_head_with_a_cap_and_leaves_no_gradients():
+    policy = tiny_policy("gemma3")
+    assert not policy.ways.plain_head and tiny_policy("qwen3").ways.plain_head
+    assert all(p.grad is None and p.requires_grad for p in policy.model.parameters())
+
+
+def test_what_differs_is_named():
+    """A model that looks ahead, and one that draws random numbers in evaluation; the global random state stays."""
+
+    def broken(change):
+        policy = tiny_policy("llama")
+        change(policy.model)
+        before = torch.get_rng_state()
+        with pytest.raises(pl.PoiseLabError) as e:
+            _ = policy.ways
+        assert torch.equal(torch.get_rng_state(), before)
+        return str(e.value)
+
+    def ahead(model):
+        inner = model.model.layers[1].mlp
+        model.model.layers[1].mlp.forward = lambda x: type(inner).forward(inner, x + x.mean(1, keepdim=True))
+
+    def random(model):
+        model.lm_head.register_forward_hook(lambda module, args, out: out + torch.randn_like(out))
+
+    assert "'llama'" in broken(ahead) and "has not read what comes later" in broken(ahead)
+    assert "two passes over the same tokens" in broken(random)
+
+
+def test_trainer_refuses_before_it_claims_a_folder(tmp_path, toys):
+    policy = tiny_policy("llama")
+    policy.model.lm_head.register_forward_hook(lambda module, args, out: out + torch.randn_like(out))
+    with pytest.raises(pl.PoiseLabError, match="two passes over the same tokens"):
+        pl.Trainer(policy, ToyTask(), pl.make_baseline("grpo"), out=tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("scaled", ["dynamic", "longrope"])
+def test_positions_scaled_by_the_length_end_where_scaling_begins(scaled):
+    """Beyond that length a key in the cache and the same key in a longer sequence differ; a row would depend on others."""
+    rope = dict(rope_type=scaled, rope_theta=1e4, factor=2.0, original_max_position_embeddings=20)
+    if scaled == "longrope":
+        rope |= dict(short_factor=[1.0] * 4, long_factor=[4.0] * 4)
+    policy = tiny_policy("llama", rope_parameters=rope)
+    assert policy.context == 20
+    with pytest.raises(pl.PoiseLabError, match="context of 20 tokens"):
+        pl.sample_rollouts(policy, [ToyProblem("abcdefgh")], max_new_tokens=13)
+    rollouts = pl.sample_rollouts(policy, [ToyProblem("abcdefgh"), ToyProblem("abc")], max_new_tokens=12, seed=1)
+    assert (pl.read_internals(policy, rollouts, 1, 1).logprobs - rollouts.logprobs).abs().max() < 1e-4
+
+
+def test_check_prints_every_way(capsys):
+    assert main(["check", "tiny"]) == 0
+    printed = capsys.readouterr().out
+    for words in (
+        "states of the decoder layers",
+        "sampled with a cache, a common beginning run once",
+        "scored, every row",
+    ):
+        assert words in printed
+    assert "not taken" not in printed
 
 
 def test_head_gives_the_models_logits(policy):

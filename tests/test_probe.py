@@ -17,7 +17,7 @@ from support import random_internals, toy_internals
 
 import poise_lab as pl
 from poise_lab.errors import NotFiniteError
-from poise_lab.probe import INPUTS, PRESETS
+from poise_lab.probe import INPUTS, PROBE_PRESETS
 
 D = 40
 SUBSETS = [("prompt",), ("reasoning",), ("entropy",), ("prompt", "entropy"), INPUTS]
@@ -46,19 +46,19 @@ def reference(preset: dict, inputs, d=D):
 
 
 @pytest.mark.parametrize("inputs", SUBSETS, ids="+".join)
-@pytest.mark.parametrize("preset", sorted(PRESETS))
+@pytest.mark.parametrize("preset", sorted(PROBE_PRESETS))
 def test_agrees_with_a_plain_pipeline(preset, inputs):
     X, y = rows(800)
     X, y, new = X[:300], y[:300], X[300:]
-    expected = reference(PRESETS[preset], inputs).fit(X, y).predict(new)
+    expected = reference(PROBE_PRESETS[preset], inputs).fit(X, y).predict(new)
     found = pl.ValueProbe.preset(preset, inputs=inputs).fit(X, y).predict(new)
     np.testing.assert_allclose(found, expected.clip(0, 1), rtol=1e-6, atol=1e-9)
     assert ((expected > 0) & (expected < 1)).mean() > 0.3  # the clip hides little
 
 
 def test_presets_are_those_of_the_method():
-    assert PRESETS["paper"] == dict(ridge=0.01, pca_prompt=None, pca_reasoning=None)
-    assert PRESETS["release"] == dict(ridge=100.0, pca_prompt=32, pca_reasoning=64)
+    assert PROBE_PRESETS["paper"] == dict(ridge=0.01, pca_prompt=None, pca_reasoning=None)
+    assert PROBE_PRESETS["release"] == dict(ridge=100.0, pca_prompt=32, pca_reasoning=64)
     assert pl.ValueProbe.preset("release", ridge=3).ridge == 3
     with pytest.raises(pl.PoiseLabError, match="unknown probe preset 'mine'; known: paper, release"):
         pl.ValueProbe.preset("mine")
@@ -90,7 +90,7 @@ def test_prompt_states_that_come_twice():
 def test_constant_columns_do_no_harm():
     X, y = rows(100)
     X[:, 3] = 7.0
-    expected = reference(PRESETS["paper"], INPUTS).fit(X, y).predict(X)
+    expected = reference(PROBE_PRESETS["paper"], INPUTS).fit(X, y).predict(X)
     np.testing.assert_allclose(pl.ValueProbe.preset("paper").fit(X, y).predict(X), expected.clip(0, 1), rtol=1e-6)
 
 
@@ -216,6 +216,8 @@ def test_bad_features():
     X, y = rows(20)
     with pytest.raises(pl.PoiseLabError, match="20 rows of features but 19 targets"):
         pl.ValueProbe().fit(X, y[:19])
+    with pytest.raises(pl.PoiseLabError, match="0 rows of features but 0 targets"):
+        pl.ValueProbe().fit(X[:0], y[:0])
     with pytest.raises(pl.PoiseLabError, match="not two states of equal width"):
         pl.ValueProbe().fit(X[:, :-1], y)
     with pytest.raises(pl.PoiseLabError, match="not two states of equal width"):

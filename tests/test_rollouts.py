@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import doctest
+
 import numpy as np
 import pytest
 import torch
@@ -377,3 +379,10 @@ def test_broken_weights_are_named(toys):
         policy.model.get_input_embeddings().weight.mul_(float("nan"))
     with pytest.raises(NotFiniteError, match="not finite"):
         pl.sample_rollouts(policy, toys)
+
+
+def test_the_worked_examples_of_a_step():
+    from poise_lab import generate
+
+    result = doctest.testmod(generate)
+    assert result.attempted >= 5 and result.failed == 0

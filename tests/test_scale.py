@@ -139,7 +139,7 @@ def test_a_pass_of_our_own_is_an_eighth_of_a_step():
 
 
 @pytest.mark.parametrize("name", [None, *(size.name for size in scale.SIZES)])
-@pytest.mark.parametrize("preset", scale.PRESETS)
+@pytest.mark.parametrize("preset", scale.PROBE_PRESETS)
 def test_poise_adds_less_than_a_hundredth_of_a_step(name, preset):
     """On paper, up to 64 GPUs: with the speeds that are assumed, and with those measured at each width.
 
@@ -176,13 +176,13 @@ def test_speeds_of_the_cpu_are_the_slowest_measured():
         assert 0.85 * slowest < getattr(a, name) <= slowest, name
     assert 0.85 * recorded["scan_tokens"] < a.scan_tokens <= recorded["scan_tokens"]
     for size in scale.SIZES:
-        for preset in scale.PRESETS:
+        for preset in scale.PROBE_PRESETS:
             flops = scale.fit_flops(2 * size.width + 3, a, preset) / recorded[size.name][f"{preset}_flops"]
             assert flops == pytest.approx(recorded[size.name][f"{preset}_seconds"])
     assert recorded["threads"] == 1
 
 
-@pytest.mark.parametrize("preset", scale.PRESETS)
+@pytest.mark.parametrize("preset", scale.PROBE_PRESETS)
 def test_memory_of_a_fit(preset):
     """What the arithmetic says is what numpy asks for, at a smaller size."""
     a, features = scale.Assumptions(buffer_rows=1024), 2 * 600 + 3

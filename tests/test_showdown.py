@@ -61,6 +61,8 @@ def test_accuracy_at_and_spent_to_by_hand():
     assert verdicts.spent_to(run(accuracy=(0.5, 0.4, 0.6)), "tokens", 0.5) == pytest.approx(
         150
     )  # counted after training
+    for accuracy in ((0.8, 0.75, 0.8), (0.7, 0.7, 0.7), (0.7, 0.8, 0.9)):  # reached before the first step
+        assert verdicts.spent_to(run(accuracy=accuracy), "tokens", 0.7) == 0
 
 
 def test_equal_budget_is_what_every_run_has_spent():
@@ -268,8 +270,7 @@ def test_one_process_per_core_that_may_be_used(monkeypatch):
         __enter__, __exit__ = (lambda self: self), (lambda self, *e: None)
 
     monkeypatch.setattr(showdown, "ProcessPoolExecutor", Pool)
-    monkeypatch.setattr(showdown.os, "sched_getaffinity", lambda pid: {0, 3, 5}, raising=False)
-    monkeypatch.setattr(showdown.os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(showdown.threads, "usable", lambda: 3)
     for most in (2, 9):
         with showdown._children(most):
             pass

@@ -329,9 +329,9 @@ def test_what_a_critic_is_scored_on_teaches_it_nothing(reader):
 
 def test_a_policy_that_is_not_there(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("POISE_LAB_CACHE", str(tmp_path))
-    assert cli.main(["study", "real", "--policy", "no/such", "--out", str(tmp_path / "out")]) == 2
+    assert cli.main(["study", "real", "--policy", "nosuch", "--out", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
-    assert "poise-lab: unknown policy 'no/such'" in error and error.count("\n") == 1
+    assert "poise-lab: unknown policy 'nosuch'" in error and error.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
 

@@ -87,6 +87,8 @@ def test_partial_credit_counts_as_wrong():
         ("no tag", "no tag"),
         ("</think>", ""),
         ("", ""),
+        ("<think>3", None),  # cut off in its reasoning
+        ("<think>1</think>2<think>3", None),
     ],
 )
 def test_answer_is_what_follows_the_last_tag(text, answer):

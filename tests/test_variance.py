@@ -274,6 +274,22 @@ def test_folding_is_right_on_average():
     assert errors.mean(0).abs().max() < 4 * (2 / 256 / 60) ** 0.5 < errors.abs().max()
 
 
+def test_folding_errs_as_promised_where_one_column_is_large():
+    """Inputs with one large channel leave gradients whose columns are equal places of every row: none may fall together."""
+    policy, width = tiny_policy(), 256
+    for name, parameter in policy.model.named_parameters():
+        if name.endswith("layernorm.weight"):
+            parameter.data[3] = 100.0
+    rollouts = pl.sample_rollouts(policy, ToyTask().sample(4, seed=0), responses=1, seed=0, max_new_tokens=6)
+    exact = va.read_scores(policy, rollouts, width=None).kept[:, 0].double()
+    true, scale = exact @ exact.T, exact.norm(dim=1)
+    errors = []
+    for seed in range(20):
+        folded = va.read_scores(policy, rollouts, width=width, seed=seed).kept[:, 0].double()
+        errors.append((folded @ folded.T - true) / (scale[:, None] * scale))
+    assert float(torch.stack(errors).pow(2).mean().sqrt()) < 1.3 * (2 / width) ** 0.5
+
+
 def test_token_weights_of_another_shape_are_refused():
     policy = tiny_policy()
     rollouts = pl.sample_rollouts(policy, ToyTask().sample(2, seed=0), responses=1, seed=0, max_new_tokens=4)

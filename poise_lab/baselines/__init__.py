@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import inspect
 
-from ..errors import known
+from ..errors import unknown_name
 from .base import Baseline
 from .critic import PPO, Critic
 from .fused import Fused
@@ -39,9 +39,9 @@ BASELINES: dict[str, type[Baseline]] = {
 def make_baseline(name: str, **settings) -> Baseline:
     """A baseline by name; settings go to its class. Raises PoiseLabError for an unknown name or setting, or a bad value."""
     if name not in BASELINES:
-        raise known("baseline", name, BASELINES)
+        raise unknown_name("baseline", name, BASELINES)
     understood = inspect.signature(BASELINES[name]).parameters
     for setting in settings:
         if setting not in understood:
-            raise known(f"setting of baseline {name!r}", setting, understood)
+            raise unknown_name(f"setting of baseline {name!r}", setting, understood)
     return BASELINES[name](**settings)

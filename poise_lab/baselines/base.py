@@ -32,7 +32,7 @@ class Baseline:
     on_reward_scale = True
 
     def __post_init__(self):
-        check_settings(self, f"baseline {self.name!r}")
+        check_settings(self, f"baseline {self.name!r}: ")
         if self.responses < self.least:
             raise PoiseLabError(
                 f"baseline {self.name!r} needs at least {self.least} responses per prompt, got responses={self.responses}"

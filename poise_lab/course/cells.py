@@ -18,7 +18,7 @@ def instructions(code: CodeType, inner: bool = False):
 def of_cell(cell) -> list:
     try:
         return list(instructions(compile(cell.source, "cell", "exec"))) if cell.cell_type == "code" else []
-    except (SyntaxError, ValueError):  # IPython's magics, or no Python at all
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # IPython's magics, or no Python at all
         return []
 
 

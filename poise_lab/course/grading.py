@@ -4,8 +4,9 @@ nbgrader makes the student versions, restores hidden tests, runs a submission an
 it does not do: put deleted cells and redefined names back, survive a cell that ends the kernel or never ends,
 cut megabytes of output, and refuse to grade with a broken reference.
 
-Every submission is graded in a new folder with a kernel of its own (`submission`); no file of a student is changed. After a submission each test that it passed is given a planted wrong answer, in the same kernel: a test
-that accepts that one too gives no points, whatever the submission did to it.
+Every submission is graded in a new folder with a kernel of its own (`submission`); no file of a student is changed.
+After a submission each test that it passed is given a planted wrong answer, in the same kernel: a test that accepts
+that one too gives no points, whatever the submission did to it.
 
 All of this works on any system; what a determined attacker can still do is said in notebooks/INSTRUCTORS.md.
 """
@@ -35,25 +36,30 @@ try:
 except ImportError:
     raise PoiseLabError("nbgrader is not installed: run `make assignments`, which installs it") from None
 
-from .cells import given_names, grade_id, is_answer, is_open, is_test
+from .cells import given_names, grade_id, is_answer, is_test
+from .papers import plain, read_notebook, repaired
 from .submission import Desk, RunSubmission
 
 TIMEOUT = 120  # seconds per cell; the slowest cell of a solution takes a tenth of it
 MOST_MEMORY = 4 * 2**30  # bytes of a submission's processes; a solution takes a quarter of it
 MOST_DISK = 2**30  # bytes that a submission may write
-MOST_NOTEBOOK = 50 * 2**20  # bytes of the file that is handed in
 PLANTED = "planted"
 RIGHT = "right"  # folder of right answers that look different, named like their cells
 
 
 @dataclasses.dataclass
 class Graded:
-    """A graded submission. points, of: by the id of the test cell. messages: sentences for the student."""
+    """A graded submission. points, of: by the id of the test cell. messages: sentences for the student.
+
+    notes: sentences for the lecturer, who should look at it. answers: the student's, by the id of the cell.
+    """
 
     student: str
     points: dict[str, float]
     of: dict[str, float]
     messages: list[str]
+    notes: list[str] = dataclasses.field(default_factory=list)
+    answers: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def total(self) -> float:
@@ -76,7 +82,7 @@ class Classroom:
     def __init__(
         self, source: Path, timeout: int = TIMEOUT, most_memory: int = MOST_MEMORY, most_disk: int = MOST_DISK
     ):
-        self.name = source.name
+        self.name, self.source, self.number = source.name, source, 0
         self._folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         self.course = Path(self._folder.name).resolve()
         self.closed = source.resolve().parent.parent  # solutions, submissions and grades of the real course
@@ -140,28 +146,30 @@ class Classroom:
         """Grade a notebook, or the file of one; whatever is in it, this returns."""
         of = {grade_id(c): float(c.metadata.nbgrader.points) for c in self.released.cells if is_test(c)}
         try:
-            if isinstance(submission, Path) and submission.stat().st_size > MOST_NOTEBOOK:
-                raise ValueError(f"it has more than {MOST_NOTEBOOK / 2**20:g} MB; clear its outputs and attachments")
-            notebook = nbformat.read(submission, 4) if isinstance(submission, Path) else copy.deepcopy(submission)
-            notebook, messages = repaired(notebook, self.released)
+            notebook = read_notebook(submission) if isinstance(submission, Path) else copy.deepcopy(submission)
+            notebook, messages, notes = repaired(notebook, self.released)
             text = nbformat.writes(notebook)
         except Exception as e:  # whatever a student hands in
-            return Graded(student, dict.fromkeys(of, 0.0), of, [f"this is no notebook that can be read: {e}"[:300]])
-        folder = self.course / "submitted" / student / self.name
-        folder.mkdir(parents=True, exist_ok=True)
+            unread = f"this is no notebook that can be read: {plain(e)}"[:300]
+            return Graded(student, dict.fromkeys(of, 0.0), of, [unread], [unread])
+        self.number += 1
+        alias = f"submission-{self.number}"  # nbgrader looks for folders by pattern, and a name may hold one: [late]
+        folder = self.course / "submitted" / alias / self.name
+        folder.mkdir(parents=True)
         (folder / f"{self.name}.ipynb").write_text(text, encoding="utf-8")
         with nbgrader_at_hand():
-            result = self.api.autograde(self.name, student)
+            result = self.api.autograde(self.name, alias)
         if "KeyboardInterrupt" in result.get("error", ""):  # it catches even that, and would grade on
             raise KeyboardInterrupt
+        answers = {grade_id(c): c.source for c in notebook.cells if is_answer(c)}
         if not result["success"]:
-            log = result.get("log") or result["error"]
-            return Graded(student, dict.fromkeys(of, 0.0), of, [*messages, f"could not be graded: {log[-1500:]}"])
+            failed = f"could not be graded: {(result.get('log') or result['error'])[-1500:]}"
+            return Graded(student, dict.fromkeys(of, 0.0), of, [*messages, failed], [*notes, failed], answers)
         points = {}
         with Gradebook(f"sqlite:///{self.course / 'gradebook.db'}") as gradebook:
             for test in of:
                 try:
-                    points[test] = float(gradebook.find_grade(test, self.name, self.name, student).auto_score or 0)
+                    points[test] = float(gradebook.find_grade(test, self.name, self.name, alias).auto_score or 0)
                 except MissingEntry:
                     points[test] = 0.0
         for test in self.desk.withheld:
@@ -169,8 +177,8 @@ class Classroom:
             messages.append(
                 f"{test}: no points, for here it passes a wrong answer too: the notebook changes what tests use"
             )
-        ran = nbformat.read(self.course / "autograded" / student / self.name / f"{self.name}.ipynb", 4)
-        return Graded(student, points, of, messages + self.desk.notes + said(ran))
+        ran = nbformat.read(self.course / "autograded" / alias / self.name / f"{self.name}.ipynb", 4)
+        return Graded(student, points, of, messages + self.desk.notes + said(ran), notes, answers)
 
 
 @dataclasses.dataclass
@@ -213,44 +221,6 @@ def nbgrader_at_hand():
     finally:
         log.handlers, log.propagate = handlers, propagate
         os.environ["PATH"] = path
-
-
-def repaired(notebook, released):
-    """A submission with all cells of the released notebook in it, as released except for answers, and what was done.
-
-    A missing cell goes behind the released cell before it. Further cells of the student stay where they are.
-    What a notebook carries besides its cells' sources is left behind: outputs, attachments, metadata, cell ids.
-    """
-    messages, wanted = [], {grade_id(cell): cell for cell in released.cells if grade_id(cell)}
-    cells, seen = [], set()
-    for cell in notebook.cells:
-        name = grade_id(cell)
-        if name not in wanted or name in seen:  # the student's own, or a copy
-            cell.metadata.pop("nbgrader", None)
-        else:
-            seen.add(name)
-            original, answer = wanted[name], cell.source
-            cell = copy.deepcopy(original)
-            if is_open(original):
-                cell.source = answer
-            elif answer != original.source:
-                messages.append(f"cell {name!r} was edited; it was graded as handed out")
-        cells.append(cell)
-    for before, name in zip([None, *wanted], wanted, strict=False):
-        if name not in seen:
-            messages.append(f"cell {name!r} was deleted; it was put back as handed out")
-            at = next((i + 1 for i, cell in enumerate(cells) if before and grade_id(cell) == before), 0)
-            cells.insert(at, copy.deepcopy(wanted[name]))
-    for i, cell in enumerate(cells):
-        cell.id = f"cell-{i:03}"
-        cell.pop("attachments", None)
-        if cell.cell_type == "code":
-            cell.outputs, cell.execution_count = [], None
-        if not grade_id(cell):
-            cell.metadata = nbformat.NotebookNode()
-    repaired = copy.deepcopy(released)
-    repaired.cells = cells
-    return repaired, messages
 
 
 def said(notebook) -> list[str]:

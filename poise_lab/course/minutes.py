@@ -28,9 +28,16 @@ def exercises(master) -> list[dict]:
     found, before = [], {"number": 0, "stated": 0, "words": 0, "lines": 0, "cells": []}
     at = before
     for cell in master.cells:
-        heading = re.match(r"## Exercise (\d+) \(\d+ points, (\d+) minutes\)", cell.source)
+        heading = re.match(r"## Exercise (\d+) \(\d+ points, (\d+) minutes\):? ?(.*)", cell.source)
         if heading:
-            at = {"number": int(heading[1]), "stated": int(heading[2]), "words": 0, "lines": 0, "cells": []}
+            at = {
+                "number": int(heading[1]),
+                "stated": int(heading[2]),
+                "title": heading[3],
+                "words": 0,
+                "lines": 0,
+                "cells": [],
+            }
             found.append(at)
         elif cell.source.startswith("## "):
             break

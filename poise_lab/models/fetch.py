@@ -24,7 +24,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from ..errors import PoiseLabError, disk_is_full, known
+from ..errors import PoiseLabError, disk_is_full, unknown_name
 from ..sources import SOURCES, Source, cache_dir, fetched
 
 
@@ -37,7 +37,7 @@ def fetch(name: str, *, log: Callable[[str], None] = print) -> Path:
     the disk is full, the cache cannot be written, or another process is fetching.
     """
     if name not in SOURCES:
-        raise known("model", name, SOURCES)
+        raise unknown_name("model", name, SOURCES)
     source, cache = SOURCES[name], cache_dir()
     log(f"{name}: {source.url}")
     log(f"licence: {source.licence}")

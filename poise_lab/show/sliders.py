@@ -25,6 +25,7 @@ _SLIDER = dict(ticklen=4, tickcolor="#888", minorticklen=3, bgcolor="#C9CED6", b
                font=dict(size=12))  # fmt: skip
 _BUTTONS = dict(bgcolor="#C9CED6", bordercolor="#888", font=dict(size=12, color="#222"))
 _ROW = {"slider": 70, "buttons": 44}  # px
+HIGHEST = 700  # px: a figure and its controls on one screen
 MOST_LETTERS = 60  # of all buttons of one row; a longer one becomes a list to choose from
 
 
@@ -208,5 +209,5 @@ def _add_controls(layout: dict, steps: dict[str, list], parameters: dict, opens_
             layout.setdefault("sliders", []).append(slider)
             height += _ROW["slider"]
     layout["title"] = {**layout.get("title", {}), "yref": "container", "y": 1, "yanchor": "top", "pad": {"t": 14}}
-    layout["height"] = layout.get("height", 380) + height - 6
+    layout["height"] = min(HIGHEST, layout.get("height", 380) + height - 6)
     layout["margin"] = {**layout.get("margin", {}), "t": 44 + height}

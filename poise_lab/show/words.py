@@ -75,20 +75,25 @@ def content(trace) -> str:
             f"{plain(name)} from {extent(list(row), short=True)}" for name, row in zip(trace.y, trace.z, strict=True)
         ]
         return f"a matrix of {len(trace.y)} rows and {len(trace.x)} columns; rows: {', '.join(rows)}"
-    x, y = column(trace, "x"), column(trace, "y")
-    names, values = (y, x) if getattr(trace, "orientation", None) == "h" else (x, y)
-    if trace.customdata is not None:  # what stands at each bar
-        names = list(trace.customdata)
-    if not values:
+    columns = ("y", "x") if getattr(trace, "orientation", None) == "h" else ("x", "y")
+    names, values = (list(trace[letter]) if trace[letter] is not None else [] for letter in columns)
+    shown = [i for i, pair in enumerate(zip(names, values, strict=True)) if all(v is not None and v == v for v in pair)]
+    if not shown:
         return "no points"
-    errors = trace.error_y.array
+
+    def part(each):
+        return None if each is None else [each[i] for i in shown]
+
+    # what stands at each bar, if that is said
+    names, values = part(names if trace.customdata is None else trace.customdata), part(values)
+    errors, below = part(trace.error_y.array), part(trace.error_y.arrayminus)
     note = " with intervals" if errors is not None else ""
     if (
         len(values) == 1
         or (len(values) <= MOST_NAMED and trace.type == "bar")
         or any(isinstance(n, str) for n in names)
     ):
-        low = trace.error_y.arrayminus if trace.error_y.arrayminus is not None else errors
+        low = errors if below is None else below
         told = []
         for i, (name, value) in enumerate(zip(names, values, strict=True)):
             span = f" ({number(value - low[i])} to {number(value + errors[i])})" if errors is not None else ""

@@ -6,15 +6,23 @@ sides alternate, and the ratio is that of the medians. Machines are shared and n
 
 from __future__ import annotations
 
+import contextlib
+import io
 import multiprocessing
+import os
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 
-from ..errors import known
+from ..baselines import make_baseline
+from ..errors import PoiseLabError, unknown_name
 from ..generate import sample_rollouts
 from ..internals import batches_by_length, forward_rows, read_internals
 from ..models.pretrain import character_tokenizer
@@ -23,10 +31,13 @@ from ..probe import ValueProbe
 from ..process import peak_memory_mb
 from ..stats import resamples
 from ..tasks import TINY_TASKS, load_task
+from ..threads import COUNTS, WAITING, usable
+from ..trainer import TrainConfig, Trainer
 from ..variance.estimates import gradient_variance
 from ..variance.scores import Scores, read_scores
 
 ROUNDS = 3
+AS_INSTALLED = {"GOMP_SPINCOUNT": "300000", "KMP_BLOCKTIME": "200"}  # what the OpenMP libraries do by themselves
 
 
 def matmul_rate(n: int = 2048, seconds: float = 1.0) -> float:
@@ -196,7 +207,9 @@ def _one_by_one(policy: Policy, rollouts, width: int = 4096, seed: int = 0) -> S
     """What `read_scores` gives, from one backward pass per response."""
     parameters = list(policy.model.parameters())
     size = sum(parameter.numel() for parameter in parameters)
-    signs = torch.randint(0, 2, (size,), generator=torch.Generator().manual_seed(seed)) * 2.0 - 1
+    generator = torch.Generator().manual_seed(seed)
+    signs = torch.randint(0, 2, (size,), generator=generator) * 2.0 - 1
+    places = torch.randint(0, width, (size,), generator=generator)
     within, kept = [], []
     for i in range(len(rollouts)):
         group = []
@@ -206,7 +219,7 @@ def _one_by_one(policy: Policy, rollouts, width: int = 4096, seed: int = 0) -> S
             group.append(torch.cat([gradient.flatten() for gradient in gradients]))
         vectors = torch.stack(group)
         within.append(vectors @ vectors.T)
-        kept.append(torch.nn.functional.pad(vectors * signs, (0, -size % width)).view(len(group), -1, width).sum(1))
+        kept.append(vectors.new_zeros(len(group), width).index_add_(1, places, vectors * signs))
     return Scores(torch.stack(within), torch.stack(kept))
 
 
@@ -240,11 +253,73 @@ def bench_variance(prompts: int, responses: int, sample: int = 128) -> dict:
     }
 
 
+def seconds_of_training(steps: int = 12) -> float:
+    """Seconds of the first steps of `poise-lab train` in this process, after everything is loaded."""
+    policy, task = load_policy("tiny"), load_task(TINY_TASKS)
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        start = time.perf_counter()
+        Trainer(policy, task, make_baseline("poise"), TrainConfig(steps=steps), out=Path(folder) / "run").run()
+        return time.perf_counter() - start
+
+
+def seconds_of_sampling() -> float:
+    """Seconds of sampling from a policy of SmolLM2's shape in this process, after everything is loaded."""
+    policy, problems, responses, limit = _prompts_of("llama")
+    start = time.perf_counter()
+    sample_rollouts(policy, problems, responses, seed=0, max_new_tokens=limit)
+    return time.perf_counter() - start
+
+
+def _seconds_beside(busy: int, work: str, settings: dict[str, str]) -> float:
+    """What a function of this module returns in a process with these environment variables, beside `busy` processes that never wait."""
+    environment = {name: value for name, value in os.environ.items() if name not in (*COUNTS, *WAITING)} | settings
+    program = f"from {__name__} import {work}; print({work}())"
+    neighbours = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(busy)]
+    try:
+        done = subprocess.run([sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE, text=True)
+    finally:
+        for neighbour in neighbours:
+            neighbour.kill()
+            neighbour.wait()
+    if done.returncode:
+        raise PoiseLabError(f"the process of {work} ended with status {done.returncode}; see above")
+    return float(done.stdout.splitlines()[-1])
+
+
+def bench_shared(work: str, case: str) -> list[dict]:
+    """The same work alone and beside one busy process, in turn, for three settings of the threads."""
+    settings = {
+        "as the package sets it": {},
+        "one thread": {"OMP_NUM_THREADS": "1"},
+        f"as installed, {usable()} threads": {"OMP_NUM_THREADS": str(usable()), **AS_INSTALLED},
+    }
+    seconds = {(name, busy): [] for name in settings for busy in (0, 1)}
+    for _ in range(ROUNDS):
+        for name, busy in seconds:
+            seconds[name, busy].append(_seconds_beside(busy, work, settings[name]))
+    median = {key: statistics.median(each) for key, each in seconds.items()}
+    best = min(median[name, 0] for name in settings)
+    return [
+        {
+            "case": f"{case}, {name}",
+            "alone, s": round(median[name, 0], 1),
+            "of the best alone": round(median[name, 0] / best, 2),
+            "beside one busy process, s": round(median[name, 1], 1),
+            "of its time alone": round(median[name, 1] / median[name, 0], 2),
+        }
+        for name in settings
+    ]
+
+
 PARTS = {
     "rollouts": lambda: [bench_sampling("tiny-256"), bench_sampling("tiny-1024")],
     "llama": lambda: [bench_sampling("llama")],
     "internals": lambda: [bench_internals()],
     "probe": lambda: [bench_probe(4096, width, preset) for width in (128, 2560) for preset in ("paper", "release")],
+    "shared": lambda: [
+        *bench_shared("seconds_of_training", "twelve steps of the bundled policy"),
+        *bench_shared("seconds_of_sampling", "sampling from llama-135m"),
+    ],
     "variance": lambda: [bench_variance(1024, 2), bench_variance(256, 16)],
 }
 
@@ -253,7 +328,7 @@ def run_bench(parts: Sequence[str] = ()) -> None:
     """Run parts of the benchmark (all by default) and print a line for each case."""
     for part in parts:
         if part not in PARTS:
-            raise known("part of the benchmark", part, PARTS)
+            raise unknown_name("part of the benchmark", part, PARTS)
     print(f"float32 matrix product: {matmul_rate() / 1e9:.0f} GFLOP/s on {torch.get_num_threads()} threads", flush=True)
     for part in parts or PARTS:
         for row in PARTS[part]():

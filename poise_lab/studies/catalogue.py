@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ..errors import PoiseLabError, known
+from ..errors import PoiseLabError, unknown_name
 from ..files import check_writable
 from ..models.fetch import fetch
 from ..process import one_thread
@@ -114,7 +114,7 @@ def run(name: str, out: Path | None = None, policy: str | None = None, log: Call
     Raises PoiseLabError for an unknown name, a folder that cannot be written, and what a study raises.
     """
     if name not in STUDIES:
-        raise known("study", name, STUDIES)
+        raise unknown_name("study", name, STUDIES)
     if policy and name != "real":
         raise PoiseLabError(f"study {name!r} takes no policy; only 'real' does")
     study = real((policy,)) if policy else STUDIES[name]

@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 
 from ..files import provenance, read_json, write_json
-from ..probe import RecentBuffer, ValueProbe
-from ..rollouts import reasoning_end
+from ..policies import load_policy
+from ..probe import PROBE_PRESETS, RecentBuffer, ValueProbe
+from ..rollouts import reasoning_ends
 from ..runs import format_table
 from ..sources import data_dir
 
-PRESETS = ("release", "paper")  # of the probe
 FILE, CALLS = "cpu.json", 5  # the record, and calls of which the median counts
 
 
@@ -140,7 +140,7 @@ def cost_table(gpus=(1, 8, 64), sizes=tuple(SIZES), a: Assumptions | None = None
     rows = []
     for size in sizes:
         for n in gpus:
-            release, paper = (step_cost(size, n, a, preset) for preset in PRESETS)
+            release, paper = (step_cost(size, n, a, preset) for preset in PROBE_PRESETS)
 
             def both(key, form, unit, costs=(release, paper)):
                 return " / ".join(f"{cost[key] * unit:{form}}" for cost in costs)
@@ -177,7 +177,7 @@ def measure(a: Assumptions | None = None) -> dict:
         buffer = RecentBuffer(a.buffer_rows)
         buffer.add(X.reshape(-1, 2, features), y.reshape(-1, 2))
         probe = ValueProbe.preset("release").fit(X, y)
-        fit = {preset: _seconds(ValueProbe.preset(preset).fit, X, y) for preset in PRESETS}
+        fit = {preset: _seconds(ValueProbe.preset(preset).fit, X, y) for preset in PROBE_PRESETS}
         predict = _seconds(probe.predict, X[: a.rows])
         result[size.name] = {
             **{f"{preset}_seconds": seconds for preset, seconds in fit.items()},
@@ -186,8 +186,9 @@ def measure(a: Assumptions | None = None) -> dict:
             "cpu_bytes": a.rows * features * 20 / predict,
             "hash_bytes": X.nbytes / _seconds(buffer.digest),
         }
-    ids = list(range(a.tokens))
-    result["scan_tokens"] = a.tokens / _seconds(reasoning_end, ids, [-1, -2, -3])
+    policy = load_policy("tiny")
+    ids = policy.tokenizer.encode("7" * a.tokens, add_special_tokens=False)
+    result["scan_tokens"] = a.tokens / _seconds(reasoning_ends, policy, [ids])
     return result
 
 

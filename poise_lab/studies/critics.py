@@ -30,6 +30,7 @@ def only_tokens_of(policy: Policy, prompts: Sequence[list[int]]) -> tuple[Policy
     262144 tokens it is most of what an optimizer step would go through. The copy is a trunk: it gives no logits.
     """
     tokens, ids = np.unique(np.concatenate(prompts), return_inverse=True)
+    _ = policy.ways  # compared while it still gives logits
     policy = copy.deepcopy(policy)
     embedding = policy.model.get_input_embeddings()
     embedding.weight = torch.nn.Parameter(embedding.weight.detach()[torch.from_numpy(tokens)])

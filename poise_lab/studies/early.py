@@ -36,7 +36,7 @@ def cut(rollouts: Rollouts, kept: torch.Tensor) -> Rollouts:
 def read_shares(policy: Policy, rollouts: Rollouts, shares: Sequence[float] = SHARES, layer: int = 2,
                 pool: int = 4) -> np.ndarray:  # fmt: skip
     """(S, P, M, 2 D + 3) features after each share of the reasoning, in [0, 1]; whole tokens, rounded up."""
-    kept = [(rollouts.reasoning_lengths * share).ceil().long() for share in shares]
+    kept = [(rollouts.reasoning_lengths.double() * share - 1e-9).ceil().long() for share in shares]  # 25 x 0.6 is 15
     return np.stack([read_internals(policy, cut(rollouts, k), layer, pool).features().numpy() for k in kept])
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -25,6 +26,7 @@ PAPER = {
 }
 
 MEASURES = {"r": "r", "MAE": "mae", "1 - Var(A)/Var(R)": "variance_reduction"}
+NO_INTERVAL = (float("nan"),) * 3
 CONTROLS = ("shuffled targets", "task settings and prompt length", "RLOO on the same pairs")
 
 
@@ -83,10 +85,52 @@ def papers(table: str, names: Sequence[str], depth: int = 0, model: str = QWEN) 
     theirs = {name: value for name, value in theirs.items() if isinstance(value, dict)}
     if table != "layers":
         return {name: theirs[name] for name in names if name in theirs}
-    return {
-        name: theirs[min(theirs, key=lambda k: abs((int(k) + 0.5) / DEPTH[model] - (int(name) + 0.5) / depth))]
-        for name in names
-    }
+    return {name: theirs[same_depth(int(name), depth, theirs, DEPTH[model])] for name in names}
+
+
+def same_depth(layer: int, depth: int, theirs: Iterable[str], their_depth: int) -> str:
+    """Of the layers that the paper read, by name, the one at the relative depth nearest to ours: its middle counts."""
+
+    def apart(name: str) -> float:
+        return abs((int(name) + 0.5) / their_depth - (layer + 0.5) / depth)
+
+    return min(theirs, key=apart)
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """A column that the paper's numbers give: what stands in it by row, and what in the rows that the paper does not have."""
+
+    label: str
+    cells: dict[str, object]
+    empty: object
+
+
+def paper_columns(tasks: Sequence[dict], fewer: Sequence[dict], table: str) -> list[Column]:
+    """The paper's numbers for the rows of a table, then on how many other rows the order agrees with the paper's.
+
+    fewer: the tasks of one more order by r; the same ones for none.
+    """
+    names, numbers, orders = list(tasks[0]["tables"][table]), [], []
+
+    def add_number(label: str, theirs: dict[str, float]) -> None:
+        numbers.append(Column(label, {name: (value, *NO_INTERVAL[1:]) for name, value in theirs.items()}, NO_INTERVAL))
+
+    def add_order(label: str, some: Sequence[dict], measure: str, theirs: dict[str, float]) -> None:
+        ours = {name: over_tasks(some, table, name, measure) for name in names}
+        orders.append(Column(label, {k: order_cell(v) for k, v in order_verdicts(ours, theirs).items()}, "-"))
+
+    for model in PAPER.get(table, {}):
+        theirs = papers(table, names, tasks[0]["config"]["depth"], model)
+        r, mae = ({name: value[measure] for name, value in theirs.items()} for measure in ("r", "mae"))
+        add_number(f"{model}'s r", r)
+        add_order(f"order by r, {model}", tasks, "r", r)
+        if model == QWEN:
+            add_number(f"{model}'s MAE", mae)
+            add_order("order by MAE", tasks, "mae", mae)
+            if len(fewer) < len(tasks):
+                add_order("order by r without", fewer, "r", r)
+    return [*numbers, *orders]
 
 
 def beside_paper(tasks: Sequence[dict], table: str, without: Sequence[str] = ()) -> list[dict]:
@@ -96,43 +140,25 @@ def beside_paper(tasks: Sequence[dict], table: str, without: Sequence[str] = ())
     """
     tasks = [task for task in tasks if table in task["tables"]]
     fewer = [task for task in tasks if task["config"]["task"] not in without]
-    names = list(tasks[0]["tables"][table])
-    nan = (float("nan"),) * 3
-
-    def ours(some, measure):
-        return {name: over_tasks(some, table, name, measure) for name in names}
-
-    orders, numbers = {}, {}
-    for model in PAPER.get(table, {}):
-        theirs = papers(table, names, tasks[0]["config"]["depth"], model)
-        r, mae = ({name: value[measure] for name, value in theirs.items()} for measure in ("r", "mae"))
-        numbers[f"{model}'s r"] = r
-        orders[f"order by r, {model}"] = order_verdicts(ours(tasks, "r"), r)
-        if model == QWEN:
-            numbers[f"{model}'s MAE"] = mae
-            orders["order by MAE"] = order_verdicts(ours(tasks, "mae"), mae)
+    columns, rows = paper_columns(tasks, fewer, table), []
+    for at, names in (("controls", CONTROLS), (table, list(tasks[0]["tables"][table]))):
+        for name in names:
+            if not all(name in task["tables"][at] for task in tasks):
+                continue
+            has = tasks[0]["tables"][at][name]
+            row = {"row": f"({name})" if at == "controls" else name}
+            for label, measure in MEASURES.items():
+                row[label] = mean_interval(over_tasks(tasks, at, name, measure)) if measure in has else NO_INTERVAL
             if len(fewer) < len(tasks):
-                orders["order by r without"] = order_verdicts(ours(fewer, "r"), r)
-    rows = []
-    for control, name in [*((True, name) for name in CONTROLS), *((False, name) for name in names)]:
-        at = "controls" if control else table
-        if not all(name in task["tables"][at] for task in tasks):
-            continue
-        has = tasks[0]["tables"][at][name]
-        row = {"row": f"({name})" if control else name}
-        for label, measure in MEASURES.items():
-            row[label] = mean_interval(over_tasks(tasks, at, name, measure)) if measure in has else nan
-        if len(fewer) < len(tasks):
-            row["r without"] = mean_interval(over_tasks(fewer, at, name)) if "r" in has else nan
-        row |= {label: (nan if control else (values.get(name, nan[0]), *nan[1:])) for label, values in numbers.items()}
-        row |= {label: "-" if control else order_cell(values.get(name)) for label, values in orders.items()}
-        rows.append(row)
+                row["r without"] = mean_interval(over_tasks(fewer, at, name)) if "r" in has else NO_INTERVAL
+            row |= {c.label: c.empty if at == "controls" else c.cells.get(name, c.empty) for c in columns}
+            rows.append(row)
     return rows
 
 
-def order_cell(verdict: tuple[int, int, int] | None) -> str:
+def order_cell(verdict: tuple[int, int, int]) -> str:
     """A verdict of `order_verdicts` in words."""
-    return "{} agree, {} against, {} open".format(*verdict) if verdict else "-"
+    return "{} agree, {} against, {} open".format(*verdict)
 
 
 def table_figure(models: dict[str, Sequence[dict]], table: str, title: str, x: str, measure: str = "r", **layout):

@@ -22,9 +22,9 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
-import torch
 from tqdm.auto import tqdm
 
+from .. import threads
 from ..baselines import make_baseline
 from ..baselines.base import Baseline
 from ..files import provenance, read_json, write_json
@@ -203,29 +203,20 @@ def _start_child(parent: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-    torch.set_num_threads(1)
+    threads.use_one()
 
 
 @contextlib.contextmanager
 def _children(most: int):
     """A pool of processes of one thread each, one per core that this process may use, `most` at most."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = "1"  # read by the children when they import torch
-    try:
-        context = multiprocessing.get_context("spawn")
-        workers = dict(initializer=_start_child, initargs=(os.getpid(),), max_tasks_per_child=1)  # own peak memory
-        with ProcessPoolExecutor(min(cores, most), context, **workers) as pool:
-            try:
-                yield pool
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-    finally:
-        if threads is None:
-            del os.environ["OMP_NUM_THREADS"]
-        else:
-            os.environ["OMP_NUM_THREADS"] = threads
+    context = multiprocessing.get_context("spawn")
+    workers = dict(initializer=_start_child, initargs=(os.getpid(),), max_tasks_per_child=1)  # own peak memory
+    with ProcessPoolExecutor(min(threads.usable(), most), context, **workers) as pool:
+        try:
+            yield pool
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def _run_all(jobs: Sequence[Job]) -> None:

@@ -6,6 +6,7 @@ held out once. Fitted and scored against the mean reward of the *other* response
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -100,44 +101,67 @@ def regressors() -> dict[str, BaseEstimator]:
     return {"Linear ridge": ValueProbe.preset("release"), **networks}
 
 
-def tables_of(readings: Readings) -> dict[str, Callable[[], dict[str, dict[str, list[float]]]]]:
-    """Every table of one model on one task, to be made by a call: row to the measures of each split."""
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A row of a table: what is fitted, on which features (P, R, F); the others as `evaluate` takes them."""
+
+    estimator: BaseEstimator
+    features: np.ndarray
+    train: int | None = None
+    rows: int | None = None
+    shuffle: bool = False
+
+    def measures(self, readings: Readings) -> dict[str, list[float]]:
+        """Each measure's values, one per split."""
+        chosen = dict(train=self.train, rows=self.rows, shuffle=self.shuffle)
+        return evaluate(self.estimator, self.features, readings, **chosen)
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """The rows of a table by name; called, it gives the measures of each."""
+
+    readings: Readings
+    rows: dict[str, Row]
+
+    def __call__(self) -> dict[str, dict[str, list[float]]]:
+        return {name: row.measures(self.readings) for name, row in self.rows.items()}
+
+
+def tables_of(readings: Readings) -> dict[str, Table]:
+    """Every table of one model on one task, to be made by a call."""
     release, X = ValueProbe.preset("release"), readings.features()
     length = readings.lengths[..., None].astype(float)
-
-    def row(estimator, features=X, **options):
-        return evaluate(estimator, features, readings, **options)
-
-    parts = {
-        "only prompt hidden states": ("prompt",), "only reasoning hidden states": ("reasoning",),
-        "only mean entropy": ("entropy",),
-    }  # fmt: skip
-    return {
-        "presets": lambda: {
-            "paper": row(ValueProbe.preset("paper")), "release": row(release),
-            "no PCA, ridge 1000": row(ValueProbe(ridge=1000.0)),
+    tables = {
+        "presets": {
+            "paper": Row(ValueProbe.preset("paper"), X), "release": Row(release, X),
+            "no PCA, ridge 1000": Row(ValueProbe(ridge=1000.0), X),
         },
-        "inputs": lambda: {
-            **{name: row(clone(release).set_params(inputs=inputs)) for name, inputs in parts.items()},
-            "only response length": row(Plain(), length), "full estimator": row(release),
+        "inputs": {
+            "only prompt hidden states": Row(clone(release).set_params(inputs=("prompt",)), X),
+            "only reasoning hidden states": Row(clone(release).set_params(inputs=("reasoning",)), X),
+            "only mean entropy": Row(clone(release).set_params(inputs=("entropy",)), X),
+            "only response length": Row(Plain(), length),
+            "full estimator": Row(release, X),
         },
-        "controls": lambda: {
-            "task settings and prompt length": row(Plain(), readings.settings[..., :-1]),
-            "the same and response length": row(Plain(), readings.settings),
-            "shuffled targets": row(release, shuffle=True),
+        "controls": {
+            "task settings and prompt length": Row(Plain(), readings.settings[..., :-1]),
+            "the same and response length": Row(Plain(), readings.settings),
+            "shuffled targets": Row(release, X, shuffle=True),
         },
-        "layers": lambda: {str(layer): row(release, readings.features(layer)) for layer in readings.layers},
-        "pools": lambda: {str(pool): row(release, readings.features(pool=pool)) for pool in readings.config["pools"]},
-        "architectures": lambda: {name: row(estimator) for name, estimator in regressors().items()},
-        "rows": lambda: {
-            f"{prompts} x {rows}": row(release, train=prompts, rows=rows)
+        "layers": {str(layer): Row(release, readings.features(layer)) for layer in readings.layers},
+        "pools": {str(pool): Row(release, readings.features(pool=pool)) for pool in readings.config["pools"]},
+        "architectures": {name: Row(estimator, X) for name, estimator in regressors().items()},
+        "rows": {
+            f"{prompts} x {rows}": Row(release, X, train=prompts, rows=rows)
             for prompts in TRAIN_PROMPTS for rows in (1, 2, 4)
         },
-        "ridge": lambda: {
-            **{f"{ridge:g}": row(ValueProbe(ridge=ridge)) for ridge in RIDGES},
-            **{f"{ridge:g}, PCA 32 and 64": row(clone(release).set_params(ridge=ridge)) for ridge in RIDGES},
+        "ridge": {
+            **{f"{ridge:g}": Row(ValueProbe(ridge=ridge), X) for ridge in RIDGES},
+            **{f"{ridge:g}, PCA 32 and 64": Row(clone(release).set_params(ridge=ridge), X) for ridge in RIDGES},
         },
     }  # fmt: skip
+    return {name: Table(readings, rows) for name, rows in tables.items()}
 
 
 def missing(models: Sequence[str], out: Path) -> dict[str, float]:

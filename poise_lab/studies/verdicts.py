@@ -8,7 +8,7 @@ import numpy as np
 
 from ..runs import RunRecord, by_label, format_table
 from ..show.plots import lines, matrix
-from ..stats import drawn_interval, mean_interval, verdict
+from ..stats import Drawn, drawn_interval, mean_interval, verdict
 from .showdown import LEARNING_RATES
 
 QUOTED = ("method", "seeds", "learning rate", "accuracy at equal tokens", "at equal seconds", "milliseconds per token")
@@ -38,12 +38,15 @@ def curve(runs: Sequence[RunRecord], budget: str, amounts: Sequence[float]) -> l
 
 
 def spent_to(run: RunRecord, budget: str, target: float) -> float:
-    """What it took to reach a held-out accuracy for the first time, linear between evaluations; NaN if never."""
+    """What it took to reach a held-out accuracy for the first time, linear between evaluations; NaN if never.
+
+    Before training it counts as reached only if it still is at the next evaluation.
+    """
     x, accuracy = spent(run, budget)
     for i in range(1, len(x)):
         if accuracy[i] >= target:
-            low, high = accuracy[i - 1], accuracy[i]
-            return float(x[i - 1] + (x[i] - x[i - 1]) * max(0.0, (target - low) / (high - low)))
+            low, high = min(accuracy[i - 1], target), accuracy[i]
+            return float(x[i - 1] + (x[i] - x[i - 1]) * (target - low) / (high - low or 1.0))
     return float("nan")
 
 
@@ -52,30 +55,33 @@ def equal_budget(runs: Sequence[RunRecord], budget: str) -> float:
     return min(float(spent(run, budget)[0][-1]) for run in runs)
 
 
-def price_draws(runs: Sequence[RunRecord], budget: str, draws: int = 200, seed: int = 0) -> dict[str, np.ndarray]:
-    """(1 + draws,) what a token costs each method (by label): as measured, then from rounds drawn with replacement.
+def price_draws(runs: Sequence[RunRecord], budget: str, draws: int = 200, seed: int = 0) -> dict[str, Drawn]:
+    """What a token costs each method (by label): as measured, and from rounds drawn with replacement.
 
     The same rounds for all methods, whose steps of a round were neighbours. A price is the median over rounds; for
     the budget "tokens" it is 1.
     """
     groups = by_label(runs)
     if budget == "tokens":
-        return {label: np.ones(1) for label in groups}
+        return {label: Drawn(np.ones(()), np.empty(0)) for label in groups}
     rounds = {label: np.array(group[0].config["seconds_per_token"]) for label, group in groups.items()}
     n = min(map(len, rounds.values()))
-    drawn = np.concatenate([[np.arange(n)], np.random.default_rng(seed).integers(n, size=(draws, n))])
-    return {label: np.median(each[drawn], 1) for label, each in rounds.items()}
+    drawn = np.random.default_rng(seed).integers(n, size=(draws, n))
+    return {label: Drawn(np.median(each[:n]), np.median(each[drawn], 1)) for label, each in rounds.items()}
 
 
-def accuracies(runs: Sequence[RunRecord], budget: str) -> dict[str, np.ndarray]:
-    """(1 + draws, seeds) held-out accuracy of each method (by label) at equal budget, one row per draw of the prices."""
+def accuracies(runs: Sequence[RunRecord], budget: str) -> dict[str, Drawn]:
+    """Held-out accuracy of each method's seeds (by label) at equal budget, with the draws of the prices."""
     price = price_draws(runs, budget)
-    curves = [(run, *spent(run, "tokens")) for run in runs]
-    equal = np.min([price[run.label] * tokens[-1] for run, tokens, _ in curves], 0)  # (1 + draws,)
-    found: dict[str, list[np.ndarray]] = {}
-    for run, tokens, accuracy in sorted(curves, key=lambda each: each[0].seed):
-        found.setdefault(run.label, []).append(np.interp(equal / price[run.label], tokens, accuracy))
-    return {label: np.stack(columns, 1) for label, columns in found.items()}
+    curves_of = {label: [spent(run, "tokens") for run in group] for label, group in by_label(runs).items()}
+    ends = [price[label].times(np.array([t[-1] for t, _ in curves])) for label, curves in curves_of.items()]
+    equal = Drawn(np.min([end.measured.min() for end in ends]), np.min([end.draws.min(1) for end in ends], 0))
+    found = {}
+    for label, curves in curves_of.items():
+        tokens = equal / price[label]
+        measured = [np.interp(tokens.measured, *curve) for curve in curves]
+        found[label] = Drawn(np.array(measured), np.stack([np.interp(tokens.draws, *curve) for curve in curves], 1))
+    return found
 
 
 def summary(runs: Sequence[RunRecord], target: float = 0.7) -> list[dict]:
@@ -104,7 +110,7 @@ def summary(runs: Sequence[RunRecord], target: float = 0.7) -> list[dict]:
                 "accuracy at equal tokens": drawn_interval(at_tokens[label]),
                 "at equal seconds": drawn_interval(at_seconds[label]),
                 f"tokens to {target:g}": mean_interval(tokens),
-                f"seconds to {target:g}": drawn_interval(price[label][:, None] * tokens),
+                f"seconds to {target:g}": drawn_interval(price[label].times(tokens)),
                 **{name: mean_interval([column(run) for run in group]) for name, column in columns.items()},
                 "milliseconds per token": price_interval(price[label]),
             }
@@ -112,10 +118,10 @@ def summary(runs: Sequence[RunRecord], target: float = 0.7) -> list[dict]:
     return sorted(rows, key=lambda row: -row["accuracy at equal tokens"][0])
 
 
-def price_interval(price: np.ndarray) -> tuple[float, float, float]:
+def price_interval(price: Drawn) -> tuple[float, float, float]:
     """(median, low, high) in milliseconds of one method's `price_draws`."""
-    low, high = np.quantile(price[1:], [0.025, 0.975])
-    return 1000 * float(price[0]), 1000 * float(low), 1000 * float(high)
+    low, high = np.quantile(price.draws, [0.025, 0.975])
+    return 1000 * float(price.measured), 1000 * float(low), 1000 * float(high)
 
 
 def ratio_to(runs: Sequence[RunRecord], a: str, b: str, budget: str, target: float) -> tuple[tuple, int]:
@@ -126,7 +132,7 @@ def ratio_to(runs: Sequence[RunRecord], a: str, b: str, budget: str, target: flo
     price, groups = price_draws(runs, budget), by_label(runs)
     tokens = np.array([[spent_to(run, "tokens", target) for run in groups[label]] for label in (a, b)])
     tokens = tokens[:, np.isfinite(tokens).all(0)]
-    return drawn_interval((price[a] / price[b])[:, None] * (tokens[0] / tokens[1])), tokens.shape[1]
+    return drawn_interval((price[a] / price[b]).times(tokens[0] / tokens[1])), tokens.shape[1]
 
 
 def verdicts(

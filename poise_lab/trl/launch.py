@@ -136,8 +136,8 @@ def accelerate_command(processes: int, *arguments) -> list[str]:
 
 
 def cpu_environment() -> dict[str, str]:
-    """The environment for processes that are to stay on the CPU, with one thread each."""
-    return {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    """The environment for processes that are to stay on the CPU. accelerate gives each of them one thread."""
+    return {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
 
 
 def batches_of(args: PoiseConfig) -> tuple[int, float]:

@@ -32,11 +32,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ..baselines.poise import Poise
-from ..errors import NotFiniteError, PoiseLabError, known
+from ..errors import NotFiniteError, PoiseLabError, unknown_name
 from ..files import read_json, write_json
 from ..internals import Internals, on_layer, pool_last, span_entropies
 from ..policies import Policy
-from ..probe import PRESETS as PROBE_PRESETS
+from ..probe import PROBE_PRESETS
 from ..process import timed
 from ..rollouts import leave_one_out_mean, reasoning_ends
 from ..runs import baseline_metrics, differences
@@ -73,6 +73,7 @@ class PoiseConfig(GRPOConfig):
     epsilon: float = dataclasses.field(default=0.2, metadata={"help": "Lower clip of the probability ratio."})
     epsilon_high: float | None = dataclasses.field(default=0.28, metadata={"help": "Upper clip."})
     delta: float | None = dataclasses.field(default=10.0, metadata={"help": "Dual clip."})
+    disable_dropout: bool = dataclasses.field(default=True, metadata={"help": "Else two readings of a token differ."})
     poise_probe: str = dataclasses.field(default="release", metadata={"help": "Probe preset: paper or release."})
     poise_layer: int | None = dataclasses.field(
         default=None, metadata={"help": "Decoder layer, 0-based; by default 19 of 36, scaled to the policy's depth."}
@@ -98,7 +99,7 @@ class PoiseConfig(GRPOConfig):
         at a time (generation_batch_size) and take several optimizer steps on them.
         """
         if name not in PRESETS:
-            raise known("preset", name, PRESETS)
+            raise unknown_name("preset", name, PRESETS)
         return cls(output_dir=output_dir, **{**PRESETS[name], **changes})
 
     def __post_init__(self):
@@ -117,7 +118,7 @@ class PoiseConfig(GRPOConfig):
                 "responses reward 0"
             )
         if self.poise_probe not in PROBE_PRESETS:
-            raise known("probe preset", self.poise_probe, PROBE_PRESETS)
+            raise unknown_name("probe preset", self.poise_probe, PROBE_PRESETS)
         if self.poise_pool < 1:
             raise PoiseLabError(f"poise_pool={self.poise_pool}; average at least 1 token")
         if self.use_vllm and not is_vllm_available():
@@ -213,6 +214,8 @@ class PoiseTrainer(GRPOTrainer):
             ) from None
         if self._is_vlm:
             raise PoiseLabError("PoiseTrainer reads text models; pass a tokenizer as processing_class")
+        if args.disable_dropout:
+            _still(self._bare())
         depth = len(self._policy().layers)
         self.poise_layer = round(depth * 19 / 36) if args.poise_layer is None else args.poise_layer
         if not 0 <= self.poise_layer < depth:
@@ -437,6 +440,14 @@ class PoiseTrainer(GRPOTrainer):
             )
         self.poise.load_state_dict(state)
         self._digest = digest(self.poise)
+
+
+def _still(model) -> None:
+    """Switch off what is dropped at random and is no module of its own, which TRL's disable_dropout passes over."""
+    for module in model.modules():
+        for name, value in vars(module).items():
+            if name.endswith(("dropout", "layerdrop")) and isinstance(value, float):
+                setattr(module, name, 0.0)
 
 
 def digest(poise: Poise) -> int:

@@ -8,8 +8,8 @@ log-probabilities (nats), so variances are in squared units of reward times nats
 
 Two inner products are kept. Those of responses to the same prompt are exact. Those across prompts enter only
 through the squared length of the expected gradient, a mean over many pairs; for them each score is folded into
-`width` numbers with random signs (a count sketch), which leaves every inner product right in expectation and
-errs by about sqrt(2 / width) of that squared length. With width=None nothing is folded, and they are exact too.
+`width` numbers, each weight at a random place with a random sign (a count sketch), which leaves every inner product
+right in expectation and errs by about sqrt(2 / width) of the two lengths. With width=None nothing is folded, and they are exact too.
 """
 
 from .estimates import (

@@ -50,7 +50,7 @@ def read_scores(
 
     weights: (P, M, T) of the tokens in a response's sum, by default 1 each; with the advantages of a
         token-level critic as weights, the advantages of the responses are 1.
-    width: numbers kept per score for products across prompts; None keeps all.
+    width: numbers kept per score for products across prompts; None keeps all. seed: of places and signs of the fold.
 
     Raises PoiseLabError for a module whose weights it cannot follow, or weights of another shape.
     """
@@ -61,7 +61,10 @@ def read_scores(
     parameters = dict(policy.model.named_parameters())  # a tied weight is listed once
     size = sum(q.numel() for q in parameters.values())
     k = size if width is None else min(width, size)
-    signs = torch.randint(0, 2, (size,), generator=torch.Generator().manual_seed(seed)).to(policy.device) * 2.0 - 1
+    generator = torch.Generator().manual_seed(seed)
+    signs = torch.randint(0, 2, (size,), generator=generator).to(policy.device) * 2.0 - 1
+    places = torch.randint(0, k, (size,), generator=generator) if k < size else torch.arange(size)  # a count sketch
+    places = places.to(policy.device)
     dtype = torch.promote_types(policy.model.dtype, torch.float32)
     within, kept = torch.zeros(p, m, m, dtype=dtype), torch.zeros(p, m, k, dtype=dtype)
     for prompts, distinct, which in _prompt_batches(rollouts, weights):
@@ -77,7 +80,8 @@ def read_scores(
             gradient = sum(others, first).to(dtype).flatten(1)
             groups = gradient.view(n, u, -1)
             inner += groups @ groups.mT
-            _fold(folded, gradient, signs[offset : offset + parameter.numel()], offset)
+            part = slice(offset, offset + parameter.numel())
+            folded.scatter_add_(1, places[part].expand(len(gradient), -1), gradient * signs[part])
             offset += parameter.numel()
         of_prompt = torch.arange(n)[:, None]
         within[prompts] = inner.cpu()[of_prompt[..., None], which[:, :, None], which[:, None]]
@@ -115,12 +119,14 @@ def _prompt_batches(rollouts: Rollouts, weights: torch.Tensor):
 
 def _uses(policy: Policy, rollouts: Rollouts, rows: torch.Tensor, weights: torch.Tensor) -> dict:
     """Of each weight: the modules it is used in, their inputs, outputs and output gradients, (R, positions, features)."""
-    captured, handles = [], []
+    captured, handles, through_trunk = [], [], False
     _ = policy.ways  # compares the model's passes if nothing has yet, before anything listens to them
 
     def hook(module, args, output):
         x = args[0].detach()
-        if len(output) == 1 < len(rows):  # the same positions for all rows: give each its own gradient
+        if not through_trunk and len(output) == 1 < len(
+            rows
+        ):  # the same positions for all rows: each has its own gradient
             x, output = x.expand(len(rows), *x.shape[1:]), output.expand(len(rows), *output.shape[1:])
         captured.append((module, x, output))
         return output
@@ -131,6 +137,7 @@ def _uses(policy: Policy, rollouts: Rollouts, rows: torch.Tensor, weights: torch
     try:
         with torch.enable_grad():
             states, mask = scoring_states(policy, rollouts, rows, share=False)  # each row needs its own gradient
+            through_trunk = True  # the head is given all rows' positions, one behind the other
             mask = mask[:, : int(mask.sum(1).max())]
             row, token = mask.nonzero(as_tuple=True)
             laid_out = states.new_zeros(*mask.shape, states.shape[1]).index_put((row, token), states)
@@ -187,13 +194,3 @@ def _gain(norm) -> torch.Tensor:
             f"a {type(norm).__name__} multiplies by 0, so the gradient of its weight cannot be read back"
         )
     return gain
-
-
-def _fold(folded: torch.Tensor, gradient: torch.Tensor, signs: torch.Tensor, offset: int) -> None:
-    """Add sign * gradient[:, i] to column (offset + i) mod K."""
-    done, k = 0, folded.shape[1]
-    while done < gradient.shape[1]:
-        start = (offset + done) % k
-        n = min(k - start, gradient.shape[1] - done)
-        folded[:, start : start + n].addcmul_(gradient[:, done : done + n], signs[done : done + n])
-        done += n

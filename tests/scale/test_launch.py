@@ -16,10 +16,12 @@ import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from datasets import Dataset
 from launching import ROOT, environment, launch
+from tokenizers import AddedToken
 from trl import TrlParser
 
 import poise_lab as pl
 from poise_lab.cli import main
+from poise_lab.rollouts import reasoning_ends
 from poise_lab.runs import read_metrics
 from poise_lab.sampler import step_seed
 from poise_lab.trl import PoiseConfig, PoiseTrainer
@@ -230,6 +232,33 @@ def test_a_saved_policy_is_asked_as_on_the_laptop(tmp_path, monkeypatch, wording
         == [problems[0].reward(policy.text_of(right))]
         == [float(bool(shots))]
     )
+
+
+def test_tags_that_are_special_tokens_are_graded(tmp_path, monkeypatch):
+    """TRL's own text is without them; reasoning ends at the same token as on the laptop."""
+    policy, seen, plain = pl.load_policy("tiny"), {}, PoiseTrainer._generate_and_score_completions
+    policy.tokenizer.add_tokens([AddedToken(tag, special=True) for tag in ("[THINK]", "[/THINK]")])
+    policy.model.resize_token_embeddings(len(policy.tokenizer))
+    pl.Policy(policy.model, policy.tokenizer, "p", "compact", tags=("[THINK]", "[/THINK]")).save(tmp_path / "policy")
+
+    def spied(trainer, inputs):
+        seen.update(policy=trainer._policy(), score=trainer.reward_funcs[0])
+        return plain(trainer, inputs)
+
+    monkeypatch.setattr(PoiseTrainer, "_generate_and_score_completions", spied)
+    args = PoiseConfig(
+        str(tmp_path / "run"), per_device_train_batch_size=4, max_steps=1, max_completion_length=8, report_to="none",
+        use_cpu=True, bf16=False, save_strategy="no", logging_steps=1,
+    )  # fmt: skip
+    run(RunOptions(str(tmp_path / "policy"), "chain_sum", 4), args)
+    task = pl.load_task("chain_sum")
+    held_out = task.sample(4, step_seed(args.seed, 0, "held-out"))
+    right = task.sample(2, step_seed(args.seed, 1, "problems"), exclude=held_out)[0].answer
+    texts = [f"[THINK]so[/THINK]{right}", f"so[/THINK]{right}", f"[THINK]{right}", right, f"[THINK]{right}[/THINK]0"]
+    rows = [policy.tokenizer.encode(text, add_special_tokens=False) for text in texts]
+    assert seen["score"](completion_ids=rows, index=[0] * 5) == [1, 1, 0, 1, 0]
+    laptop = pl.load_policy(tmp_path / "policy")
+    assert reasoning_ends(seen["policy"], rows) == reasoning_ends(laptop, rows) == [4, 3, -1, -1, 2 + len(right)]
 
 
 @pytest.mark.parametrize(("steps_per_generation", "logging_steps"), [(1, 1), (2, 1), (2, 2), (1, 3), (2, 6)])

@@ -212,9 +212,24 @@ def test_layer_that_is_not_there(tmp_path):
 
 def test_layers_that_are_not_found(tmp_path):
     policy = tiny_policy()
-    policy.model.model.blocks = policy.model.model.layers
+    policy.model.model.blocks = policy.model.model.layers[:2]
     del policy.model.model.layers
-    refused("has no list of decoder layers named 'layers' or 'h'", make, tmp_path, policy)
+    refused("has no list of decoder layers that can be found", make, tmp_path, policy)
+
+
+@pytest.mark.parametrize(("family", "dropout"), [("gpt2", {}), ("llama", dict(attention_dropout=0.5))])
+def test_nothing_is_dropped_at_random(tmp_path, family, dropout):
+    """GPT-2 comes with a dropout of 0.1, which would move the ratio from 1 in the first update."""
+    policy = tiny_policy(family, **dropout)
+    ids = torch.arange(40)[None]
+
+    def readings():
+        policy.model.train()
+        return policy.model(input_ids=ids).logits, policy.model(input_ids=ids).logits
+
+    assert not torch.equal(*readings())
+    make(tmp_path, policy)
+    assert torch.equal(*readings())
 
 
 def test_rewards_outside_0_to_1(tmp_path):

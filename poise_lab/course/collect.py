@@ -1,0 +1,201 @@
+"""Put what a learning platform gives into submitted/<student>/<assignment>: Moodle's zip, Canvas's zip, folders."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import io
+import json
+import re
+import unicodedata
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+
+import nbformat
+
+from ..errors import PoiseLabError
+from .cells import grade_id
+from .papers import MOST_NOTEBOOK, hidden, plain
+from .tables import Table
+
+COLLECTED = ["student", "name", "platform", "id", "assignment", "time", "late", "from", "kept"]
+MOODLE = re.compile(r"(?P<name>.+?)_(?P<id>\d+)_assignsubmission_[a-z]+(_.*)?$")  # a folder, or the file itself
+CANVAS = re.compile(r"(?P<name>.+?)_(?P<late>LATE_)?(?P<id>\d+)_\d+_.+$")  # the file itself
+MAY_BE_NOTEBOOKS = (".ipynb", ".json", ".txt")  # browsers and mail programs rename
+
+
+@dataclasses.dataclass
+class File:
+    """A file that was handed in. parts: its path within the zip or the folder."""
+
+    parts: tuple[str, ...]
+    size: int
+    time: datetime.datetime
+    read: Callable[[], bytes]
+
+    def __str__(self) -> str:
+        return "/".join(self.parts)
+
+
+@dataclasses.dataclass
+class Student:
+    name: str
+    platform: str = "folders"
+    id: str = ""
+    late: bool = False
+
+    @property
+    def folder(self) -> str:
+        """A name that any file system takes; the platform's number tells two students of one name apart."""
+        name = re.sub(r'[/\\:*?"<>|\x00-\x1f]', "_", self.name).strip(" .") or "_"
+        return f"{name}_{self.id}" if self.id else name
+
+
+def files_of_zip(archive: zipfile.ZipFile, above: tuple[str, ...] = ()) -> Iterator[File]:
+    for info in archive.infolist():
+        if info.is_dir():
+            continue
+        name = info.filename
+        if not info.flag_bits & 0x800:  # not said to be UTF-8, though macOS writes it without saying so
+            with contextlib.suppress(UnicodeError):
+                name = name.encode("cp437").decode("utf-8")
+        parts = (*above, *(part for part in PurePosixPath(name.replace("\\", "/")).parts if part not in ("..", "/")))
+        yield from unpacked(File(parts, info.file_size, zip_time(info), lambda info=info: archive.read(info)))
+
+
+def zip_time(info: zipfile.ZipInfo) -> datetime.datetime:
+    try:
+        return datetime.datetime(*info.date_time)
+    except ValueError:
+        return datetime.datetime(1980, 1, 1)
+
+
+def unpacked(file: File) -> Iterator[File]:
+    """The files in a zip that a student has handed in, or the file itself."""
+    if file.parts[-1].lower().endswith(".zip") and len(file.parts) < 10 and file.size <= MOST_NOTEBOOK:
+        try:
+            yield from files_of_zip(zipfile.ZipFile(io.BytesIO(file.read())), file.parts)
+            return
+        except (zipfile.BadZipFile, RuntimeError, NotImplementedError):
+            pass  # named as a file that is not graded
+    yield file
+
+
+def files_in(source: Path) -> list[File]:
+    """All files of a zip or a folder, without a folder round all of them that is no student's."""
+    if source.is_dir():
+        found = []
+        for path in sorted(p for p in source.rglob("*") if p.is_file()):
+            time = datetime.datetime.fromtimestamp(int(path.stat().st_mtime))
+            found += unpacked(File(path.relative_to(source).parts, path.stat().st_size, time, path.read_bytes))
+        return found
+    try:
+        return list(files_of_zip(zipfile.ZipFile(source)))
+    except (OSError, zipfile.BadZipFile) as e:
+        raise PoiseLabError(f"{source} is neither a folder nor a zip that can be read: {e}") from None
+
+
+def without_wrapper(files: list[File], names: list[str]) -> list[File]:
+    """Files without a folder that is round all of them, unless it is the student's."""
+    tops = {file.parts[0] for file in files}
+    if len(tops) == 1 and all(len(f.parts) > 2 and f.parts[1] not in names for f in files):
+        if not MOODLE.match(files[0].parts[0]):
+            return [dataclasses.replace(file, parts=file.parts[1:]) for file in files]
+    return files
+
+
+def student_of(file: File) -> Student | None:
+    for part in file.parts:
+        found = MOODLE.match(part)
+        if found:
+            return Student(unicodedata.normalize("NFC", found["name"]), "moodle", found["id"])
+        found = CANVAS.match(part)
+        if found:
+            return Student(unicodedata.normalize("NFC", found["name"]), "canvas", found["id"], bool(found["late"]))
+    return Student(unicodedata.normalize("NFC", file.parts[0])) if len(file.parts) > 1 else None
+
+
+def assignment_of(file: File, text: bytes, ids: dict[str, set[str]]) -> str | None:
+    """The assignment whose cells a notebook holds; else the one that its path names, or the only one asked for."""
+    try:
+        raw = json.loads(text)
+        cells = [nbformat.from_dict(cell) for cell in raw["cells"]]
+        held = {grade_id(cell) for cell in cells if isinstance(cell.get("metadata"), dict)}
+    except Exception:  # whatever it is; an .ipynb that cannot be read is told so when it is graded
+        if not file.parts[-1].lower().endswith(".ipynb"):
+            return None
+        held = set()
+    score = {name: (len(held & cells), name.lower() in str(file).lower()) for name, cells in ids.items()}
+    best = max(score, key=score.get)
+    return best if any(score[best]) or len(ids) == 1 else None
+
+
+def collect(
+    course: Path, sources: list[Path], names: list[str], due: datetime.datetime | None = None
+) -> tuple[int, list[str]]:
+    """Put papers into submitted and every attempt into attempts; returns how many are new, and what was left, and why.
+
+    Of several attempts the last counts. collected.csv says for each what the platform calls the student, the time,
+    and whether it is late: by the platform's mark, or after `due`.
+    """
+    ids = {}
+    for name in names:
+        master = nbformat.read(course / "source" / name / f"{name}.ipynb", 4)
+        ids[name] = {grade_id(cell) for cell in master.cells if grade_id(cell)}
+    record = course / "collected.csv"
+    table = Table.read(record) if record.is_file() else Table(list(COLLECTED), [])
+    left, new, passed_over = [], 0, 0
+    for source in sources:
+        for file in without_wrapper(files_in(source), names):
+            if hidden(Path(*file.parts)):
+                passed_over += 1
+                continue
+            student, text, reason = student_of(file), b"", ""
+            if student is None:
+                reason = "nothing says whose it is: no name as Moodle or Canvas gives it, and no folder of a student"
+            elif not file.parts[-1].lower().endswith(MAY_BE_NOTEBOOKS):
+                reason = "it is no notebook (.ipynb)"
+            elif file.size > MOST_NOTEBOOK:
+                reason = f"it has more than {MOST_NOTEBOOK / 2**20:g} MB"
+            else:
+                try:
+                    text = file.read()
+                except Exception as e:  # a password, a checksum, a right to read
+                    reason = f"it cannot be read: {e}"
+            name = None if reason else assignment_of(file, text, ids)
+            if not reason and name is None:
+                reason = "neither its cells nor its name say of which assignment it is"
+            if reason:
+                left.append(f"{source.name}: {plain(file)} is not graded: {reason}")
+            else:
+                new += keep(course, table, student, name, file, text, f"{source.name}: {plain(file)}", due)
+    if passed_over:
+        left.append(f"{passed_over} files that macOS or Jupyter made, no student, were passed over")
+    table.write(record)
+    return new, left
+
+
+def keep(course: Path, table: Table, student: Student, name: str, file: File, text: bytes, origin: str, due) -> bool:
+    """Keep an attempt, and make the last one the paper that is graded. Returns whether it was not known yet."""
+    folder, attempts = plain(student.folder), course / "attempts" / plain(student.folder) / name
+    attempts.mkdir(parents=True, exist_ok=True)
+    paper = course / "submitted" / folder / name / f"{name}.ipynb"
+    kept = {path: path.read_bytes() for path in sorted(attempts.glob("*.ipynb"))}
+    if paper.is_file() and paper.read_bytes() not in kept.values():  # put there by hand
+        time = datetime.datetime.fromtimestamp(int(paper.stat().st_mtime))
+        (attempts / f"{time:%Y-%m-%d %H.%M.%S} by hand.ipynb").write_bytes(paper.read_bytes())
+    if text in kept.values():
+        return False
+    path = attempts / f"{file.time:%Y-%m-%d %H.%M.%S}.ipynb"
+    while path.exists():  # Canvas gives all files of a zip one time, and numbers attempts in the order of names
+        path = path.with_name(f"{path.stem}+.ipynb")
+    path.write_bytes(text)
+    late = "late" if student.late or due and file.time > due else ""
+    values = (folder, student.name, student.platform, student.id, name, f"{file.time}", late, origin, path.name)
+    table.rows.append(dict(zip(COLLECTED, map(plain, values), strict=True)))
+    last = max(attempts.glob("*.ipynb"), key=lambda p: p.stem)
+    paper.parent.mkdir(parents=True, exist_ok=True)
+    paper.write_bytes(last.read_bytes())
+    return True

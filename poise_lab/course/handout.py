@@ -1,0 +1,46 @@
+"""What students get: student versions of the assignments, and a zip to install and work in."""
+
+from __future__ import annotations
+
+import shutil
+import zipfile
+from pathlib import Path
+
+from .grading import Classroom
+
+ROOT = Path(__file__).parent.parent.parent
+HANDED_OUT = ("poise_lab", "data", "notebooks", ".binder", "pyproject.toml", "constraints.txt", "environment.yml",
+              "LICENSE", "README.md")  # fmt: skip
+KEPT_BACK = ("assignments", "INSTRUCTORS.md", "__pycache__", ".ipynb_checkpoints", "*.partial")
+
+
+def release(course: Path, name: str) -> Path:
+    """Write the student version of an assignment; returns its folder."""
+    folder = course / "release" / name
+    with Classroom(course / "source" / name) as room:
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(room.released_folder, folder)
+    return folder
+
+
+def handout(course: Path, names: list[str], out: Path, root: Path = ROOT) -> Path:
+    """A zip with all that a student needs to install and work, and nothing that shows solutions; returns its path.
+
+    Left out are the masters, planted answers, the guide for instructors, the tests, and the history of the repository.
+    """
+    folder = out.with_suffix("")
+    shutil.rmtree(folder, ignore_errors=True)
+    for name in HANDED_OUT:
+        source, target = root / name, folder / name
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns(*KEPT_BACK))
+        elif source.is_file():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source, target)
+    for name in names:
+        shutil.copytree(release(course, name), folder / "notebooks" / "assignments" / name)
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+            archive.write(path, Path(folder.name) / path.relative_to(folder))
+    shutil.rmtree(folder)
+    return out

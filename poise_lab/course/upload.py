@@ -1,0 +1,105 @@
+"""What goes back to a learning platform: tables of grades, and a zip of the feedback."""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from pathlib import Path
+
+from ..errors import PoiseLabError
+from .gradebook import read_grades
+from .tables import Table
+
+
+def upload(course: Path, names: list[str], worksheet: Path | None = None) -> list[str]:
+    """Write return/: for Moodle a table and a zip of feedback for each assignment, for Canvas a table of all.
+
+    Returns what was written, and a sentence for each student whom no table can name.
+    worksheet: the table that the platform gives for grades; it is filled in, and nothing else in it changes.
+    """
+    grades, who = read_grades(course / "grades.csv"), {}
+    if not grades:
+        raise PoiseLabError(f"nothing is graded yet: there is no {course / 'grades.csv'}, or it is empty")
+    if (course / "collected.csv").is_file():
+        who = {row["student"]: row for row in Table.read(course / "collected.csv").rows}
+    nobody = sorted({student for student, name in grades if name in names and not who.get(student, {}).get("id")})
+    said = [f"{student} is in no table: the paper was not collected from Moodle or Canvas" for student in nobody]
+    out = course / "return"
+    out.mkdir(exist_ok=True)
+    if worksheet:
+        return [*said, str(filled(worksheet, out / worksheet.name, names, grades, who))]
+    written = [moodle_table(out / f"{name}-moodle.csv", name, grades, who) for name in names]
+    written += [feedback_zip(course, out / f"{name}-feedback.zip", name, grades, who) for name in names]
+    written += [canvas_table(out / "canvas.csv", names, grades, who)]
+    return [*said, *(str(path) for path in written if path)]
+
+
+def moodle_table(path: Path, name: str, grades: dict, who: dict) -> Path | None:
+    """A grading worksheet: Moodle knows its participants by the number in the folder that it gave."""
+    columns = ["Identifier", "Full name", "Grade", "Maximum Grade", "Last modified (grade)", "Feedback comments"]
+    table = Table(columns, [])
+    for (student, assignment), row in sorted(grades.items()):
+        known = who.get(student, {})
+        if assignment == name and known.get("platform") == "moodle":
+            values = f"Participant {known['id']}", known["name"], row["points"], row["of"], "-", ""
+            table.rows.append(dict(zip(columns, values, strict=True)))
+    if not table.rows:
+        return None
+    table.write(path)
+    return path
+
+
+def canvas_table(path: Path, names: list[str], grades: dict, who: dict) -> Path | None:
+    """A gradebook to import: Canvas knows its users by the number in the file that it gave."""
+    columns = ["Student", "ID", "SIS User ID", "SIS Login ID", "Section", *names]
+    full = {name: next((row["of"] for key, row in grades.items() if key[1] == name), "") for name in names}
+    table = Table(columns, [{"Student": "    Points Possible", **full}])
+    for student, known in sorted(who.items()):
+        points = {name: grades[student, name]["points"] for name in names if (student, name) in grades}
+        if known["platform"] == "canvas" and points:
+            table.rows.append({"Student": known["name"], "ID": known["id"], **points})
+    if len(table.rows) == 1:
+        return None
+    table.write(path)
+    return path
+
+
+def filled(worksheet: Path, out: Path, names: list[str], grades: dict, who: dict) -> Path:
+    """The platform's own table with the points in it; a student or an assignment that it does not know is an error."""
+    table = Table.read(worksheet)
+    moodle = "Identifier" in table.columns
+    if not moodle and not {"Student", "ID"} <= set(table.columns):
+        raise PoiseLabError(f"{worksheet.name} is no grading worksheet of Moodle (Identifier) or Canvas (Student, ID)")
+    if moodle and len(names) != 1:
+        raise PoiseLabError("a worksheet of Moodle is of one assignment: name it")
+    platform, key = ("moodle", "Identifier") if moodle else ("canvas", "ID")
+    by_id = {re.sub(r"\D", "", row[key]): row for row in table.rows if row[key].strip()}
+    for name in names:
+        column = "Grade" if moodle else next((c for c in table.columns if name.lower() in c.lower()), None)
+        if column not in table.columns:
+            raise PoiseLabError(f"{worksheet.name} has no column for the assignment {name!r}")
+        for student, known in who.items():
+            if known["platform"] != platform or (student, name) not in grades:
+                continue
+            if known["id"] not in by_id:
+                raise PoiseLabError(f"{worksheet.name} has no row for {student!r} ({key} {known['id']})")
+            by_id[known["id"]][column] = grades[student, name]["points"]
+    table.write(out)
+    return out
+
+
+def feedback_zip(course: Path, out: Path, name: str, grades: dict, who: dict) -> Path | None:
+    """The feedback of an assignment; of students from Moodle under the names by which it takes them back."""
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        for student, assignment in sorted(grades):
+            known = who.get(student, {})
+            for ending in ("html", "md"):
+                path = course / "feedback" / student / f"{name}.{ending}"
+                if assignment == name and path.is_file():
+                    moodle = known.get("platform") == "moodle"
+                    folder = f"{known['name']}_{known['id']}_assignsubmission_file_" if moodle else student
+                    archive.write(path, f"{folder}/{path.name}")
+        if archive.namelist():
+            return out
+    out.unlink()
+    return None

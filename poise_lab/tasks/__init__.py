@@ -1,0 +1,77 @@
+"""Problems and their verification: reasoning-gym's tasks (`gym`), or questions and answers of one's own (`own`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from reasoning_gym.factory import DATASETS
+
+from ..errors import PoiseLabError, unknown_name
+from .answers import FILES, rows_of
+from .gym import (
+    END_OF_REASONING,
+    LAPTOP_SETTINGS,
+    NO_ANSWER,
+    START_OF_REASONING,
+    TINY_TASKS,
+    Problem,
+    Task,
+    TaskMixture,
+    answer_of,
+)
+from .own import RecordTask
+
+__all__ = [
+    "END_OF_REASONING",
+    "LAPTOP_SETTINGS",
+    "NO_ANSWER",
+    "START_OF_REASONING",
+    "TINY_TASKS",
+    "Problem",
+    "RecordTask",
+    "Task",
+    "TaskMixture",
+    "answer_of",
+    "load_task",
+]
+
+
+def load_task(
+    name: str | Path | Sequence[dict], *, split: str | None = None, **settings
+) -> Task | TaskMixture | RecordTask:
+    """A reasoning-gym task by name, several in equal parts as "a+b+c", or questions and answers of one's own.
+
+    One's own: a JSONL, JSON, CSV or parquet file, a list of dicts, or a data set of the library `datasets` in memory.
+        question, answer, difficulty: names of the columns (difficulty: a number, or none). prompt: the text around a
+        question, "{question}\\nAnswer with a number." split: of a data set with several, or of a column "split".
+        verify: "exact", "number", "choice", "regex", "math" (see `answers`), or a function (response, record) -> 0 to 1.
+
+    settings: fields of the task's reasoning-gym config. `chain_sum`, `spell_backward` and
+        `word_sorting` have laptop-sized defaults (`LAPTOP_SETTINGS`), which they override. A mixture
+        takes none.
+
+    Raises PoiseLabError for an unknown task (lists the known ones), a setting it refuses, or a task whose verifier
+    pays for anything.
+    """
+    if not isinstance(name, str) or name.endswith(FILES):
+        title = Path(name).name if isinstance(name, (str, Path)) else "records"
+        try:
+            return RecordTask(title, rows_of(name, split), **settings)
+        except TypeError as e:
+            raise PoiseLabError(f"task {title!r} refuses its settings: {e}") from None
+    if split is not None:
+        raise PoiseLabError(f"split={split!r} belongs to questions of one's own; task {name!r} has none")
+    names = name.split("+")
+    for one in names:
+        if one not in DATASETS:
+            raise unknown_name("task", one, DATASETS)
+    if len(names) > 1:
+        if len(set(names)) < len(names):
+            raise PoiseLabError(f"task mixture {name!r} names a task twice; its problems would come twice")
+        if settings:
+            raise PoiseLabError("a mixture of tasks takes no settings; load its tasks one by one")
+        return TaskMixture([load_task(one) for one in names])
+    task = Task(name, {**LAPTOP_SETTINGS.get(name, {}), **settings})
+    task.try_out()
+    return task

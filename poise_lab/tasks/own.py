@@ -1,0 +1,135 @@
+"""Tasks of one's own: questions and answers from a file, a list or a data set, and how an answer is verified."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.util
+import json
+import math
+from collections.abc import Callable, Iterable, Sequence
+from random import Random
+
+from ..errors import PoiseLabError, unknown_name
+from .answers import VERIFIERS, check_reference
+from .gym import Problem
+
+
+@dataclasses.dataclass(frozen=True)
+class NamedVerifier:
+    """A verifier of `answers` behind the call that reasoning-gym's data sets have."""
+
+    name: str
+
+    def score_answer(self, answer: str, entry: dict) -> float:
+        return VERIFIERS[self.name](answer, entry["answer"])
+
+
+class RecordProblem(Problem):
+    """A problem from a record of one's own, verified by name or by a function."""
+
+    def reward(self, response: str) -> float:
+        """What the verifier gives, a number from 0 to 1: a named one reads the answer, a function the whole response.
+
+        Raises PoiseLabError if a function gives something else.
+        """
+        verify = self.source.verify
+        if isinstance(verify, str):
+            return super().reward(response)
+        value = verify(response, self.entry)
+        number = isinstance(value, (int, float)) and not math.isnan(value) and 0 <= value <= 1
+        if not number:
+            raise PoiseLabError(
+                f"the reward function of task {self.task!r} gave {value!r} for question {self.question[:60]!r}; "
+                "it must give a number from 0 to 1"
+            )
+        return float(value)
+
+
+class RecordTask:
+    """Questions and answers of one's own. Made by `load_task`.
+
+    Problems are the records with pairwise different questions, the first of each; every draw is without replacement.
+    verifier_errors: as of `Task`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        rows: Sequence[dict],
+        *,
+        question: str = "question",
+        answer: str = "answer",
+        difficulty: str | None = None,
+        verify: str | Callable[[str, dict], float] = "exact",
+        prompt: str = "{question}",
+    ):
+        self.name, self.verify, self.verifier_errors = name, verify, 0
+        if isinstance(verify, str) and verify not in VERIFIERS:
+            raise unknown_name("verifier", verify, VERIFIERS)
+        if verify == "math" and importlib.util.find_spec("math_verify") is None:
+            raise PoiseLabError("the verifier 'math' needs math-verify: pip install \"poise-lab[math]\"")
+        if "{question}" not in prompt:
+            raise PoiseLabError(f"prompt={prompt!r} must have {{question}} in it, where the question goes")
+        self.problems: list[Problem] = []
+        seen = set()
+        for n, row in enumerate(rows):
+            asked, right = self._column(n, row, question), self._column(n, row, answer)
+            wrong = check_reference(verify, right) if isinstance(verify, str) else None
+            if wrong:
+                raise PoiseLabError(
+                    f"record {n} of task {name!r}: the answer {right!r} {wrong}; mend it, or use another verifier"
+                )
+            text = prompt.replace("{question}", asked)
+            if text in seen:
+                continue
+            seen.add(text)
+            self.problems.append(self._problem(row, text, right, difficulty))
+        if not self.problems:
+            raise PoiseLabError(f"task {name!r} has no records")
+        rows_as_text = json.dumps([(p.question, p.answer) for p in self.problems])
+        self.settings = {
+            "records": len(self.problems),
+            "sha256": hashlib.sha256(rows_as_text.encode()).hexdigest(),
+            "verify": verify if isinstance(verify, str) else getattr(verify, "__qualname__", type(verify).__name__),
+        }
+
+    def _column(self, n: int, row: dict, column: str) -> str:
+        value = row.get(column)
+        if value is None or str(value).strip() == "":
+            what = "is empty" if column in row else f"is missing; the record has {', '.join(map(str, row))}"
+            raise PoiseLabError(f"record {n} of task {self.name!r}: column {column!r} {what}")
+        return str(value)
+
+    def _problem(self, row: dict, text: str, right: str, difficulty: str | None) -> RecordProblem:
+        level = {}
+        if difficulty is not None:
+            try:
+                level = {difficulty: float(row[difficulty])}
+            except (KeyError, TypeError, ValueError):
+                raise PoiseLabError(f"column {difficulty!r} of task {self.name!r} is no number in {row!r}") from None
+        return RecordProblem(
+            task=self.name, question=text, compact=text, line=f"{text}\nAnswer:", difficulty=level,
+            entry={**row, "answer": right}, source=self,
+            dataset=NamedVerifier(self.verify) if isinstance(self.verify, str) else None,
+        )  # fmt: skip
+
+    def sample(self, n: int, seed: int | str, exclude: Iterable[Problem] = ()) -> list[Problem]:
+        """As `Task.sample`. Raises PoiseLabError if the records, less those in `exclude`, are fewer than n."""
+        if n < 1:
+            raise PoiseLabError(f"{n} problems asked for; ask for at least 1")
+        left_out = {problem.question for problem in exclude}
+        rest = [problem for problem in self.problems if problem.question not in left_out]
+        if len(rest) < n:
+            raise PoiseLabError(
+                f"task {self.name!r} has {len(self.problems)} problems, {len(rest)} after those that are held out, and "
+                f"{n} were asked for; set fewer prompts or held-out problems (prompts, eval_prompts, a baseline's pool)"
+            )
+        return Random(f"{self.settings['sha256']}/{seed}").sample(rest, n)
+
+    def examples(self, n: int) -> list[Problem]:
+        """n problems in an order of their own; see `Problem.examples`. Raises PoiseLabError for an answer of several lines."""
+        chosen = self.sample(n, "examples")
+        if any("\n" in problem.answer for problem in chosen):
+            raise PoiseLabError(f"task {self.name!r} has answers of several lines, which cannot be shown; use shots=0")
+        return chosen

@@ -1,0 +1,486 @@
+"""From what students hand in to grades that a platform takes: nothing is lost, and nothing is passed over silently."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import datetime
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import nbformat
+import pytest
+from test_assignments import source_of, toy_course
+
+pytest.importorskip("nbgrader", reason="make assignments installs it")
+
+from poise_lab.course import __main__ as course  # noqa: E402
+from poise_lab.course import gradebook, grading, papers  # noqa: E402
+from poise_lab.course.collect import collect  # noqa: E402
+from poise_lab.course.tables import Table  # noqa: E402
+
+ASSIGNMENTS = Path(__file__).parent.parent / "notebooks" / "assignments"
+
+
+@pytest.fixture(scope="module")
+def solved(tmp_path_factory):
+    with grading.Classroom(toy_course(tmp_path_factory.mktemp("room"))) as room:
+        yield room.solved()
+
+
+@pytest.fixture(scope="module")
+def released(tmp_path_factory):
+    with grading.Classroom(toy_course(tmp_path_factory.mktemp("room"))) as room:
+        yield room.released
+
+
+def changed(notebook, **answers):
+    notebook = copy.deepcopy(notebook)
+    for name, source in answers.items():
+        source_of(notebook, name, source)
+    return notebook
+
+
+def text_of(notebook) -> str:
+    return json.dumps(notebook, indent=1)
+
+
+def stripped(notebook, ids: bool):
+    """As programs leave it that drop what they do not know of a cell, and ids of cells with it."""
+    notebook = copy.deepcopy(notebook)
+    for cell in notebook.cells:
+        cell.metadata = {}
+        if not ids:
+            del cell["id"]
+    notebook.nbformat_minor = 5 if ids else 4
+    return notebook
+
+
+def other_assignment(notebook):
+    notebook = copy.deepcopy(notebook)
+    for cell in notebook.cells:
+        cell.metadata.nbgrader.grade_id += "_of_another"
+        cell.source = "x = 1"
+        cell.id += "x"
+    return notebook
+
+
+def copied_cell(notebook):
+    """The answer was written into a new cell, and the cell for it deleted."""
+    notebook = copy.deepcopy(notebook)
+    at = next(i for i, c in enumerate(notebook.cells) if c.metadata.nbgrader.grade_id == "two")
+    notebook.cells[at] = nbformat.v4.new_code_cell("def two():\n    return 2")
+    return notebook
+
+
+BYTES = os.fsdecode(b"B\xf6hm")  # a folder's name from a system that does not write UTF-8
+WRONG = "def two():\n    return 7"
+# By student: files under submitted/<student>/, and what the paper gets; None where nothing is graded.
+CLASS = {
+    "half a character": (
+        lambda nb, raw: {"toy/toy.ipynb": text_of(changed(nb, two="def two():\n    return 2  # \ud83d"))},
+        5,
+    ),
+    "Doe [late]": (lambda nb, raw: {"toy/toy.ipynb": text_of(nb)}, 5),
+    "*": (lambda nb, raw: {"toy/toy.ipynb": text_of(changed(nb, two=WRONG))}, 2),
+    "Łukasz 王, O'Neil; {x} 100%": (lambda nb, raw: {"toy/toy.ipynb": text_of(nb)}, 5),
+    BYTES: (lambda nb, raw: {"toy/toy.ipynb": text_of(nb)}, 5),
+    "macOS": (lambda nb, raw: {"toy/._toy (1).ipynb": "\0\5\26\7", "toy/toy (1).ipynb": text_of(nb)}, 5),
+    "stripped": (lambda nb, raw: {"toy/toy.ipynb": text_of(stripped(nb, True))}, 5),
+    "stripped of ids": (lambda nb, raw: {"toy/toy.ipynb": text_of(stripped(nb, False))}, 5),
+    "copied cell": (lambda nb, raw: {"toy/toy.ipynb": text_of(copied_cell(nb))}, 5),
+    "too high": (lambda nb, raw: {"toy.ipynb": text_of(nb)}, None),
+    "too deep": (lambda nb, raw: {"toy/mine/toy.ipynb": text_of(nb)}, 0),
+    "misnamed": (lambda nb, raw: {"Toy 1/toy.ipynb": text_of(nb)}, None),
+    "archive": (lambda nb, raw: {"toy/toy.zip": "PK"}, 0),
+    "marked": (lambda nb, raw: {"toy/toy.ipynb": ("\ufeff" + text_of(nb)).encode()}, 5),
+    "utf-16": (lambda nb, raw: {"toy/toy.ipynb": text_of(nb).encode("utf-16")}, 5),
+    "zero": (lambda nb, raw: {"toy/toy.ipynb": text_of(changed(nb, one="one = 1  # \0"))}, 3),
+    "shows half": (
+        lambda nb, raw: {
+            "toy/toy.ipynb": text_of(changed(nb, one="print('\\ud83d')\n\n\ndef one():\n    raise ValueError('\\ud83d')"))
+        },
+        3,
+    ),
+    "another": (lambda nb, raw: {"toy/toy.ipynb": text_of(other_assignment(nb))}, 0),
+    "untouched": (lambda nb, raw: {"toy/toy.ipynb": text_of(raw)}, 0),
+    "two papers": (lambda nb, raw: {"toy/toy.ipynb": text_of(nb), "toy/toy-Copy1.ipynb": text_of(raw)}, 5),
+    "nothing": (lambda nb, raw: {"toy/toy.ipynb": ""}, 0),
+    "brackets": (lambda nb, raw: {"toy/toy.ipynb": text_of(changed(nb, two="two = " + "(" * 5000))}, 2),
+}  # fmt: skip
+# A part of what the lecturer is told of them.
+TOLD = {
+    "macOS": "graded is the file 'toy (1).ipynb'; it should be toy.ipynb",
+    "stripped": "had lost the names",
+    "stripped of ids": "had lost the names",
+    "copied cell": "had lost the names",
+    "too high": "submitted/too high/toy.ipynb is not graded: it lies too high",
+    "too deep": "submitted/too deep/toy/mine/toy.ipynb is not graded: it lies too deep",
+    "misnamed": "submitted/misnamed/Toy 1/toy.ipynb is not graded: there is no assignment 'Toy 1'",
+    "archive": "submitted/archive/toy/toy.zip is not graded: it is no notebook",
+    "another": "another, toy: no answer cell of this assignment is in the notebook",
+    "untouched": "untouched, toy: all its answers are as they were handed out",
+    "two papers": "two papers, toy: 'toy-Copy1.ipynb' lies beside it and was not graded",
+    "nothing": "nothing, toy: this is no notebook that can be read: the file is empty",
+}
+
+
+@pytest.fixture(scope="module")
+def class_folder(tmp_path_factory, solved, released):
+    folder = tmp_path_factory.mktemp("class")
+    toy_course(folder)
+    for student, (files, _) in CLASS.items():
+        for name, text in files(solved, released).items():
+            path = folder / "submitted" / student / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass"))
+    (folder / "submitted" / "toy.ipynb").write_text(text_of(solved))
+    command = [sys.executable, "-m", "poise_lab.course", "grade", "--jobs", "2", "--course", str(folder)]
+    done = subprocess.run([*command, "--timeout", "20"], capture_output=True, text=True, errors="replace")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder, done.stdout
+
+
+@pytest.mark.parametrize("student", CLASS)
+def test_every_paper_gets_its_points(class_folder, student):
+    rows = gradebook.read_grades(class_folder[0] / "grades.csv")
+    row = rows.get((papers.plain(student), "toy"))
+    assert (row and float(row["points"])) == CLASS[student][1], row
+
+
+@pytest.mark.parametrize("student", TOLD)
+def test_the_lecturer_is_told_in_a_sentence(class_folder, student):
+    look = class_folder[1].partition("To look at:")[2]
+    assert TOLD[student] in look
+
+
+def test_no_sentence_for_what_is_in_order(class_folder):
+    look = class_folder[1].partition("To look at:")[2]
+    assert not any(name in look for name in ("Doe", "Łukasz", "marked", "utf-16", "._toy"))
+    assert "submitted/toy.ipynb is not graded: it lies too high" in look
+
+
+def test_feedback_shows_the_code_of_whoever_handed_in_text(class_folder):
+    page = (class_folder[0] / "feedback" / "half a character" / "toy.html").read_text(encoding="utf-8")
+    assert "toy: 5 of 5 points" in page and "two" in page and "half a character" in page
+
+
+# --- collecting ------------------------------------------------------------------------------------
+
+NAMES = ["Anna Müller", "Łukasz Żak", "王小明", "Nguyễn Văn A", "Ó Briain, Seán", "Anna Müller"]  # two of one name
+
+
+def zipped(path: Path, files: dict[str, str | bytes], when=(2026, 11, 20, 12, 0, 0)) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, text in files.items():
+            archive.writestr(zipfile.ZipInfo(name, when), text)
+    return path
+
+
+def paper_of(course_folder: Path, student: str) -> Path:
+    return course_folder / "submitted" / student / "toy" / "toy.ipynb"
+
+
+def test_moodle_zip(tmp_path, solved):
+    toy_course(tmp_path)
+    files = {
+        f"{n}_{i}_assignsubmission_file_/my work.ipynb": text_of(changed(solved, two=f"two = {i}"))
+        for i, n in enumerate(NAMES)
+    }
+    files["Flat One_77_assignsubmission_file_toy.ipynb"] = text_of(solved)
+    files["Text Only_78_assignsubmission_onlinetext/onlinetext.html"] = "see attachment"
+    files["Mac User_79_assignsubmission_file_/__MACOSX/._toy.ipynb"] = "x"
+    new, left = collect(tmp_path, [zipped(tmp_path / "moodle.zip", files)], ["toy"])
+    assert new == len(NAMES) + 1
+    for i, name in enumerate(NAMES):
+        assert source_of(nbformat.read(paper_of(tmp_path, f"{name}_{i}"), 4), "two").source == f"two = {i}"
+    assert paper_of(tmp_path, "Flat One_77").is_file()
+    assert (
+        len(left) == 2
+        and "onlinetext.html is not graded: it is no notebook" in left[0]
+        and "1 files that macOS" in left[1]
+    )
+
+
+def test_canvas_zip_with_late_marks_and_attempts(tmp_path, solved, released):
+    toy_course(tmp_path)
+    first = {
+        "muelleranna_101_9001_toy.ipynb": text_of(released),
+        "zaklukasz_LATE_102_9002_toy-1.ipynb": text_of(solved),
+    }
+    assert collect(tmp_path, [zipped(tmp_path / "canvas.zip", first)], ["toy"]) == (2, [])
+    later = {"muelleranna_101_9003_toy-1.ipynb": text_of(solved), **first}
+    later = {name: later[name] for name in sorted(later)}
+    new, left = collect(tmp_path, [zipped(tmp_path / "later.zip", later, (2026, 11, 22, 9, 30, 0))], ["toy"])
+    assert (new, left) == (1, [])  # what was collected before is not collected again
+    assert paper_of(tmp_path, "muelleranna_101").read_text() == text_of(solved)
+    attempts = sorted(path.name for path in (tmp_path / "attempts" / "muelleranna_101" / "toy").iterdir())
+    assert attempts == ["2026-11-20 12.00.00.ipynb", "2026-11-22 09.30.00.ipynb"]
+    rows = {row["student"]: row for row in Table.read(tmp_path / "collected.csv").rows}
+    assert rows["zaklukasz_102"]["late"] == "late" and rows["muelleranna_101"]["late"] == ""
+    assert gradebook.late_papers(tmp_path, "toy") == {"muelleranna_101": "", "zaklukasz_102": "late"}
+
+
+def test_late_is_what_comes_after_the_deadline(tmp_path, solved):
+    toy_course(tmp_path)
+    files = {"ann_1_2_toy.ipynb": text_of(solved)}
+    collect(tmp_path, [zipped(tmp_path / "a.zip", files)], ["toy"], datetime.datetime(2026, 11, 20, 12))
+    assert gradebook.late_papers(tmp_path, "toy") == {"ann_1": ""}
+    files = {"ann_1_2_toy.ipynb": text_of(changed(solved, two="two = 1"))}
+    late = zipped(tmp_path / "b.zip", files, (2026, 11, 20, 12, 0, 2))
+    collect(tmp_path, [late], ["toy"], datetime.datetime(2026, 11, 20, 12))
+    assert gradebook.late_papers(tmp_path, "toy") == {"ann_1": "late"}
+
+
+def test_folders_and_archives_in_them(tmp_path, solved):
+    toy_course(tmp_path)
+    inner = zipped(tmp_path / "inner.zip", {"work/toy.ipynb": text_of(solved)}).read_bytes()
+    handed_in = tmp_path / "handed in"
+    for name, text in {
+        "ann/toy/toy.ipynb": text_of(solved), "bob/anything.ipynb": text_of(solved), "cem/toy.ipynb.txt": text_of(solved),
+        "dan/all.zip": inner, "eve/toy.ipynb": "{broken", "fay/essay.ipynb": "{broken", "toy.ipynb": text_of(solved),
+        "gil/toy.docx": "x",
+    }.items():  # fmt: skip
+        path = handed_in / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    two_assignments(tmp_path)
+    new, left = collect(tmp_path, [handed_in], ["toy", "other"])
+    assert new == 5 and sorted(p.parent.parent.name for p in tmp_path.glob("submitted/*/toy/toy.ipynb")) == [
+        "ann",
+        "bob",
+        "cem",
+        "dan",
+        "eve",
+    ]
+    assert sorted(left) == [
+        "handed in: fay/essay.ipynb is not graded: neither its cells nor its name say of which assignment it is",
+        "handed in: gil/toy.docx is not graded: it is no notebook (.ipynb)",
+        "handed in: toy.ipynb is not graded: nothing says whose it is: no name as Moodle or Canvas gives it, "
+        "and no folder of a student",
+    ]
+
+
+def two_assignments(folder: Path) -> None:
+    master = nbformat.read(folder / "source" / "toy" / "toy.ipynb", 4)
+    for cell in master.cells:
+        cell.metadata.nbgrader.grade_id += "_of_another"
+    (folder / "source" / "other").mkdir()
+    nbformat.write(master, folder / "source" / "other" / "other.ipynb")
+
+
+def test_papers_are_told_apart_by_their_cells(tmp_path, solved):
+    toy_course(tmp_path)
+    two_assignments(tmp_path)
+    files = {"ann_1_assignsubmission_file_/other.ipynb": text_of(solved)}
+    assert collect(tmp_path, [zipped(tmp_path / "a.zip", files)], ["other", "toy"]) == (1, [])
+    assert paper_of(tmp_path, "ann_1").is_file()
+
+
+def test_no_archive_writes_elsewhere_and_no_paper_is_lost(tmp_path, solved):
+    folder = tmp_path / "course"
+    toy_course(folder)
+    by_hand = paper_of(folder, "ann")
+    by_hand.parent.mkdir(parents=True)
+    by_hand.write_text("put here by hand")
+    files = {"../../../up_5_assignsubmission_file_/toy.ipynb": text_of(solved), "/ann/toy/toy.ipynb": text_of(solved)}
+    new, left = collect(folder, [zipped(tmp_path / "a.zip", files)], ["toy"])
+    assert new == 2 and not left and paper_of(folder, "up_5").is_file() and "SOLUTION" not in by_hand.read_text()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.zip", "course"]
+    kept = [p for p in (folder / "attempts" / "ann" / "toy").iterdir() if "by hand" in p.name]
+    assert [p.read_text() for p in kept] == ["put here by hand"]
+
+
+def test_what_is_no_zip_is_refused(tmp_path, capsys):
+    toy_course(tmp_path)
+    (tmp_path / "x.zip").write_text("no zip")
+    assert course.main(["collect", str(tmp_path / "x.zip"), "--course", str(tmp_path)]) == 2
+    assert "neither a folder nor a zip" in capsys.readouterr().err
+
+
+# --- grades.csv ------------------------------------------------------------------------------------
+
+SAVED = [("ann", "toy", "2.0", "5.0", "", "f1", "2.0", "", ""), ("Bo; Ö", "toy", "3.5", "5.0", "", "f2", "3.5", "", "")]
+
+
+def grades_in(path: Path) -> gradebook.Grades:
+    grades = gradebook.Grades(
+        list(gradebook.COLUMNS), [dict(zip(gradebook.COLUMNS, row, strict=True)) for row in SAVED]
+    )
+    grades.write(path)
+    return grades
+
+
+def saved_by_people(text: str, how: str) -> bytes:
+    rows = list(csv.reader(io.StringIO(text)))
+    if how == "semicolons":
+        out = io.StringIO()
+        csv.writer(out, delimiter=";").writerows(
+            [[c.replace(".", ",") if re.fullmatch(r"\d\.\d", c) else c for c in r] for r in rows]
+        )
+        return ("\ufeff" + out.getvalue()).encode()
+    if how == "tabs":
+        return "\n".join("\t".join(row) for row in rows).encode("utf-16")
+    if how == "windows":
+        return "\r\n".join(";".join(f'"{c}"' for c in row) for row in rows).encode("cp1252")
+    if how == "capitals":
+        return text.replace("student,assignment,points", "Student, Assignment ,Points", 1).encode()
+    return ("\ufeff" + text).encode()
+
+
+@pytest.mark.parametrize("how", ["mark", "semicolons", "tabs", "windows", "capitals"])
+def test_grades_survive_a_spreadsheet(tmp_path, how):
+    path = tmp_path / "grades.csv"
+    grades_in(path)
+    path.write_bytes(saved_by_people(path.read_text(encoding="utf-8"), how))
+    grades = gradebook.Grades.read(path)
+    assert list(grades.by_paper()) == [("ann", "toy"), ("Bo; Ö", "toy")]
+    assert not any(map(gradebook.by_hand, grades.rows))
+    grades.give("ann", "toy", graded=grades.shown(4.5), of="5.0", file="f3", minutes="", note="")
+    grades.write(path)
+    again = gradebook.Grades.read(path)
+    assert again.delimiter == grades.delimiter and again.marked == grades.marked
+    assert gradebook.number(again.by_paper()["ann", "toy"]["points"]) == 4.5
+    assert ("4,5" in path.read_text(encoding="utf-8-sig")) == (grades.delimiter == ";")
+
+
+def test_points_and_columns_of_people_stay_and_are_marked(tmp_path):
+    path = tmp_path / "grades.csv"
+    grades = grades_in(path)
+    grades.columns.insert(2, "group")
+    for row in grades.rows:
+        row["group"] = "B"
+    grades.rows[0]["points"] = "3"
+    grades.rows[1]["points"] = "excused"
+    grades.write(path)
+    grades = gradebook.Grades.read(path)
+    for student in ("ann", "Bo; Ö"):
+        grades.give(student, "toy", graded="1.0", of="5.0", file="new", minutes="", note="late")
+    grades.write(path)
+    rows = gradebook.read_grades(path)
+    assert [row["points"] for row in rows.values()] == ["3", "excused"] and {row["group"] for row in rows.values()} == {
+        "B"
+    }
+    assert {row["note"] for row in rows.values()} == {"points changed by hand: the grader gave 1.0. late"}
+    assert path.read_text(encoding="utf-8").startswith("student,assignment,group,points")
+
+
+def test_a_change_by_hand_is_marked_though_nothing_is_graded(tmp_path, solved):
+    toy_course(tmp_path)
+    paper = paper_of(tmp_path, "ann")
+    paper.parent.mkdir(parents=True)
+    paper.write_text(text_of(solved))
+    digest = papers.papers(tmp_path, "toy")["ann"].digest(tmp_path / "source" / "toy" / "toy.ipynb")
+    grades = gradebook.Grades(list(gradebook.COLUMNS), [])
+    grades.give("ann", "toy", graded="5.0", of="5.0", file=digest, minutes="", note="")
+    grades.give("gone", "toy", graded="5.0", of="5.0", file="x", minutes="", note="")
+    grades.rows[0]["points"] = "4"
+    grades.write(tmp_path / "grades.csv")
+    for _ in range(2):
+        assert gradebook.grade_all(tmp_path, "toy") == 0
+        (row,) = gradebook.read_grades(tmp_path / "grades.csv").values()
+        assert (row["points"], row["note"]) == ("4", "points changed by hand: the grader gave 5.0.")
+
+
+def test_nbgrader_s_export_is_read_and_a_foreign_table_refused(tmp_path):
+    path = tmp_path / "grades.csv"
+    path.write_text("assignment,duedate,student_id,score,max_score\ntoy,None,ann,3.0,5.0\n")
+    row = gradebook.read_grades(path)["ann", "toy"]
+    assert (row["points"], row["of"], row["duedate"]) == ("3.0", "5.0", "None")
+    path.write_text("a,b\n1,2\n")
+    with pytest.raises(course.PoiseLabError, match="no columns student and assignment"):
+        gradebook.read_grades(path)
+
+
+# --- returning -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def graded(tmp_path, solved):
+    toy_course(tmp_path)
+    files = {"Anna Müller_11_assignsubmission_file_/toy.ipynb": text_of(solved)}
+    zips = [
+        zipped(tmp_path / "m.zip", files),
+        zipped(tmp_path / "c.zip", {"zaklukasz_LATE_22_33_toy.ipynb": text_of(solved)}),
+    ]
+    collect(tmp_path, zips, ["toy"])
+    grades = gradebook.Grades(list(gradebook.COLUMNS), [])
+    for student, points in (("Anna Müller_11", "4.5"), ("zaklukasz_22", "3.0")):
+        grades.give(student, "toy", graded=points, of="5.0", file="", minutes="", note="")
+        for ending in ("md", "html"):
+            path = tmp_path / "feedback" / student / f"toy.{ending}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("well done")
+    grades.write(tmp_path / "grades.csv")
+    return tmp_path
+
+
+def test_grades_and_feedback_go_back_to_both_platforms(graded, capsys):
+    grades = gradebook.Grades.read(graded / "grades.csv")
+    grades.give("by hand", "toy", graded="1.0", of="5.0", file="", minutes="", note="")
+    grades.write(graded / "grades.csv")
+    assert course.main(["return", "--course", str(graded)]) == 0
+    assert "by hand is in no table" in capsys.readouterr().out
+    (moodle,) = Table.read(graded / "return" / "toy-moodle.csv").rows
+    assert (moodle["Identifier"], moodle["Full name"], moodle["Grade"]) == ("Participant 11", "Anna Müller", "4.5")
+    full, canvas = Table.read(graded / "return" / "canvas.csv").rows
+    assert full["toy"] == "5.0" and (canvas["ID"], canvas["toy"]) == ("22", "3.0")
+    with zipfile.ZipFile(graded / "return" / "toy-feedback.zip") as archive:
+        assert "Anna Müller_11_assignsubmission_file_/toy.html" in archive.namelist()
+
+
+def test_a_platform_s_own_table_is_filled_in(graded, capsys):
+    sheet = graded / "sheet.csv"
+    sheet.write_text(
+        "\ufeffIdentifier,Full name,Email address,Grade\nParticipant 11,Anna Müller,a@b,-\nParticipant 12,No One,n@b,-\n"
+    )
+    assert course.main(["return", "--worksheet", str(sheet), "--course", str(graded)]) == 0
+    assert [row["Grade"] for row in Table.read(graded / "return" / "sheet.csv").rows] == ["4.5", "-"]
+    sheet.write_text("Student,ID,Section,Toy (99)\n    Points Possible,,,5\nŻak,22,A,\n")
+    assert course.main(["return", "--worksheet", str(sheet), "--course", str(graded)]) == 0
+    assert [row["Toy (99)"] for row in Table.read(graded / "return" / "sheet.csv").rows] == ["5", "3.0"]
+    for text, says in (
+        ("Student,ID\nx,22\n", "no column"),
+        ("Student,ID,toy\nx,9\n", "no row for"),
+        ("a,b\n", "no grading worksheet"),
+    ):
+        sheet.write_text(text)
+        assert course.main(["return", "--worksheet", str(sheet), "--course", str(graded)]) == 2
+        assert says in capsys.readouterr().err
+
+
+def test_feedback_has_titles_points_code_and_nothing_that_runs(tmp_path, released, solved):
+    from poise_lab.course.feedback import write_feedback
+
+    heading = nbformat.v4.new_markdown_cell("## Exercise 1 (5 points, 15 minutes): both numbers")
+    notebook = copy.deepcopy(released)
+    notebook.cells.insert(0, heading)
+    given = grading.Graded("ann", {"test_one": 2.0, "test_two": 0.0}, {"test_one": 2.0, "test_two": 3.0},
+                           ["test_two: two is not <script>alert(1)</script>", "of all"], [], {"two": "def two():\n    return 'mine'"})  # fmt: skip
+    write_feedback(tmp_path / "toy", "toy", given, notebook)
+    page, text = (tmp_path / "toy.html").read_text(encoding="utf-8"), (tmp_path / "toy.md").read_text(encoding="utf-8")
+    for shown in (page, text):
+        assert "Exercise 1: both numbers: 2 of 5" in shown and "test_two: 0 of 3" in shown and "of all" in shown
+    assert "mine" in page and "<script>alert" not in page and "toy: 2 of 5 points" in page
+
+
+# --- nbgrader's own commands -----------------------------------------------------------------------
+
+
+def test_nbgrader_s_own_commands_hand_out_no_planted_answer(tmp_path):
+    from nbgrader.apps import NbGraderAPI
+    from traitlets.config import PyFileConfigLoader
+
+    toy_course(tmp_path)
+    config = PyFileConfigLoader("nbgrader_config.py", str(ASSIGNMENTS)).load_config()
+    assert config.CsvExportPlugin.to != "grades.csv"
+    config.CourseDirectory.root = str(tmp_path)
+    with grading.nbgrader_at_hand():
+        assert NbGraderAPI(config=config).generate_assignment("toy")["success"]
+    assert [p.name for p in (tmp_path / "release" / "toy").iterdir()] == ["toy.ipynb"]

@@ -1,0 +1,178 @@
+"""Architectures of transformers with random weights: every way through a model gives the numbers of its own plain pass.
+
+For each either all is right (sampled and scored log-probabilities, entropies, layer states, gradients, with and without
+padding, with a beginning in common, with windows shorter than the prompts), or the model is refused with a sentence.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from support import EOS, PAD, ToyProblem, response
+from transformers import AutoConfig, AutoModelForCausalLM
+
+import poise_lab as pl
+from poise_lab.internals import forward_rows
+from poise_lab.models.pretrain import character_tokenizer
+
+SHARED = dict(
+    vocab_size=101, hidden_size=16, intermediate_size=32, num_hidden_layers=3, num_attention_heads=4,
+    num_key_value_heads=2, head_dim=8, max_position_embeddings=128, bos_token_id=1, eos_token_id=EOS, pad_token_id=PAD,
+)  # fmt: skip
+OLD = dict(n_embd=16, n_layer=3, n_head=4, n_positions=128)  # the names of GPT-2's time
+MOE = dict(
+    num_experts=4, num_local_experts=4, n_routed_experts=4, num_experts_per_tok=2, moe_intermediate_size=16, n_group=1,
+    topk_group=1, n_shared_experts=1, first_k_dense_replace=1,
+)  # fmt: skip
+MLA = dict(
+    kv_lora_rank=8, q_lora_rank=8, qk_nope_head_dim=8, qk_rope_head_dim=4, v_head_dim=8, num_key_value_heads=4, head_dim=4
+)  # fmt: skip
+LINEAR = dict(
+    linear_num_key_heads=2, linear_num_value_heads=2, linear_key_head_dim=8, linear_value_head_dim=8,
+    layer_types=["linear_attention", "full_attention", "linear_attention"],
+)  # fmt: skip
+MAMBA = dict(mamba_n_heads=4, mamba_d_head=8, mamba_d_state=8, mamba_n_groups=1, mamba_expand=2, mamba_chunk_size=8)
+WINDOW = dict(sliding_window=8, layer_types=["sliding_attention", "full_attention", "sliding_attention"])
+NARROW = dict(sliding_window=8)
+
+RIGHT = {  # name: what its config needs; a last part that names no type tells two of one apart
+    "afmoe": MOE, "apertus": {}, "arcee": {}, "bamba": dict(**MAMBA, attn_layer_indices=[1]), "biogpt": {}, "bloom": {},
+    "codegen": dict(**OLD, rotary_dim=4), "cohere": dict(logit_scale=0.1), "cohere2": dict(**WINDOW, logit_scale=0.1),
+    "ctrl": dict(**OLD, dff=32), "deepseek_v2": MOE | MLA, "deepseek_v3": MOE | MLA, "diffllama": {}, "doge": {},
+    "dots1": MOE, "ernie4_5": {}, "ernie4_5_moe": MOE, "exaone4": WINDOW, "falcon": dict(head_dim=None),
+    "falcon_alibi": dict(head_dim=None, alibi=True), "falcon_h1": dict(**MAMBA, mamba_d_ssm=32), "flex_olmo": MOE,
+    "gemma": {}, "gemma2": dict(**WINDOW, final_logit_softcapping=3.0), "gemma3_text": WINDOW,
+    "gemma4_text": dict(
+        vocab_size_per_layer_input=101, hidden_size_per_layer_input=8, global_head_dim=16, sliding_window=8,
+        layer_types=["sliding_attention", "full_attention", "full_attention"],
+    ),
+    "glm": {}, "glm4": {}, "glm4_moe": MOE, "gpt2": OLD, "gpt_bigcode": OLD,
+    "gpt_neo": dict(num_layers=3, attention_types=[[["global", "local", "global"], 1]], window_size=8),
+    "gpt_neox": dict(head_dim=4), "gpt_oss": dict(**MOE, **NARROW), "gptj": dict(**OLD, rotary_dim=4),
+    "granite": dict(logits_scaling=4.0), "granitemoe": dict(**MOE, logits_scaling=4.0),
+    "granitemoehybrid": dict(**MOE, **MAMBA, layer_types=["mamba", "attention", "mamba"], shared_intermediate_size=16),
+    "helium": dict(num_key_value_heads=4, head_dim=4), "hunyuan_v1_dense": {}, "hyperclovax": dict(logits_scaling=4.0),
+    "jamba": dict(**MOE, attn_layer_period=2, attn_layer_offset=1, mamba_d_state=8, use_mamba_kernels=False),
+    "lfm2": dict(layer_types=["conv", "full_attention", "conv"]), "llama": {},
+    "llama4_text": dict(
+        **MOE, intermediate_size_mlp=32, attention_chunk_size=8,
+        layer_types=["chunked_attention", "full_attention", "chunked_attention"],
+    ),
+    "minicpm3": dict(**MLA, dim_model_base=8),
+    "minimax": dict(**MOE, layer_types=["linear_attention", "full_attention", "linear_attention"], block_size=8),
+    "mistral": NARROW, "mixtral": dict(**MOE, **NARROW),
+    "modernbert-decoder": dict(head_dim=4, cls_token_id=1, sep_token_id=1, local_attention=16, global_attn_every_n_layers=2),
+    "mpt": dict(d_model=16, n_heads=4, n_layers=3, max_seq_len=128), "nanochat": {}, "nemotron": {}, "olmo": {},
+    "olmo2": {}, "olmo3": WINDOW, "olmoe": dict(**MOE, head_dim=4), "openai-gpt": OLD,
+    "opt": dict(ffn_dim=32, word_embed_proj_dim=16), "opt_projected": dict(ffn_dim=32, word_embed_proj_dim=8),
+    "phi": {}, "phi3": NARROW, "phimoe": MOE, "qwen2": {}, "qwen2_moe": dict(**MOE, shared_expert_intermediate_size=16),
+    "qwen3": {}, "qwen3_5_text": LINEAR, "qwen3_moe": MOE, "qwen3_next": MOE | LINEAR,
+    "recurrent_gemma": dict(attention_window_size=8, lru_width=16, block_types=["recurrent", "attention"]),
+    "seed_oss": {}, "smollm3": {}, "stablelm": {}, "starcoder2": NARROW, "xglm": dict(d_model=16, ffn_dim=32, num_layers=3, attention_heads=4), "xlstm": dict(num_heads=2, num_blocks=3),
+}  # fmt: skip
+REFUSED = {
+    "mamba": (dict(state_size=8), "'mamba' .*states of the decoder layers"),
+    "mamba2": (dict(num_heads=4, head_dim=8, state_size=8, n_groups=1, chunk_size=8), "'mamba2' .*states of the decoder"),
+    "rwkv": (dict(attention_hidden_size=16, context_length=128), "'rwkv' .*states of the decoder layers"),
+    "cpmant": (dict(dim_head=8, num_attention_heads=4, dim_ff=32), "'cpmant' .*what comes later"),
+}  # fmt: skip
+
+
+def zoo_policy(name: str, changes: dict, dtype=torch.float32) -> pl.Policy:
+    """A random policy of a few thousand parameters, whose distributions are far from uniform."""
+    kind = name.removesuffix("_alibi").removesuffix("_projected")
+    settings = {key: value for key, value in (SHARED | changes).items() if value is not None}
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **settings)).to(dtype)
+    for parameter in model.parameters():  # a recurrence in float32, step by step and in chunks, adds its rounding up
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.2 if "linear_num_key_heads" in changes else 0.3)
+    model.generation_config.eos_token_id = [EOS, 20, 40, 60, 80]
+    return pl.Policy(model, character_tokenizer(), f"random-{name}", "compact")
+
+
+def problems_of(beginning: int, lengths) -> list[ToyProblem]:
+    start = "".join(chr(97 + 7 * i % 26) for i in range(beginning))
+    return [ToyProblem(start + "".join(chr(65 + (5 * i + n) % 26) for i in range(n))) for n in lengths]
+
+
+def gradients(model, loss) -> dict[str, torch.Tensor]:
+    model.zero_grad()
+    loss.backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+PROMPTS = {
+    "padded": problems_of(0, (3, 12, 7)),
+    "of one length": problems_of(0, (11, 11)),
+    "one beginning": problems_of(40, (2, 9)),
+}
+
+
+def assert_right(policy: pl.Policy, problems) -> None:
+    model, layer, pool = policy.model, 1, 3
+    rollouts = pl.sample_rollouts(policy, problems, 2, seed=1, max_new_tokens=10)
+    read = pl.read_internals(policy, rollouts, layer, pool)
+    assert (read.logprobs - rollouts.logprobs).abs().max() <= 1e-4
+    loss, n = 0.0, rollouts.responses
+    weights = torch.randn(rollouts.response_ids.shape, generator=torch.Generator().manual_seed(0))
+    for i, prompt in enumerate(rollouts.prompt_ids):
+        for j in range(n):
+            tokens, at = response(rollouts, i, j), len(prompt)
+            out = model(input_ids=torch.tensor([prompt + tokens]), use_cache=False, output_hidden_states=True)
+            logprobs = out.logits[0, at - 1 : -1].float().log_softmax(-1)
+            entropy = -(logprobs.exp() * logprobs).sum(-1)
+            logprobs = logprobs[range(len(tokens)), tokens]
+            loss = loss + (weights[i, j, : len(tokens)] * logprobs).sum()
+            states = out.hidden_states[layer + 1][0].detach()
+            kept = slice(0, len(tokens))
+            assert (rollouts.logprobs[i, j, kept] - logprobs).abs().max() <= 1e-4
+            assert (read.token_entropy[i, j, kept] - entropy).abs().max() <= 1e-4
+            scale = states.abs().max()
+            assert (read.prompt[i, j] - states[at - pool : at].mean(0)).abs().max() <= 1e-4 * scale
+            end = at + int(rollouts.reasoning_lengths[i, j])
+            last = states[max(at, end - pool) : end].mean(0)
+            assert (read.reasoning[i, j] - last).abs().max() <= 1e-4 * scale
+    expected = gradients(model, loss)
+    found = gradients(
+        model, (forward_rows(policy, rollouts, torch.arange(n * len(problems)))[0] * weights.flatten(0, 1)).sum()
+    )
+    largest = max(float(g.abs().max()) for g in expected.values())
+    for name, gradient in expected.items():
+        assert torch.allclose(found.get(name, torch.zeros(())), gradient, rtol=1e-3, atol=1e-4 * largest), name
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_right_in_every_way(name):
+    policy = zoo_policy(name, RIGHT[name])
+    for problems in PROMPTS.values():
+        assert_right(policy, problems)
+
+
+@pytest.mark.parametrize(
+    "name, window",
+    [
+        ("gpt_neo", "window_size"),
+        ("gemma3_text", "sliding_window"),
+        ("mistral", "sliding_window"),
+        ("llama4_text", "attention_chunk_size"),
+        ("modernbert-decoder", "local_attention"),
+    ],
+)
+def test_windows_that_the_comparison_does_not_reach(name, window):
+    """Longer than its probes, shorter than the prompts: padding behind the beginning would count as part of a window."""
+    policy = zoo_policy(name, RIGHT[name] | {window: 52 if window != "local_attention" else 2 * 52})  # to both sides
+    assert policy.ways.sampling == "shared"
+    assert_right(policy, problems_of(50, (2, 14)))
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused_with_a_sentence(name):
+    changes, words = REFUSED[name]
+    policy = zoo_policy(name, changes)
+    with pytest.raises(pl.PoiseLabError, match=words):
+        pl.sample_rollouts(policy, PROMPTS["padded"])
+
+
+def test_the_zoo_is_large():
+    assert len(RIGHT) >= 60
