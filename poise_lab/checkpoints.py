@@ -37,16 +37,16 @@ def load_named_moments(optimizer: torch.optim.Optimizer, names: Iterable[str], m
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def copy_weights(parameters: Tensors, saved: Tensors) -> None:
+def copy_weights(parameters: Tensors, weights: Tensors) -> None:
     """Write saved weights into parameters. Raises KeyError unless both have the same names."""
-    if other := sorted(parameters.keys() ^ saved.keys()):
+    if other := sorted(parameters.keys() ^ weights.keys()):
         raise KeyError(f"{other[0]} is not in both")
     with torch.no_grad():
         for name, parameter in parameters.items():
-            parameter.copy_(saved[name])
+            parameter.copy_(weights[name])
 
 
-def checkpoints(folder: Path) -> list[Path]:
+def saved(folder: Path) -> list[Path]:
     """The whole checkpoints in a folder, oldest first."""
     return sorted(folder.glob("step-*[0-9]"))
 
@@ -56,7 +56,7 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("step-"))
 
 
-def save_checkpoint(folder: Path, step: int, parts: dict[str, Tensors]) -> None:
+def save(folder: Path, step: int, parts: dict[str, Tensors]) -> None:
     """Write the checkpoint of a step, and remove all but the last two."""
     whole = folder / f"step-{step:06d}"
     partial = whole.with_name(whole.name + ".partial")
@@ -69,21 +69,21 @@ def save_checkpoint(folder: Path, step: int, parts: dict[str, Tensors]) -> None:
     write_json(partial / "state.json", {"step": step})
     shutil.rmtree(whole, ignore_errors=True)
     os.replace(partial, whole)
-    for old in checkpoints(folder)[:-2]:
+    for old in saved(folder)[:-2]:
         shutil.rmtree(old)
 
 
-def load_checkpoint(checkpoint: Path, load: dict) -> None:
-    """Hand each part of a checkpoint to the function that load names for it.
+def load(checkpoint: Path, into: dict) -> None:
+    """Hand each part of a checkpoint to the function that `into` names for it.
 
     Raises PoiseLabError if a file is damaged or does not fit.
     """
     try:
         if read_json(checkpoint / "state.json")["step"] != step_of(checkpoint):
             raise ValueError("its state.json names another step")
-        parts = {part: load_file(checkpoint / f"{part}.safetensors") for part in load}
+        parts = {part: load_file(checkpoint / f"{part}.safetensors") for part in into}
         for part, tensors in parts.items():
-            load[part](tensors)
+            into[part](tensors)
     except Exception as e:  # safetensors, JSON, an own baseline: many kinds, each a checkpoint that cannot be used
         raise PoiseLabError(
             f"checkpoint {checkpoint} is damaged ({e}); delete that folder to resume from the one before it"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import json
 import re
 import warnings
@@ -28,6 +29,7 @@ OTHER_TAGS = (
     ("<|channel|>analysis<|message|>", "<|channel|>final<|message|>"),
 )
 
+DAY = datetime.date(2024, 7, 26)  # "today" for chat templates; Llama 3 has this one where it knows no other
 WORDINGS = ("compact", "question", "line")
 
 
@@ -131,7 +133,7 @@ class Policy:
         return head(self.model, hidden, self.ways.plain_head)
 
     def prompt_ids(self, problem: Problem) -> list[int]:
-        """Token ids of the prompt of a problem."""
+        """Token ids of the prompt of a problem; the same on every day, also where the chat template prints the date."""
         if self.shots:
             return self.tokenizer.encode(self.few_shot_text(problem))
         if self.wording == "compact":
@@ -140,7 +142,10 @@ class Policy:
             return self.tokenizer.encode(problem.line)
         if self.tokenizer.chat_template:
             message = [{"role": "user", "content": problem.question}]
-            return self.tokenizer.apply_chat_template(message, add_generation_prompt=True, return_dict=False)
+            template = undated(self.tokenizer.get_chat_template())
+            return self.tokenizer.apply_chat_template(
+                message, chat_template=template, add_generation_prompt=True, return_dict=False
+            )
         return self.tokenizer.encode(problem.question)
 
     def few_shot_text(self, problem: Problem) -> str:
@@ -199,6 +204,11 @@ def reasoning_tags(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
             if tags[1] in text:
                 return tags
     return START_OF_REASONING, END_OF_REASONING
+
+
+def undated(template: str) -> str:
+    """A chat template that prints DAY where it asks for the day, in its format: a run resumed tomorrow is the same run."""
+    return re.sub(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""", lambda call: repr(DAY.strftime(call[2])), template)
 
 
 def load_policy(

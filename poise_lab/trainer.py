@@ -17,16 +17,8 @@ from pathlib import Path
 import torch
 from tqdm.auto import tqdm
 
+from . import checkpoints
 from .baselines.base import Baseline
-from .checkpoints import (
-    checkpoints,
-    copy_weights,
-    load_checkpoint,
-    load_named_moments,
-    named_moments,
-    save_checkpoint,
-    step_of,
-)
 from .config import TrainConfig
 from .errors import NotFiniteError, PoiseLabError, disk_is_full
 from .files import json_line, provenance, read_json, write_text
@@ -121,8 +113,9 @@ class Trainer:
                 try:
                     metrics = self.train_step(step)
                 except NotFiniteError as e:
-                    last = f"the last good checkpoint is {checkpoints(self._checkpoints)[-1]}; " if self.step else ""
-                    raise PoiseLabError(f"step {step}: {e}; {last}start a new run with a lower learning rate") from None
+                    last = checkpoints.saved(self.out / "checkpoints")[-1]
+                    good = f"the last good checkpoint is {last}; " if self.step else ""  # the start is none
+                    raise PoiseLabError(f"step {step}: {e}; {good}start a new run with a lower learning rate") from None
                 self._record(metrics)
                 if step == PATIENCE:
                     self._check_rewards(step)
@@ -320,13 +313,10 @@ class Trainer:
         names = {"reward": "reward", "accuracy": "held-out", "variance_reduction": "variance reduction"}
         return ", ".join(f"{label} {latest[k]:.2f}" for k, label in names.items() if k in latest)
 
-    @property
-    def _checkpoints(self) -> Path:
-        return self.out / "checkpoints"
-
     def _save_checkpoint(self, step: int) -> None:
-        moments, baseline = named_moments(self.optimizer, self.trained), self.baseline.state_dict()
-        save_checkpoint(self._checkpoints, step, {"model": self.trained, "optimizer": moments, "baseline": baseline})
+        moments, baseline = checkpoints.named_moments(self.optimizer, self.trained), self.baseline.state_dict()
+        parts = {"model": self.trained, "optimizer": moments, "baseline": baseline}
+        checkpoints.save(self.out / "checkpoints", step, parts)
 
     def _load_checkpoint(self) -> None:
         """Go back to the last checkpoint that the metrics reach; metrics after it are dropped and will be made again.
@@ -334,21 +324,21 @@ class Trainer:
         A power cut may keep a checkpoint and lose the last lines of the metrics. Without any checkpoint (killed before
         the first one) the run starts over.
         """
-        metrics, saved = read_metrics(self.out), checkpoints(self._checkpoints)
-        reached = [c for c in saved if step_of(c) < len(metrics)]
-        if saved and step_of(saved[0]) and not reached:
+        metrics, saved = read_metrics(self.out), checkpoints.saved(self.out / "checkpoints")
+        reached = [c for c in saved if checkpoints.step_of(c) < len(metrics)]
+        if saved and checkpoints.step_of(saved[0]) and not reached:
             raise PoiseLabError(
                 f"{self.out / 'metrics.jsonl'} ends before the checkpoint {saved[0]}, so the run cannot go on from there; "
                 "put the file back, or start a new run"
             )
         if reached:
-            load_checkpoint(
+            checkpoints.load(
                 reached[-1],
                 {
-                    "model": lambda tensors: copy_weights(self.trained, tensors),
-                    "optimizer": lambda tensors: load_named_moments(self.optimizer, self.trained, tensors),
+                    "model": lambda tensors: checkpoints.copy_weights(self.trained, tensors),
+                    "optimizer": lambda tensors: checkpoints.load_named_moments(self.optimizer, self.trained, tensors),
                     "baseline": self.baseline.load_state_dict,
                 },
             )
-            self.metrics = metrics[: step_of(reached[-1]) + 1]
+            self.metrics = metrics[: checkpoints.step_of(reached[-1]) + 1]
         write_text(self.out / "metrics.jsonl", "".join(map(json_line, self.metrics)))

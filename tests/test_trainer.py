@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import json
 import os
 import re
@@ -664,7 +665,7 @@ def test_a_step_that_fails(tmp_path, at):
         t.run()
     assert (tmp_path / "r").exists() == (at == 2)
     if at == 2:
-        assert [c.name for c in checkpoints.checkpoints(tmp_path / "r" / "checkpoints")] == ["step-000000"]
+        assert [c.name for c in checkpoints.saved(tmp_path / "r" / "checkpoints")] == ["step-000000"]
         assert [m["step"] for m in read_metrics(tmp_path / "r")] == [0, 1]
     else:
         trainer(tmp_path / "r", steps=1).run()
@@ -720,6 +721,18 @@ def test_own_rewards_that_are_none(tmp_path, monkeypatch, reward):
     with pytest.raises(pl.PoiseLabError, match=sentence):
         trainer(tmp_path / "r").run()
     assert not (tmp_path / "r").exists()
+
+
+DATED = """{{ strftime_now('%d %b %Y') }}{{ strftime_now( "/%Y" ) }}: {% for m in messages %}{{ m['content'] }}{% endfor %}"""
+
+
+def test_a_chat_template_that_prints_the_date_is_no_other_run_tomorrow():
+    """transformers gives templates a clock (`strftime_now`); a resumed run would have other prompts every day."""
+    policy = tiny_policy()
+    policy.wording, policy.tokenizer.chat_template = "question", DATED
+    assert policy.tokenizer.decode(policy.prompt_ids(ToyProblem("2+2="))) == "26 Jul 2024/2024: 2+2="
+    today = policy.tokenizer.apply_chat_template([{"role": "user", "content": "2+2="}], tokenize=False)
+    assert datetime.date.today().strftime("%d %b %Y") in today
 
 
 # --- weights that are not trained, and gradient checkpointing ------------------------------------
