@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixin
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 # --- the model's parts -----------------------------------------------------------------------------
@@ -207,6 +207,11 @@ def take(cache: DynamicCache, order: torch.Tensor) -> None:
                 layer.take(order, moved)
         else:
             layer.reorder_cache(order)
+
+
+def holds_a_state(cache: DynamicCache) -> bool:
+    """Whether a layer keeps a state that every token changes, and not keys and values alone."""
+    return any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in cache.layers)
 
 
 def cache_bytes(cache: DynamicCache) -> int:
