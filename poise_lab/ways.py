@@ -260,6 +260,39 @@ def find_ways(model, length: int = 0) -> tuple[Ways, list[Compared]]:
     return Ways(sampling, scoring, plain_head, probes.bytes_per_token), probes.rows
 
 
+def merged(model):
+    """A model without peft's adapters that computes the same: a copy with them in its weights, or itself if it has none.
+
+    Raises PoiseLabError where its numbers are others (an adapter on tied weights, or one that is switched off).
+    """
+    adapted = [name for name, module in model.named_modules() if hasattr(module, "base_layer")]
+    adapted += [name for name, module in model.named_modules() if hasattr(module, "modules_to_save")]
+    if not adapted:
+        return model
+    copied = copy.deepcopy(model)
+    for name in adapted:
+        if any(name.startswith(f"{other}.") for other in adapted):  # within another
+            continue
+        module = copied.get_submodule(name)
+        if hasattr(module, "unload_and_optionally_merge_module"):
+            module = module.unload_and_optionally_merge_module(merge=True, safe_merge=True, adapter_names=None)
+        else:
+            module.merge(safe_merge=True)
+            module = module.get_base_layer()
+        copied.set_submodule(name, module)
+    copied._hf_peft_config_loaded = False
+    vars(copied).pop("peft_config", None)
+    with torch.no_grad():
+        one, other = Comparison(model), Comparison(copied)
+        off = max(_off(a, b) for name in one.plain for a, b in zip(one.plain[name], other.plain[name], strict=True))
+    if off > one.bound:
+        raise PoiseLabError(
+            f"the adapter cannot be merged into the weights of the model of type {model.config.model_type!r}: log-"
+            f"probabilities would differ by {off:.2g}; save it by peft's own save_pretrained"
+        )
+    return copied
+
+
 def _ordinary_tokens(model) -> list[int]:
     """Token ids that the config gives no meaning to."""
     config = model.config.get_text_config()

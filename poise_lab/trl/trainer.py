@@ -357,7 +357,6 @@ class PoiseTrainer(GRPOTrainer):
     def _policy(self) -> Policy:
         """The model without accelerate's wrapping and without an adapter's."""
         model = self._bare()
-        model = model.get_base_model() if hasattr(model, "peft_config") else model
         name = getattr(model, "name_or_path", "") or type(model).__name__
         return Policy(model, self._tokenizer, name, tags=self.args.poise_tags)
 
