@@ -399,6 +399,10 @@ class PoiseTrainer(GRPOTrainer):
     def _note(self, name: str, value: float) -> None:
         self._metrics["train" if self.model.training else "eval"][f"poise/{name}"].append(value)
 
+    def note_sum(self, name: str, value: float) -> None:
+        """Log the sum of a number over all processes; each must call it."""
+        self._note(name, float(self.accelerator.gather(torch.tensor([value], device=self.accelerator.device)).sum()))
+
     def _check_same_rows(self) -> None:
         """Each process has fitted its own probe: to the same rows, or it stops here."""
         mine = torch.tensor([self._digest], device=self.accelerator.device)
