@@ -539,3 +539,22 @@ def test_report_of_a_run_without_a_probe_or_of_step_0_only(tmp_path, runs):
     first = (runs / "poise-0" / "metrics.jsonl").read_text().splitlines()[0]
     (short / "metrics.jsonl").write_text(first + "\n")
     assert main(["report", str(short), str(runs / "poise-1"), "-o", str(tmp_path / "y.html")]) == 0
+
+
+def test_tags_are_a_setting_of_a_run(tmp_path, capsys):
+    """Where the reasoning ends is in config.json: a resume with others is refused, and compare tells runs apart by it."""
+    small = "--steps 1 --prompts 4 --minibatches 1 --eval-prompts 2 --eval-responses 1 --max-new-tokens 8".split()
+    out = {name: str(tmp_path / name) for name in ("shown", "given")}
+    assert main(["train", *small, "--out", out["shown"]]) == 0
+    assert main(["train", *small, "--out", out["given"], "--tags", "", "####"]) == 0
+    assert pl.read_run(out["shown"]).config["tags"] == ["<think>", "</think>"]
+    assert pl.read_run(out["given"]).config["tags"] == ["", "####"]
+    capsys.readouterr()
+    assert main(["train", *small, "--out", out["given"], "--resume"]) == 2
+    assert "tags is ['', '####'] there and ['<think>', '</think>'] here" in capsys.readouterr().err
+    assert main(["compare", *out.values()]) == 0
+    table = capsys.readouterr().out
+    assert "tags ['', '####']" in table and "tags ['<think>', '</think>']" in table
+    config = Path(out["shown"], "config.json")
+    config.write_text(json.dumps({k: v for k, v in json.loads(config.read_text()).items() if k != "tags"}))
+    assert main(["train", *small, "--out", out["shown"], "--resume"]) == 0  # begun before there was such a setting

@@ -92,7 +92,7 @@ class Problem:
             return 0.0
         try:
             check_answer(self.task, answer)
-            with limited():
+            with limited(answer):
                 return float(self.dataset.score_answer(answer, self.entry) >= 1.0)
         except (Exception, TooLong, SystemExit):  # whatever a policy can write must not end a run
             self.source.verifier_errors += 1

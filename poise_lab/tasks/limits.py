@@ -22,6 +22,7 @@ COMPUTING = ("countdown", "intermediate_integration", "polynomial_multiplication
 PLAIN = {"abs", "max", "min", "pow", "round", "sum", "sqrt", "cbrt", "root", "expand", "factor", "simplify"}
 NO_MATHEMATICS = re.compile(r"['\":\\]|<<|(?<!\d)\.\s*[^\W\d]")  # text, lambda, shifts, attributes
 WORD = re.compile(r"[^\W\d]\w*")
+LARGE = re.compile(r"\d{6}")  # of this kind is what a verifier would make a list of, in one go
 
 for _name in EVALUATING:  # lists are still read; nothing is run
     sys.modules[DATASETS[_name][0].__module__].eval = ast.literal_eval
@@ -43,7 +44,7 @@ def _does_something(word: str) -> bool:
 
 
 @contextlib.contextmanager
-def limited():
+def limited(answer: str):
     """Within the context, TooLong is raised after SECONDS of the processor's time, and on Linux MemoryError beyond BYTES.
 
     By a signal, which the main thread alone can have; in another thread there are no limits.
@@ -60,7 +61,7 @@ def limited():
 
     before = signal.signal(signal.SIGVTALRM, stop)
     try:
-        with _memory():
+        with _memory() if LARGE.search(answer) else contextlib.nullcontext():
             signal.setitimer(signal.ITIMER_VIRTUAL, SECONDS)
             yield
     finally:
@@ -72,7 +73,7 @@ def limited():
 
 @contextlib.contextmanager
 def _memory():
-    """Within the context, the process gets no more than BYTES: a list of 10^9 moves is made in one go, signal or not."""
+    """Within the context, the process gets no more than BYTES: a list of 10^9 moves is made before a signal is looked at."""
     if sys.platform != "linux":
         yield
         return
