@@ -20,7 +20,7 @@ from .errors import PoiseLabError, unknown_name
 from .files import read_json
 from .sources import BUNDLED, SOURCES, data_dir, fetched
 from .tasks import END_OF_REASONING, START_OF_REASONING, Problem
-from .ways import Compared, Ways, find_ways
+from .ways import Compared, Ways, find_ways, merged
 
 # What else than <think> and </think> the reasoning stands between: a word in brackets and the same with a slash, or
 END_TAG = re.compile(r"([<\[◁]\|?)/([\w:]*(?:think|thought|reason)\w*)(\|?[>\]▷])", re.IGNORECASE)
@@ -38,6 +38,7 @@ WORDINGS = ("compact", "question", "line")
 class Policy:
     """A causal LM, its tokenizer, and how it is spoken to.
 
+    model: of transformers; of a model that peft has wrapped, the one inside, which has the adapter in its layers.
     wording: "compact" (short prompts of the bundled tasks), "question" (reasoning-gym's own text, through the
         tokenizer's chat template where it has one), or "line" (plain text which the answer continues; see `Problem`).
     shots: solved problems of the same task that stand in front of each problem. Then the prompt is plain text,
@@ -55,6 +56,14 @@ class Policy:
     _ways: Ways | None = dataclasses.field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self):
+        if hasattr(self.model, "get_base_model"):
+            kinds = [config for config in self.model.peft_config.values() if config.is_prompt_learning]
+            if kinds:
+                raise PoiseLabError(
+                    f"policy {self.name!r} has an adapter of type {kinds[0].peft_type.value}, which writes into the "
+                    "prompt; use one that lies in the layers, such as LoRA"
+                )
+            self.model = self.model.get_base_model()
         eos = self.model.generation_config.eos_token_id
         eos = {eos} if isinstance(eos, int) else set(eos or ())
         # a chat model's tokenizer may end turns with another token than its generation config: either ends one
@@ -184,9 +193,12 @@ class Policy:
         return response.partition("\n")[0] if self.shots else response
 
     def save(self, folder: str | Path) -> None:
-        """Write config, safetensors weights, tokenizer, wording and shots to a folder that `load_policy` reads."""
+        """Write config, safetensors weights, tokenizer, wording and shots to a folder that `load_policy` reads.
+
+        An adapter is merged into the weights. Raises PoiseLabError where it cannot be (`ways.merged`).
+        """
         folder = Path(folder)
-        self.model.save_pretrained(folder)
+        merged(self.model).save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         spoken = {"wording": self.wording, "shots": self.shots}
         if self.tags != reasoning_tags(self.tokenizer):
@@ -246,6 +258,11 @@ def load_policy(
     if (source / "metrics.jsonl").is_file():
         return _of_run(source, shots=shots, wording=wording, tags=tags, dtype=dtype, device=device)
     if source.is_dir():
+        if (source / "adapter_config.json").is_file() and not (source / "config.json").is_file():
+            raise PoiseLabError(
+                f"folder {source} holds an adapter without its model; load both by peft and give them to pl.Policy, or "
+                "save the model with the adapter merged (Policy.save)"
+            )
         if not (source / "config.json").is_file():
             raise PoiseLabError(f"folder {source} holds no model: config.json is missing")
         if not any(source.glob("*.safetensors")):
