@@ -17,6 +17,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from poise_lab.show.sliders import PARKED
 from tools.notebooks import PLOTLY, WIDGET_VIEW
 
 HERE = Path(__file__).parent
@@ -115,6 +116,50 @@ def test_a_figure_that_is_stored_as_words_is_found():
     assert without_a_picture(notebook) == []
     del output.data[PLOTLY]
     assert len(without_a_picture(notebook)) == 1
+
+
+def stuck_controls(figure: dict) -> list[str]:
+    """The controls of a stored figure of which no place shows anything else than the figure as it opens."""
+
+    def seen(traces, title):
+        drawn = [t for t in traces if t.get("visible", True) is not False and t.get("xaxis") != PARKED["xaxis"]]
+        return json.dumps([[(t.get("x"), t.get("y"), t.get("z"), t.get("name")) for t in drawn], title])
+
+    title = figure["layout"]["title"]["text"]
+    stuck = []
+    for control in [*figure["layout"].get("sliders", ()), *figure["layout"].get("updatemenus", ())]:
+        places = set()
+        for place in control.get("steps", control.get("buttons")):
+            restyle, relayout, touched = place["args"]
+            traces = [dict(trace) for trace in figure["data"]]
+            for name, values in restyle.items():
+                for i, value in zip(touched, values, strict=True):
+                    traces[i][name] = value
+            places.add(seen(traces, relayout.get("title.text", title)))
+        if places == {seen(figure["data"], title)}:
+            stuck.append(control["name"])
+    return stuck
+
+
+def stored_figures(notebook) -> list[dict]:
+    return [o.data[PLOTLY] for cell in code_cells(notebook) for o in cell.outputs if PLOTLY in o.get("data", {})]
+
+
+def test_every_control_of_a_stored_figure_moves_it(notebook):
+    assert [stuck for figure in stored_figures(notebook) for stuck in stuck_controls(figure)] == []
+
+
+def test_a_control_that_moves_nothing_is_found():
+    """As stored once: every trace stood on the axes that are seen, whatever the buttons said."""
+    figure = next(
+        f for f in stored_figures(nbformat.read(NOTEBOOKS[0], as_version=4)) if f["layout"].get("updatemenus")
+    )
+    for trace in figure["data"]:
+        if trace.get("xaxis") == PARKED["xaxis"]:
+            trace.update(xaxis="x", yaxis="y")
+    for button in figure["layout"]["updatemenus"][0]["buttons"]:
+        button["args"][0] |= {axis: [axis[0]] * len(button["args"][2]) for axis in PARKED}
+    assert stuck_controls(figure) == ["subtracted"]
 
 
 def test_no_cell_moves_a_figure(notebook):
