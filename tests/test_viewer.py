@@ -168,6 +168,14 @@ def test_an_arrow_stands_only_where_the_partner_gave_the_baseline(bundled, batch
     assert "value" not in one.responses[0].measures and "value read" not in words
 
 
+def test_without_a_baseline_it_shows_what_was_sampled(bundled, batch):
+    shown = read_tokens(bundled, *batch)
+    assert [one.kind for one in shown[:3]] == [tokens.AGREE, tokens.DIFFER, tokens.MISS]
+    html = RolloutViewer(sampled=shown).to_html()
+    assert set(shown[0].responses[0].measures) == {"entropy", "log p"} and html.count('type="radio"') == 2
+    assert "advantage" not in html and "baseline" not in html and "reward 1" in html
+
+
 def test_advantages_per_token(bundled, batch):
     class Rising(pl.Baseline):
         name = "rising"

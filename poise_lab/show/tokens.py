@@ -58,22 +58,28 @@ class ShownPrompt:
 
 
 def read_tokens(
-    policy: Policy, rollouts: Rollouts, internals: Internals, baseline: Baseline, prompts: int | Sequence[int] = 6
+    policy: Policy,
+    rollouts: Rollouts,
+    internals: Internals,
+    baseline: Baseline | None = None,
+    prompts: int | Sequence[int] = 6,
 ) -> list[ShownPrompt]:
     """What `RolloutViewer` shows of rollouts: read it before the baseline learns from them, and before the update.
 
     internals: of these rollouts under the policy (`read_internals`).
+    baseline: its values and advantages are shown as it stands now. None shows what was sampled alone.
     prompts: indices of prompts in the order in which they are shown, or how many: then a prompt whose rewards agree
         comes first, one whose rewards differ second, and the wrong response of which the policy was surest third.
 
     Raises PoiseLabError for a prompt that is not there.
     """
-    advantages = baseline.advantages(rollouts, internals)
-    values = baseline.values(rollouts, internals)
+    advantages = None if baseline is None else baseline.advantages(rollouts, internals)
+    values = None if baseline is None else baseline.values(rollouts, internals)
+    on_scale = advantages is not None and advantages.dim() == 2 and baseline.on_reward_scale
     kinds = picked(rollouts, advantages)
     if isinstance(prompts, int):
         prompts = list(dict.fromkeys([*kinds, *range(len(rollouts))]))[:prompts]
-    source = source_of(rollouts, advantages, values) if baseline.on_reward_scale else None
+    source = source_of(rollouts, advantages, values) if on_scale else None
     shown = []
     for p in prompts:
         if not 0 <= p < len(rollouts):
@@ -84,7 +90,7 @@ def read_tokens(
             response = _read_response(policy, rollouts, internals, probe, advantages, p, j)
             if values is not None:
                 response.value = values[p, j].item()
-            if baseline.on_reward_scale and advantages.dim() == 2:
+            if on_scale:
                 response.baseline = response.reward - response.advantage
             responses.append(response)
         pieces = pieces_of(policy.tokenizer, rollouts.prompt_ids[p])
@@ -92,10 +98,10 @@ def read_tokens(
     return shown
 
 
-def picked(rollouts: Rollouts, advantages: torch.Tensor) -> dict[int, str]:
-    """Up to three prompts that say most, in order: index and why."""
+def picked(rollouts: Rollouts, advantages: torch.Tensor | None) -> dict[int, str]:
+    """Up to three prompts that say most, in order: index and why; of equal ones that with the largest advantage."""
     rewards, found = rollouts.rewards, {}
-    size = advantages.abs().flatten(1).amax(1)
+    size = torch.zeros(len(rollouts)) if advantages is None else advantages.abs().flatten(1).amax(1)
     agree = rewards.amax(1) == rewards.amin(1)
     for kind, at in ((AGREE, agree), (DIFFER, ~agree)):
         if rollouts.responses > 1 and at.any():
@@ -109,7 +115,7 @@ def picked(rollouts: Rollouts, advantages: torch.Tensor) -> dict[int, str]:
 
 def source_of(rollouts: Rollouts, advantages: torch.Tensor, values: torch.Tensor | None) -> str | None:
     """What stands in for a response's baseline, by its numbers: the mean of its partners' values, or of their rewards."""
-    if rollouts.responses < 2 or advantages.dim() != 2:
+    if rollouts.responses < 2:
         return None
     for name, given in (("value", values), ("reward", rollouts.rewards)):
         if given is not None and torch.allclose(advantages, rollouts.rewards - leave_one_out_mean(given), atol=1e-5):
@@ -127,13 +133,15 @@ def _read_response(policy, rollouts, internals, probe, advantages, p: int, j: in
     measures = {"entropy": internals.token_entropy[p, j, :n], "log p": logprobs}
     if probe is not None and n:
         measures["value"] = probe.predict(prefix_features(policy, rollouts, internals, p, j))
-    own = advantages[p, j, :n] if advantages.dim() == 3 else advantages[p, j]
-    measures["pull"] = own * (1 - logprobs.exp())
+    own = None
+    if advantages is not None:
+        own = advantages[p, j, :n] if advantages.dim() == 3 else advantages[p, j]
+        measures["pull"] = own * (1 - logprobs.exp())
     return ShownResponse(
         pieces=pieces_of(policy.tokenizer, rollouts.response_ids[p, j, :n].tolist()),
         measures={name: [round(x, 4) for x in values.tolist()] for name, values in measures.items()},
         reward=rollouts.rewards[p, j].item(),
-        advantage=own.mean().item(),
+        advantage=None if own is None else own.mean().item(),
         reasoning=int(rollouts.reasoning_lengths[p, j]),
         ended=bool(rollouts.reasoning_ended[p, j]),
         finished=bool(rollouts.finished[p, j]),
