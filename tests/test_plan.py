@@ -98,7 +98,7 @@ def test_imports_run_downwards_only():
         ("internals", "from .generate import sample_rollouts"),
         ("variance.exact", "from ..studies.tables import evaluate"),
         ("show.plots", "def late():\n    from ..variance import read_scores"),
-        ("models.fetch", "from ..show import plots"),
+        ("models.fetch", "from ..studies import sums"),
         ("studies.early", "import poise_lab.trl.launch"),
         ("course.checks", "from ..studies.common import splits"),
         ("trl.needed", "from poise_lab.course import checks"),
