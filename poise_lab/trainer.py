@@ -280,6 +280,7 @@ class Trainer:
             "policy": self.policy.name,
             "wording": self.policy.wording,
             "shots": self.policy.shots,
+            "tags": list(self.policy.tags),
             "task": self.task.name,
             "task_settings": getattr(self.task, "settings", {}),
             "baseline": self.baseline.settings(),

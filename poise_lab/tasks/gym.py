@@ -16,6 +16,7 @@ import reasoning_gym
 from reasoning_gym.factory import DATASETS
 
 from ..errors import PoiseLabError, unknown_name
+from .limits import TooLong, check_answer, limited
 
 START_OF_REASONING, END_OF_REASONING = "<think>", "</think>"
 NO_ANSWER = "no such answer"  # right for no problem; a verifier that pays for it would pay for anything
@@ -83,14 +84,17 @@ class Problem:
         """1.0 if reasoning-gym's verifier gives the response's answer full marks, else 0.0.
 
         Partial credit (some verifiers give it) counts as wrong, as in the paper (App. B.1). So does a response that
-        breaks off within its reasoning, and an answer that the verifier raises an error on, which the task counts.
+        breaks off within its reasoning, and an answer that the verifier raises an error on or takes too long over, or
+        that is a program (`limits`), which the task counts.
         """
         answer = answer_of(response)
         if answer is None:
             return 0.0
         try:
-            return float(self.dataset.score_answer(answer, self.entry) >= 1.0)
-        except Exception:  # whatever a policy can write must not end a run
+            check_answer(self.task, answer)
+            with limited(answer):
+                return float(self.dataset.score_answer(answer, self.entry) >= 1.0)
+        except (Exception, TooLong, SystemExit):  # whatever a policy can write must not end a run
             self.source.verifier_errors += 1
             return 0.0
 
@@ -98,7 +102,7 @@ class Problem:
 class Task:
     """One reasoning-gym task with fixed settings. Made by `load_task`.
 
-    verifier_errors: answers so far that the verifier raised an error on; they count as wrong.
+    verifier_errors: answers so far that the verifier raised an error on or took too long over; they count as wrong.
     """
 
     def __init__(self, name: str, settings: dict):
