@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -31,6 +31,18 @@ def check(found, right, mistakes: Mapping[str, object] | None = None, *, what: s
     if not np.isfinite(found).all():
         raise AssertionError(f"{what} holds NaN or infinity")
     raise AssertionError(f"{what} is {_shown(found)}, expected {_shown(right)}")
+
+
+def answer(found: Callable[[], object], right, mistakes: Mapping[str, object] | None = None, **options) -> None:
+    """Print in one sentence what `check` says of found(): for an exercise in a notebook, which runs unsolved as well."""
+    try:
+        check(found(), right, mistakes, **options)
+    except AssertionError as e:
+        print(f"Not yet: {e}")
+    except Exception as e:  # of the reader's code; a traceback would show this file, not theirs
+        print(f"Not yet: your code stopped with {type(e).__name__}: {e}")
+    else:
+        print("Correct.")
 
 
 def require(condition, says: str) -> None:
