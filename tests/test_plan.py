@@ -24,7 +24,7 @@ PLAN = [
     ["generate"],
     ["probe", "sampler"],
     ["baselines"],
-    ["runs"],
+    ["evaluation", "runs"],
     ["trainer"],
     ["models", "variance", "show"],
     ["studies", "course", "trl"],

@@ -13,7 +13,7 @@ def check(found, right, mistakes: Mapping[str, object] | None = None, *, what: s
     found, right: a number, a list, an array or a tensor. mistakes: from what to say to the value that
     this mistake gives. tolerance: absolute, on top of a relative one of the same size.
     """
-    if found is None:
+    if found is None or isinstance(found, list) and any(x is None for x in found):
         raise AssertionError(f"{what} is None: is there a `return`?")
     try:
         found = _numbers(found)
