@@ -28,7 +28,7 @@ test-lab: $(SCALE)/.installed  # the notebooks in a browser, every slider moved;
 	command -v chromium || command -v chromium-browser || command -v google-chrome || \
 	  { command -v apt-get && test "$$(id -u)" = 0 && apt-get update -qq && apt-get install -qq -y chromium; } || \
 	  $(SCALE)/bin/playwright install --with-deps chromium
-	$(ONE) $(SCALE)/bin/python -m pytest tests/lab_check.py -q -n 2
+	$(ONE) $(SCALE)/bin/python -m pytest tests/lab_check.py tests/viewer_check.py -q -n 2
 test-all: test test-scale grade-check test-lab
 lab: $(VENV)/.installed
 	$(BIN)/jupyter lab notebooks

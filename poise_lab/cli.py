@@ -1,4 +1,4 @@
-"""The command line: `poise-lab train, compare, report, study, fetch, check, pretrain, bench`.
+"""The command line: `poise-lab train, compare, report, study, sample, export, fetch, check, pretrain, bench`.
 
 Bad input ends with one sentence on stderr and exit status 2.
 """
@@ -77,8 +77,9 @@ def _did_you_mean(flag: str, parser: argparse.ArgumentParser) -> str:
 def _parser() -> argparse.ArgumentParser:
     from . import __version__
     from .baselines import BASELINES
-    from .sources import SOURCES
+    from .sources import BUNDLED, SOURCES
 
+    known = ", ".join([*BUNDLED, *SOURCES])
     parser = _Parser(prog="poise-lab", description="RL with value estimates from the actor's own states")
     parser.add_argument("--version", action="version", version=f"poise-lab {__version__}")
     parser.set_defaults(parser=parser)
@@ -91,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
 
     train = command("train", _train, "train a policy with a baseline; writes a run folder")
     train.add_argument(
-        "--policy", default="tiny", help=f"tiny, {', '.join(SOURCES)}, a folder, or a hub id (default: tiny)"
+        "--policy", default="tiny", help=f"{known}, a folder, a run's folder, or a hub id (default: tiny)"
     )
     train.add_argument(
         "--task", default=None, help="a reasoning-gym task, or several as a+b (default: the bundled three)"
@@ -133,17 +134,32 @@ def _parser() -> argparse.ArgumentParser:
     study.add_argument("--out", type=Path, help="folder (default: that of the recorded data in a checkout)")
     study.add_argument("--policy", help="for the study real: one policy, by name, folder or hub id, instead of the two")
 
+    sample = command("sample", _sample, "prompts, as the policy gets them, and its responses")
+    sample.add_argument("policy", metavar="POLICY", help="tiny, a run folder, or whatever --policy of train takes")
+    sample.add_argument("--prompt", help="a question of your own instead of a task's problems")
+    sample.add_argument("--task", default=None, help="as for train (default: the bundled three)")
+    sample.add_argument("--problems", type=int, default=3, help="of the task (default: 3)")
+    sample.add_argument("--responses", type=int, default=2, help="to each (default: 2)")
+    sample.add_argument("--temperature", type=float, default=1.0, help="0 is greedy (default: 1)")
+    sample.add_argument("--max-new-tokens", type=int, default=64, help="longest response (default: 64)")
+    sample.add_argument("--seed", type=int, default=0)
+
+    export = command("export", _export, "write the policy of a run in transformers' format")
+    export.add_argument("folder", type=Path, metavar="RUN")
+    export.add_argument("out", type=Path, metavar="DIR", help="folder to write, not in use yet")
+
     fetch = command("fetch", _fetch, "fetch a real language model into the cache, once")
     fetch.add_argument("name", help=", ".join(SOURCES))
 
     check = command("check", _check, "whether a model is sampled, scored and read as it computes by itself")
-    check.add_argument("name", metavar="MODEL", help=f"tiny, {', '.join(SOURCES)}, a folder, or a hub id")
+    check.add_argument("name", metavar="MODEL", help=f"{known}, a folder, or a hub id")
 
-    pretrain = command("pretrain", _pretrain, "make the bundled policy from scratch")
+    pretrain = command("pretrain", _pretrain, "make a bundled policy: tiny from scratch, thinker from tiny")
+    pretrain.add_argument("--policy", choices=list(BUNDLED), default="tiny")
     pretrain.add_argument("--out", required=True, type=Path, help="folder to write, not in use yet")
-    pretrain.add_argument("--steps", type=int, default=5000)
+    pretrain.add_argument("--steps", type=int, help="default: 5000 for tiny, 1500 for thinker")
     pretrain.add_argument("--seed", type=int, default=0)
-    pretrain.add_argument("--width", type=int, default=128, help="of the hidden states; a multiple of 64")
+    pretrain.add_argument("--width", type=int, default=128, help="of tiny's hidden states; a multiple of 64")
 
     bench = command("bench", _bench, "speed of the library's parts, against references")
     bench.add_argument("part", nargs="*", help="rollouts, llama, internals, probe, shared, variance (default: all)")
@@ -246,6 +262,45 @@ def _report(args) -> int:
     return 0
 
 
+def _sample(args) -> int:
+    from . import TINY_TASKS, load_policy, load_task, sample_rollouts
+
+    policy = load_policy(args.policy)
+    if args.prompt is None:
+        problems = load_task(args.task or TINY_TASKS).sample(args.problems, args.seed)
+    else:
+        problems = load_task([{"question": args.prompt, "answer": "none is known"}]).sample(1, args.seed)
+    rollouts = sample_rollouts(
+        policy, problems, args.responses, seed=args.seed,
+        temperature=args.temperature, max_new_tokens=args.max_new_tokens,
+    )  # fmt: skip
+    for i, problem in enumerate(problems):
+        print(f"prompt    {policy.tokenizer.decode(policy.prompt_ids(problem))!r}")  # special tokens are seen
+        for text, reward in zip(rollouts.texts[i], rollouts.rewards[i].tolist(), strict=True):
+            print(f"reward {reward:.2g}  {text!r}" if args.prompt is None else f"response  {text!r}")
+    return 0
+
+
+def _export(args) -> int:
+    from . import load_policy
+
+    _check_new_folder(args.out)
+    if not (args.folder / "metrics.jsonl").is_file():
+        raise PoiseLabError(f"{args.folder} is no run folder: metrics.jsonl is missing")
+    load_policy(args.folder).save(args.out)
+    print(f"policy written to {args.out}; transformers and `--policy {args.out}` read it")
+    return 0
+
+
+def _check_new_folder(folder: Path) -> None:
+    """Raises PoiseLabError unless a folder is new or empty, and can be written."""
+    from .files import check_writable
+
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise PoiseLabError(f"folder {folder} is in use already; choose another")
+    check_writable(folder, "folder")
+
+
 def _fetch(args) -> int:
     from .models.fetch import fetch
 
@@ -279,19 +334,21 @@ def _study(args) -> int:
 
 
 def _pretrain(args) -> int:
-    from .files import check_writable
     from .models.pretrain import make_bundled_policy
+    from .models.thinker import make_thinker
 
-    if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
-        raise PoiseLabError(f"folder {args.out} is in use already; choose another")
-    if args.steps < 1:
+    if args.steps is not None and args.steps < 1:
         raise PoiseLabError(f"steps={args.steps}; it must be at least 1")
     if args.width < 64 or args.width % 64:
         raise PoiseLabError(f"width={args.width}; it must be a multiple of 64")
-    check_writable(args.out, "folder")
-    card = make_bundled_policy(args.out, steps=args.steps, seed=args.seed, width=args.width)
+    _check_new_folder(args.out)
+    steps = {} if args.steps is None else {"steps": args.steps}
+    if args.policy == "thinker":
+        card = make_thinker(args.out, seed=args.seed, **steps)
+    else:
+        card = make_bundled_policy(args.out, seed=args.seed, width=args.width, **steps)
     for task, row in card["performance"].items():
-        print(task, {k: v for k, v in row.items() if k != "accuracy_by_difficulty"})
+        print(task, {k: v for k, v in row.items() if not isinstance(v, dict)})
     return 0
 
 

@@ -14,9 +14,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from . import threads
+from . import checkpoints, threads
 from .engine import context_of, decoder_layers, head
 from .errors import PoiseLabError, unknown_name
+from .files import read_json
 from .sources import BUNDLED, SOURCES, data_dir, fetched
 from .tasks import END_OF_REASONING, START_OF_REASONING, Problem
 from .ways import Compared, Ways, find_ways, merged
@@ -232,7 +233,9 @@ def load_policy(
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
 ) -> Policy:
-    """Load a policy: "tiny" (bundled), a fetched model, a folder, or a hub id. Only safetensors weights are read.
+    """Load a policy: "tiny" (bundled), a fetched model, a folder, a hub id, or a run folder: as its last checkpoint left it.
+
+    Only safetensors weights are read.
 
     shots: solved problems in front of each problem (see `Policy`); by default what the folder was saved with, else 0.
     wording: how a problem is put (see `Policy`); by default what the folder was saved with, else "question".
@@ -252,6 +255,8 @@ def load_policy(
             raise PoiseLabError(f"policy {name!r} has not been fetched; run `poise-lab fetch {name}` once")
     else:
         source = Path(data_dir() / BUNDLED[name]) if name in BUNDLED else Path(name)
+    if (source / "metrics.jsonl").is_file():
+        return _of_run(source, shots=shots, wording=wording, tags=tags, dtype=dtype, device=device)
     if source.is_dir():
         if (source / "adapter_config.json").is_file() and not (source / "config.json").is_file():
             raise PoiseLabError(
@@ -299,6 +304,21 @@ def load_policy(
         )
     policy = Policy(model, tokenizer, str(name), wording, shots or 0, tags)
     _ = policy.ways  # a model that cannot be used is refused here
+    return policy
+
+
+def _of_run(run: Path, **spoken) -> Policy:
+    """The policy that a run started from, with the weights of its last checkpoint."""
+    saved = checkpoints.saved(run / "checkpoints")
+    if not saved:
+        raise PoiseLabError(f"run folder {run} holds no checkpoint, so no policy")
+    settings = read_json(run / "config.json")
+    for name in ("shots", "wording", "tags"):
+        spoken[name] = settings.get(name) if spoken[name] is None else spoken[name]
+    policy = load_policy(settings["policy"], **spoken)
+    trained = {name: p for name, p in policy.model.named_parameters() if p.requires_grad}
+    checkpoints.load(saved[-1], {"model": lambda weights: checkpoints.copy_weights(trained, weights)})
+    policy.name = str(run)
     return policy
 
 

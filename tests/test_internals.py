@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
-from support import EOS, PAD, ToyProblem, plain_logits, response, tiny_policy
+from support import EOS, PAD, ToyProblem, assert_close, plain_logits, response, tiny_policy
 
 import poise_lab as pl
 from poise_lab import internals as module
-from poise_lab.internals import batches_by_length, forward_rows
-from poise_lab.rollouts import build_rollouts
+from poise_lab.internals import batches_by_length, batches_to_score, forward_rows, packs
+from poise_lab.rollouts import build_rollouts, join
 
 LAYER, POOL = 1, 4
 
@@ -260,3 +262,102 @@ def test_end_token_counts_as_response(qwen):
     found = pl.read_internals(qwen, rollouts, LAYER, POOL)
     assert found.logprobs[0, 0, 2] < 0
     assert found.entropy[0, 0, 2].item() == pytest.approx(found.token_entropy[0, 0, 1:].mean().item(), rel=1e-5)
+
+
+# --- kept while sampling ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6, 0])
+@pytest.mark.parametrize("pool", [1, 3, 50])  # 50 is longer than every prompt and response
+@pytest.mark.parametrize("layer", [0, 2])
+def test_kept_while_sampling_equals_the_pass(policy, toys, layer, pool, temperature):
+    """Branches, ended rows, answers cut off at the limit, several batches, and prompts of many lengths."""
+    rollouts = pl.sample_rollouts(
+        policy, toys, 3, seed=7, max_new_tokens=12, temperature=temperature, batch_rows=9, keep=(layer, pool)
+    )
+    assert_close(rollouts.internals, pl.read_internals(policy, rollouts, layer, pool))
+    assert not rollouts.internals.features().requires_grad
+    rollouts.internals.features().requires_grad_().sum().backward()  # no tensors of inference mode
+
+
+def test_kept_states_end_where_the_reasoning_ends():
+    """With an end tag in some responses, at several places and also at the very end."""
+    policy = tiny_policy()
+    tag = policy.end_of_reasoning[0]
+    policy.model.lm_head.bias = torch.nn.Parameter(4.0 * (torch.arange(policy.model.config.vocab_size) == tag))
+    problems = [ToyProblem("ab"), ToyProblem("1+2=")]
+    rollouts = pl.sample_rollouts(policy, problems, 8, seed=1, max_new_tokens=6, keep=(LAYER, 2))
+    ends = rollouts.reasoning_lengths[rollouts.reasoning_ended]
+    assert len(set(ends.tolist())) > 2 and (ends == rollouts.lengths[rollouts.reasoning_ended]).any()
+    assert not rollouts.reasoning_ended.all()
+    assert_close(rollouts.internals, pl.read_internals(policy, rollouts, LAYER, 2))
+
+
+def test_what_is_kept_goes_with_its_rollouts(qwen, toys):
+    """Selected and joined: narrower parts are padded."""
+    parts = [
+        pl.sample_rollouts(qwen, some, 4, seed=1, max_new_tokens=limit, keep=(LAYER, POOL))
+        for some, limit in ((toys[:2], 3), (toys[2:5], 12))
+    ]
+    joined = join(parts)
+    assert_close(joined.internals, pl.read_internals(qwen, joined, LAYER, POOL))
+    some = joined.select([3, 1], slice(1, 3))
+    assert_close(some.internals, pl.read_internals(qwen, some, LAYER, POOL))
+    assert join([parts[0], dataclasses.replace(parts[1], internals=None)]).internals is None
+
+
+def test_nothing_is_kept_where_the_pass_gives_other_numbers(toys):
+    policy = tiny_policy()
+    policy.model.to(torch.bfloat16)
+    assert pl.sample_rollouts(policy, toys, 2, max_new_tokens=4, keep=(LAYER, POOL)).internals is None
+    assert pl.sample_rollouts(tiny_policy(), toys, 2, max_new_tokens=4).internals is None
+
+
+@pytest.mark.parametrize("keep, words", [((3, 1), "has layers 0 to 2"), ((0, 0), "at least 1 token")])
+def test_a_layer_that_is_not_there_cannot_be_kept(qwen, toys, keep, words):
+    with pytest.raises(pl.PoiseLabError, match=words):
+        pl.sample_rollouts(qwen, toys, 2, keep=keep)
+
+
+# --- all rows in one -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", ["qwen3", "gpt2"])
+def test_packed_rows_score_as_padded_ones(family, policies, rollouts_of, monkeypatch):
+    """Rows in any order, of prompts with one and with several of their responses, one of them empty; and gradients."""
+    policy, rollouts = policies[family], rollouts_of[family]
+    rollouts = dataclasses.replace(rollouts, lengths=rollouts.lengths.clone())
+    rollouts.lengths[2, 1] = 0
+    rows = torch.tensor([7, 3, 5, 8, 4, 0])
+    assert packs(policy, rollouts, rows)
+    found = []
+    for packed in (True, False):
+        monkeypatch.setattr(module, "packs", lambda *args, packed=packed: packed)
+        logprobs, _ = forward_rows(policy, rollouts, rows)
+        weights = torch.randn(logprobs.shape, generator=torch.Generator().manual_seed(0))
+        gradients = torch.autograd.grad((weights * logprobs).sum(), list(policy.model.parameters()))
+        found.append((logprobs, torch.cat([g.flatten() for g in gradients])))
+    (one, its), (other, others) = found
+    assert torch.allclose(one, other, atol=1e-5) and (one[0] == 0).all() and (one[1:] != 0).any(1).all()
+    assert torch.allclose(its, others, atol=1e-4 * float(others.abs().max()))
+    assert policy.model.config._attn_implementation == "sdpa"
+
+
+def test_packed_batches_hold_every_row_once_and_keep_to_the_limit(qwen, toys, monkeypatch):
+    rollouts = pl.sample_rollouts(qwen, toys, 4, seed=0, max_new_tokens=12)
+    monkeypatch.setattr(module, "PACKED_TOKENS", 40)
+    batches = [batch.tolist() for batch in batches_to_score(qwen, rollouts, torch.arange(24))]
+    assert sum(batches, []) == list(range(24)) and len(batches) > 3
+    for batch in batches:
+        prompts = sum(len(rollouts.prompt_ids[i]) for i in {row // 4 for row in batch})
+        assert len(batch) == 1 or prompts + int(rollouts.lengths.flatten()[batch].sum()) <= 40
+
+
+def test_rows_with_windows_or_a_long_beginning_in_common_are_not_packed(policies, qwen, toys, monkeypatch):
+    rollouts = pl.sample_rollouts(qwen, toys, 2, seed=0, max_new_tokens=8)
+    rows = torch.arange(12)
+    assert packs(qwen, rollouts, rows) and not packs(policies["gemma3"], rollouts, rows)
+    beginning = dataclasses.replace(rollouts, prompt_ids=[[5] * 40 + prompt for prompt in rollouts.prompt_ids])
+    assert not packs(qwen, beginning, rows)
+    monkeypatch.setattr(module, "window_of", lambda config: 10)
+    assert not packs(qwen, rollouts, rows)

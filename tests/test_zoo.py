@@ -10,7 +10,7 @@ import contextlib
 
 import pytest
 import torch
-from support import EOS, PAD, ToyProblem, response
+from support import EOS, PAD, ToyProblem, assert_close, response
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import poise_lab as pl
@@ -113,9 +113,9 @@ PROMPTS = {
 
 def assert_right(policy: pl.Policy, problems) -> None:
     model, layer, pool = policy.model, 1, 3
-    rollouts = pl.sample_rollouts(policy, problems, 2, seed=1, max_new_tokens=10)
+    rollouts = pl.sample_rollouts(policy, problems, 2, seed=1, max_new_tokens=10, keep=(layer, pool))
     read = pl.read_internals(policy, rollouts, layer, pool)
-    assert (read.logprobs - rollouts.logprobs).abs().max() <= 1e-4
+    assert_close(rollouts.internals, read)
     loss, n = 0.0, rollouts.responses
     weights = torch.randn(rollouts.response_ids.shape, generator=torch.Generator().manual_seed(0))
     for i, prompt in enumerate(rollouts.prompt_ids):
@@ -216,6 +216,18 @@ def test_refused_with_a_sentence(name):
     policy = zoo_policy(name, changes)
     with pytest.raises(pl.PoiseLabError, match=words):
         pl.sample_rollouts(policy, PROMPTS["padded"])
+
+
+def test_most_of_the_zoo_is_packed_and_no_state_is():
+    for name, packs in (
+        ("llama", True),
+        ("gpt2", True),
+        ("olmoe", True),
+        ("bamba", False),
+        ("gpt_oss", False),
+        ("bloom", False),
+    ):
+        assert zoo_policy(name, RIGHT[name]).ways.packs == packs, name
 
 
 def test_the_zoo_is_large():

@@ -79,6 +79,7 @@ def _showdown(out: Path) -> str:
 
 STUDIES = {
     "runs": of_runs("POISE and RLOO on the bundled policy (notebook 07)", "runs", trained.RUNS, mark="recorded"),
+    "thinking": of_runs("a policy that learns to think, beside controls without rewards", "thinking", trained.THINKING),
     "smollm2": of_runs(
         "SmolLM2 itself trained on sums (notebook 09)", "runs-smollm2", trained.SMOLLM2, mark="smollm2",
         models=("smollm2-135m",),
