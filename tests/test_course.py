@@ -484,3 +484,41 @@ def test_nbgrader_s_own_commands_hand_out_no_planted_answer(tmp_path):
     with grading.nbgrader_at_hand():
         assert NbGraderAPI(config=config).generate_assignment("toy")["success"]
     assert [p.name for p in (tmp_path / "release" / "toy").iterdir()] == ["toy.ipynb"]
+
+
+SPOILED = {
+    "no source": lambda cell: cell.pop("source"),
+    "source null": lambda cell: cell.update(source=None),
+    "no metadata": lambda cell: cell.pop("metadata"),
+    "metadata null": lambda cell: cell.update(metadata=None),
+    "metadata a list": lambda cell: cell.update(metadata=[]),
+    "name a list": lambda cell: cell["metadata"].update(nbgrader=["a"]),
+    "name of a name": lambda cell: cell["metadata"].update(nbgrader={"grade_id": ["a"]}),
+    "line ends of Windows": lambda cell: cell.update(source="".join(cell["source"]).replace("\n", "\r\n")),
+}
+
+
+@pytest.mark.parametrize("how", SPOILED)
+def test_a_spoiled_cell_does_not_spoil_the_paper(how, tmp_path, solved, released):
+    """The other cells are read; a cell that may not be edited is as handed out, and said to be edited only if it was."""
+    raw = json.loads(nbformat.writes(solved))
+    for i, cell in enumerate(raw["cells"]):
+        if how.startswith("line ends") or not (solved.cells[i].metadata.get("nbgrader") or {}).get("solution"):
+            SPOILED[how](cell)
+    raw["cells"].insert(0, "no cell")
+    (tmp_path / "toy.ipynb").write_text(json.dumps(raw))
+    whole, messages, notes = papers.repaired(papers.read_notebook(tmp_path / "toy.ipynb"), released)
+    plainly, _, _ = papers.repaired(copy.deepcopy(solved), released)
+    answers = [[c.source for c in nb.cells if papers.is_answer(c)] for nb in (whole, plainly)]
+    assert answers[0] == answers[1] and not any("no answer cell" in note for note in notes)
+    assert any("was edited" in message for message in messages) == ("source" in how)
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "{}", '"x"', "3", "null", '{"cells": 3}', "[" * 100_000, "<html>", '{"cells": null}']
+)
+def test_what_is_json_but_no_notebook(text, tmp_path):
+    (tmp_path / "toy.ipynb").write_text(text)
+    with pytest.raises(Exception) as e:  # grading makes a sentence of it
+        papers.read_notebook(tmp_path / "toy.ipynb")
+    assert str(e.value)

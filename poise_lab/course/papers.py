@@ -32,7 +32,28 @@ def read_notebook(path: Path):
     raw = path.read_bytes()
     if not raw.strip():
         raise ValueError("the file is empty")
-    return nbformat.reads(raw.decode(json.detect_encoding(raw), "replace"), 4)
+    return nbformat.reads(_with_all_entries(raw.decode(json.detect_encoding(raw), "replace")), 4)
+
+
+def _with_all_entries(text: str) -> str:
+    """A notebook whose cells have the entries that its format asks for, where a program or a hand has spoiled some."""
+    try:
+        notebook = json.loads(text)
+        cells = notebook["cells"] = [cell for cell in notebook["cells"] if isinstance(cell, dict)]
+    except (ValueError, KeyError, TypeError, RecursionError):  # none, or an older format: nbformat says so
+        return text
+    for name, value in (("nbformat", 4), ("nbformat_minor", 4), ("metadata", {})):
+        notebook.setdefault(name, value)
+    for cell in cells:
+        lines = cell.get("source")
+        lines = [line for line in lines if isinstance(line, str)] if isinstance(lines, list) else [lines or ""]
+        cell["source"] = "".join(map(str, lines)).replace("\r\n", "\n")
+        if not isinstance(cell.get("metadata"), dict):
+            cell["metadata"] = {}
+        named = cell["metadata"].get("nbgrader")
+        if not (isinstance(named, dict) and isinstance(named.get("grade_id"), str)):
+            cell["metadata"].pop("nbgrader", None)
+    return json.dumps(notebook)
 
 
 # --- the cells of a notebook ---------------------------------------------------------------------
