@@ -1,4 +1,4 @@
-"""The command line: `poise-lab train, compare, report, study, fetch, check, pretrain, bench`.
+"""The command line: `poise-lab train, compare, report, study, sample, export, fetch, check, pretrain, bench`.
 
 Bad input ends with one sentence on stderr and exit status 2.
 """
@@ -129,6 +129,20 @@ def _parser() -> argparse.ArgumentParser:
     study.add_argument("--out", type=Path, help="folder (default: that of the recorded data in a checkout)")
     study.add_argument("--policy", help="for the study real: one policy, by name, folder or hub id, instead of the two")
 
+    sample = command("sample", _sample, "prompts, as the policy gets them, and its responses")
+    sample.add_argument("policy", metavar="POLICY", help="tiny, a run folder, or whatever --policy of train takes")
+    sample.add_argument("--prompt", help="a question of your own instead of a task's problems")
+    sample.add_argument("--task", default=None, help="as for train (default: the bundled three)")
+    sample.add_argument("--problems", type=int, default=3, help="of the task (default: 3)")
+    sample.add_argument("--responses", type=int, default=2, help="to each (default: 2)")
+    sample.add_argument("--temperature", type=float, default=1.0, help="0 is greedy (default: 1)")
+    sample.add_argument("--max-new-tokens", type=int, default=64, help="longest response (default: 64)")
+    sample.add_argument("--seed", type=int, default=0)
+
+    export = command("export", _export, "write the policy of a run in transformers' format")
+    export.add_argument("folder", type=Path, metavar="RUN")
+    export.add_argument("out", type=Path, metavar="DIR", help="folder to write, not in use yet")
+
     fetch = command("fetch", _fetch, "fetch a real language model into the cache, once")
     fetch.add_argument("name", help=", ".join(SOURCES))
 
@@ -242,6 +256,45 @@ def _report(args) -> int:
     return 0
 
 
+def _sample(args) -> int:
+    from . import TINY_TASKS, load_policy, load_task, sample_rollouts
+
+    policy = load_policy(args.policy)
+    if args.prompt is None:
+        problems = load_task(args.task or TINY_TASKS).sample(args.problems, args.seed)
+    else:
+        problems = load_task([{"question": args.prompt, "answer": "none is known"}]).sample(1, args.seed)
+    rollouts = sample_rollouts(
+        policy, problems, args.responses, seed=args.seed,
+        temperature=args.temperature, max_new_tokens=args.max_new_tokens,
+    )  # fmt: skip
+    for i, problem in enumerate(problems):
+        print(f"prompt    {policy.tokenizer.decode(policy.prompt_ids(problem))!r}")  # special tokens are seen
+        for text, reward in zip(rollouts.texts[i], rollouts.rewards[i].tolist(), strict=True):
+            print(f"reward {reward:.2g}  {text!r}" if args.prompt is None else f"response  {text!r}")
+    return 0
+
+
+def _export(args) -> int:
+    from . import load_policy
+
+    _check_new_folder(args.out)
+    if not (args.folder / "metrics.jsonl").is_file():
+        raise PoiseLabError(f"{args.folder} is no run folder: metrics.jsonl is missing")
+    load_policy(args.folder).save(args.out)
+    print(f"policy written to {args.out}; transformers and `--policy {args.out}` read it")
+    return 0
+
+
+def _check_new_folder(folder: Path) -> None:
+    """Raises PoiseLabError unless a folder is new or empty, and can be written."""
+    from .files import check_writable
+
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise PoiseLabError(f"folder {folder} is in use already; choose another")
+    check_writable(folder, "folder")
+
+
 def _fetch(args) -> int:
     from .models.fetch import fetch
 
@@ -275,16 +328,13 @@ def _study(args) -> int:
 
 
 def _pretrain(args) -> int:
-    from .files import check_writable
     from .models.pretrain import make_bundled_policy
 
-    if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
-        raise PoiseLabError(f"folder {args.out} is in use already; choose another")
     if args.steps < 1:
         raise PoiseLabError(f"steps={args.steps}; it must be at least 1")
     if args.width < 64 or args.width % 64:
         raise PoiseLabError(f"width={args.width}; it must be a multiple of 64")
-    check_writable(args.out, "folder")
+    _check_new_folder(args.out)
     card = make_bundled_policy(args.out, steps=args.steps, seed=args.seed, width=args.width)
     for task, row in card["performance"].items():
         print(task, {k: v for k, v in row.items() if k != "accuracy_by_difficulty"})

@@ -10,10 +10,12 @@ import functools
 import inspect
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
+from torch.utils.checkpoint import checkpoint
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import Cache, DynamicLayer, LinearAttentionCacheLayerMixin
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 # --- the model's parts -----------------------------------------------------------------------------
@@ -95,18 +97,22 @@ def head(model, hidden: torch.Tensor, plain: bool) -> torch.Tensor:
     """
     if plain:
         return model.get_output_embeddings()(hidden)
-    trunk = trunk_of(model)
-    kept = trunk.__dict__.get("forward")
-    trunk.forward = lambda *args, **kwargs: _Given(
-        last_hidden_state=hidden[None]
-    )  # goes before the method of the class
-    try:
-        ids = torch.zeros(1, len(hidden), dtype=torch.long, device=hidden.device)
+    ids = torch.zeros(1, len(hidden), dtype=torch.long, device=hidden.device)
+    with _instead_of_forward(trunk_of(model), lambda *args, **kwargs: _Given(last_hidden_state=hidden[None])):
         return run(model, input_ids=ids, use_cache=False).logits[0]
+
+
+@contextlib.contextmanager
+def _instead_of_forward(module, function):
+    """Within the context, `function` is run instead of the module's pass; its hooks stay."""
+    kept = module.__dict__.get("forward")
+    module.forward = function  # goes before the method of the class
+    try:
+        yield
     finally:
-        del trunk.forward
+        del module.forward
         if kept is not None:
-            trunk.forward = kept
+            module.forward = kept
 
 
 @functools.cache
@@ -137,13 +143,42 @@ def trunk_states(model, ids: torch.Tensor, shared: int = 0) -> torch.Tensor:
     shared: tokens at the start of all rows that are run once.
     """
     ids = ids.to(model.device)
-    if not shared:
-        return trunk_of(model)(input_ids=ids, use_cache=False).last_hidden_state
-    cache = DynamicCache(config=model.config)
-    first = run_prefix(model, ids[0, :shared].tolist(), cache)
-    cache.batch_repeat_interleave(len(ids))
-    rest = trunk_of(model)(input_ids=ids[:, shared:], past_key_values=cache, use_cache=True).last_hidden_state
-    return behind(first, rest)
+    with recomputed_layers(model):
+        if not shared:
+            return trunk_of(model)(input_ids=ids, use_cache=False).last_hidden_state
+        cache = DynamicCache(config=model.config)
+        first = run_prefix(model, ids[0, :shared].tolist(), cache)
+        cache.batch_repeat_interleave(len(ids))
+        rest = trunk_of(model)(input_ids=ids[:, shared:], past_key_values=cache, use_cache=True).last_hidden_state
+        return behind(first, rest)
+
+
+@contextlib.contextmanager
+def recomputed_layers(model):
+    """Within the context, the layers that gradient checkpointing is enabled for are run again in the backward pass.
+
+    transformers does so in training mode only, in which dropout is on, and without a cache.
+    """
+    everywhere = getattr(trunk_of(model), "gradient_checkpointing", False)
+    layers = [m for m in decoder_layers(model) or () if getattr(m, "gradient_checkpointing", everywhere)]
+    with contextlib.ExitStack() as stack:
+        for layer in layers if torch.is_grad_enabled() else ():
+            stack.enter_context(_instead_of_forward(layer, partial(_recomputed, layer.forward)))
+        yield
+
+
+def _recomputed(forward, *args, **kwargs):
+    """A layer's pass whose activations are not kept: each time it finds the cache as it was the first time."""
+    caches = [value for value in (*args, *kwargs.values()) if isinstance(value, Cache)]
+    layers = [layer for cache in caches for layer in cache.layers]
+    found = [dict(vars(layer)) for layer in layers]
+
+    def again(*args, **kwargs):
+        for layer, state in zip(layers, found, strict=True):
+            vars(layer).update(state)
+        return forward(*args, **kwargs)
+
+    return checkpoint(again, *args, use_reentrant=False, **kwargs)
 
 
 def behind(first: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
@@ -207,6 +242,11 @@ def take(cache: DynamicCache, order: torch.Tensor) -> None:
                 layer.take(order, moved)
         else:
             layer.reorder_cache(order)
+
+
+def holds_a_state(cache: DynamicCache) -> bool:
+    """Whether a layer keeps a state that every token changes, and not keys and values alone."""
+    return any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in cache.layers)
 
 
 def cache_bytes(cache: DynamicCache) -> int:

@@ -8,6 +8,7 @@ and no fp32 copy of all logits is kept.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 from collections.abc import Iterator, Sequence
@@ -15,10 +16,11 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from .engine import CachedRows, WholeRows, window_of
+from .engine import CachedRows, WholeRows, on_layer, window_of
 from .errors import NotFiniteError, PoiseLabError
+from .internals import assembled, check_layers_and_pools
 from .policies import Policy, common_prefix
-from .rollouts import Rollouts, build_rollouts
+from .rollouts import Rollouts, build_rollouts, join
 from .tasks import Problem
 
 CHUNK_LOGITS = 2**20  # logits drawn from at a time
@@ -36,36 +38,39 @@ def _draw(logits, rows, u, temperature: float, top_p: float, top_k: int):
     """Sample from rows of logits by inverting their cumulative distributions.
 
     logits: (B, V). rows: (R,) the row that each draw is from. u: (R,) in [0, 1).
-    Returns tokens (R,) and their log-probabilities (R,).
+    Returns tokens (R,), their log-probabilities (R,), and the entropies (R,) of what they were drawn from, both before
+    top-p and top-k.
 
     Three draws, the first two from row 0. Its cumulative distribution is [0.25, 0.75, 1]: 0.2 falls into the part of
     token 0, and 0.7 into that of token 1. Row 1 gives token 0 a probability of 0, so that even u = 0 draws token 1.
 
     >>> logits = torch.tensor([[0.25, 0.5, 0.25], [0.0, 0.5, 0.5]]).log()
-    >>> tokens, logprobs = _draw(logits, torch.tensor([0, 0, 1]), torch.tensor([0.2, 0.7, 0.0]), 1.0, 1.0, 0)
+    >>> tokens, logprobs, _ = _draw(logits, torch.tensor([0, 0, 1]), torch.tensor([0.2, 0.7, 0.0]), 1.0, 1.0, 0)
     >>> tokens.tolist(), logprobs.exp().tolist()
     ([0, 1, 1], [0.25, 0.5, 0.5])
     """
     chunk = max(1, CHUNK_LOGITS // logits.shape[1])  # a few rows at a time stay in the processor's cache
     if chunk < len(logits):
-        tokens, logprobs = torch.empty_like(rows), torch.empty_like(u)
+        drawn = torch.empty_like(rows), torch.empty_like(u), torch.empty_like(u)
         for start in range(0, len(logits), chunk):
             here = ((rows >= start) & (rows < start + chunk)).nonzero()[:, 0]
-            tokens[here], logprobs[here] = _draw(
-                logits[start : start + chunk], rows[here] - start, u[here], temperature, top_p, top_k
-            )
-        return tokens, logprobs
+            part = _draw(logits[start : start + chunk], rows[here] - start, u[here], temperature, top_p, top_k)
+            for whole, values in zip(drawn, part, strict=True):
+                whole[here] = values
+        return drawn
     logits = logits.float()
     if temperature not in (0, 1):
         logits = logits / temperature
     top = logits.max(-1, keepdim=True)
     weights = (logits - top.values).exp_()
-    log_norm = top.values[:, 0] + weights.sum(-1).log()
+    total = weights.sum(-1)
+    log_norm = top.values[:, 0] + total.log()
+    entropy = log_norm - torch.linalg.vecdot(weights, logits) / total
     if not torch.isfinite(log_norm).all():
         raise NotFiniteError("the policy's logits are not finite")
     if temperature == 0:
         tokens = top.indices[rows, 0]
-        return tokens, logits[rows, tokens] - log_norm[rows]
+        return tokens, logits[rows, tokens] - log_norm[rows], entropy[rows]
     if top_k or top_p < 1:
         ordered, order = weights.sort(-1, descending=True)
         drop = torch.zeros_like(ordered, dtype=torch.bool)
@@ -79,32 +84,59 @@ def _draw(logits, rows, u, temperature: float, top_p: float, top_k: int):
     total = cdf[:, -1:]
     target = torch.minimum(u[:, None] * total, total.nextafter(torch.zeros_like(total)))
     tokens = torch.searchsorted(cdf, target, right=True)[:, 0]
-    return tokens, logits[rows, tokens] - log_norm[rows]
+    return tokens, logits[rows, tokens] - log_norm[rows], entropy[rows]
 
 
 @torch.inference_mode()
-def _sample_batch(policy: Policy, prompts, uniforms, *, temperature, top_p, top_k):
-    """Responses to a few prompts: uniforms (P, M, T) -> token ids and logprobs (P * M, T), lengths."""
+def _sample_batch(policy: Policy, prompts, uniforms, keep, *, temperature, top_p, top_k):
+    """Responses to a few prompts: uniforms (P, M, T) -> token ids and log-probabilities (P, M, T), and what is kept.
+
+    keep: None, or the layer whose states are kept, and how many tokens at the end of a prompt are averaged. What is kept:
+    these means (P, D), the states (P, M, T, D) and entropies (P, M, T) at the tokens of the responses.
+    """
     device = policy.device
     n, m, limit = uniforms.shape
-    batch = _prefilled(policy, prompts, limit)
-    u = torch.from_numpy(uniforms).to(device).view(n * m, limit)
-    eos = torch.tensor(policy.eos_token_ids, device=device)
+    passes: list[torch.Tensor] = []  # of the layer, (rows, tokens, D) each
+    with on_layer(policy.layers, keep[0], passes.append) if keep else contextlib.nullcontext():
+        batch = _prefilled(policy, prompts, limit)
+        u = torch.from_numpy(uniforms).to(device).view(n * m, limit)
+        eos = torch.tensor(policy.eos_token_ids, device=device)
+        tokens = torch.full((n * m, limit), -1, dtype=torch.long, device=device)
+        logprobs, entropy = torch.zeros(2, n * m, limit, device=device)
+        prompt = _prompt_ends(passes, prompts, keep[1]) if keep else None
+        states = prompt.new_zeros(n * m, limit, prompt.shape[1]) if keep else None
+        live = torch.arange(n * m, device=device)  # rollouts that have not ended
+        row = live // m  # the row of the batch that holds each rollout's history
+        for t in range(limit):
+            drawn = _draw(batch.logits, row[live], u[live, t], temperature, top_p, top_k)
+            tokens[live, t], logprobs[live, t], entropy[live, t] = drawn
+            going = live[~torch.isin(drawn[0], eos)] if t < limit - 1 else live[:0]
+            runs = live if keep else going  # the last token of a response is run for its state alone
+            if len(runs):
+                row[runs], order, following = _branch(row[runs], tokens[runs, t], batch.logits.shape[1])
+                batch.step(order, following)
+            if keep:
+                states[runs, t] = passes.pop()[row[runs], -1].float()
+            live = going
+            if len(live) == 0:
+                break
+    kept = (prompt, states.view(n, m, limit, -1), entropy.view(n, m, limit)) if keep else None
+    return tokens.view(n, m, limit).cpu(), logprobs.view(n, m, limit).cpu(), kept
 
-    tokens = torch.full((n * m, limit), -1, dtype=torch.long, device=device)
-    logprobs = torch.zeros(n * m, limit, device=device)
-    live = torch.arange(n * m, device=device)  # rollouts that have not ended
-    row = live // m  # the row of the batch that holds each rollout's history
-    for t in range(limit):
-        drawn, drawn_logprobs = _draw(batch.logits, row[live], u[live, t], temperature, top_p, top_k)
-        tokens[live, t], logprobs[live, t] = drawn, drawn_logprobs
-        going = ~torch.isin(drawn, eos)
-        live, drawn = live[going], drawn[going]
-        if t == limit - 1 or len(live) == 0:
-            break
-        row[live], order, drawn = _branch(row[live], drawn, batch.logits.shape[1])
-        batch.step(order, drawn)
-    return tokens.cpu(), logprobs.cpu(), (tokens >= 0).sum(1).cpu()
+
+def _prompt_ends(passes: list[torch.Tensor], prompts, pool: int) -> torch.Tensor:
+    """(P, D) mean state of the last `pool` tokens of each prompt, from the passes that read them, which are used up.
+
+    There are two where a common beginning is run once; rows are padded on the left behind it.
+    """
+    *first, rest = passes
+    passes.clear()
+    beginning = first[0][0] if first else rest[0, :0]
+    ends = [
+        torch.cat([beginning[-pool:], states[len(beginning) - len(prompt) :]])[-pool:].float().mean(0)
+        for states, prompt in zip(rest, prompts, strict=True)
+    ]
+    return torch.stack(ends)
 
 
 def _prefilled(policy: Policy, prompts, limit: int) -> CachedRows | WholeRows:
@@ -157,6 +189,7 @@ def sample_rollouts(
     top_p: float = 1.0,
     top_k: int = 0,
     batch_rows: int | None = None,
+    keep: tuple[int, int] | None = None,
 ) -> Rollouts:
     """Sample `responses` responses to each problem and verify them.
 
@@ -169,9 +202,11 @@ def sample_rollouts(
 
     temperature: 0 is greedy. top_p, top_k: 1.0 and 0 switch them off.
     batch_rows: responses sampled side by side; by default as many as a cache of 512 MB holds.
+    keep: layer and pool of the internals to keep on the way (`Rollouts.internals`), which saves `read_internals`. They are
+        kept in float32 on a CPU alone: elsewhere the two differ by more than 1e-4.
 
-    Raises PoiseLabError for no problems, no responses, an empty prompt, or a prompt that with
-    `max_new_tokens` is longer than the model's context.
+    Raises PoiseLabError for no problems, no responses, an empty prompt, a prompt that with `max_new_tokens` is longer
+    than the model's context, or a layer and pool that `read_internals` refuses.
     """
     problems = list(problems)
     if not problems:
@@ -183,6 +218,10 @@ def sample_rollouts(
             f"max_new_tokens={max_new_tokens}, temperature={temperature}, top_p={top_p}, top_k={top_k}: "
             "need max_new_tokens >= 1, temperature >= 0, 0 < top_p <= 1, top_k >= 0"
         )
+    if keep:
+        check_layers_and_pools(policy, keep[:1], keep[1:])
+        exact = policy.device.type == "cpu" and policy.model.dtype in (torch.float32, torch.float64)
+        keep = keep if exact else None
     prompts = [policy.prompt_ids(problem) for problem in problems]
     for prompt in prompts:
         if not prompt:
@@ -197,22 +236,21 @@ def sample_rollouts(
     rows = batch_rows or max(responses, CACHE_BYTES // (policy.ways.bytes_per_token * longest))
     step = max(1, rows // responses)
     alike = policy.ways.sampling in ("equal", "whole")  # prompts of one length only, side by side
-    p = len(problems)
-    tokens = torch.full((p, responses, max_new_tokens), -1, dtype=torch.long)
-    logprobs = torch.zeros(p, responses, max_new_tokens)
-    lengths = torch.zeros(p, responses, dtype=torch.long)
+    parts = []
     for part in _parts(order, step, [len(prompt) for prompt in prompts] if alike else None):
         uniforms = np.stack([[_uniforms(seed, prompts[i], k, max_new_tokens) for k in range(responses)] for i in part])
-        drawn, drawn_logprobs, drawn_lengths = _sample_batch(
-            policy, [prompts[i] for i in part], uniforms,
-            temperature=temperature, top_p=top_p, top_k=top_k,
-        )  # fmt: skip
-        tokens[part] = drawn.view(len(part), responses, -1)
-        logprobs[part] = drawn_logprobs.view(len(part), responses, -1)
-        lengths[part] = drawn_lengths.view(len(part), responses)
-    width = int(lengths.max())
-    tokens, logprobs = tokens[..., :width].clone(), logprobs[..., :width].clone()
-    return build_rollouts(policy, problems, prompts, tokens, lengths, logprobs, temperature)
+        asked = [prompts[i] for i in part]
+        tokens, logprobs, kept = _sample_batch(
+            policy, asked, uniforms, keep, temperature=temperature, top_p=top_p, top_k=top_k
+        )
+        lengths = (tokens >= 0).sum(-1)
+        width = int(lengths.max())
+        tokens, logprobs = tokens[..., :width], logprobs[..., :width]
+        rollouts = build_rollouts(policy, [problems[i] for i in part], asked, tokens, lengths, logprobs, temperature)
+        if kept:
+            rollouts.internals = assembled(rollouts, *kept, *keep)
+        parts.append(rollouts)
+    return join(parts).select(np.argsort(order).tolist())
 
 
 def _parts(order: list[int], step: int, lengths: list[int] | None) -> Iterator[list[int]]:

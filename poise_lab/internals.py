@@ -8,7 +8,6 @@ the response positions only, in chunks, so that a wide vocabulary costs no memor
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Iterator, Sequence
 from functools import partial
 
@@ -18,45 +17,10 @@ from torch.utils.checkpoint import checkpoint
 from .engine import behind, on_layer, trunk_states
 from .errors import PoiseLabError
 from .policies import Policy, common_prefix
-from .rollouts import Rollouts
+from .rollouts import Internals, Rollouts
 
 BATCH_TOKENS = 2048  # padded tokens of one forward pass; more do not fit the caches of a CPU
 CHUNK_LOGITS = 8 * 2**20  # logits held at a time: 32 MB in float32
-
-
-@dataclasses.dataclass
-class Internals:
-    """By-products of the log-probability pass. Shapes: P prompts, M responses, T tokens, D width.
-
-    prompt: (P, M, D) float32, mean hidden state of the last `pool` prompt tokens.
-    reasoning: (P, M, D) float32, the same over the last `pool` tokens of the reasoning, which ends
-        with (and includes) the last end-of-reasoning tag, or with the response if there is none;
-        zeros for an empty response.
-    entropy: (P, M, 3) float32, mean token entropy in nats over the output, the reasoning, the
-        answer; 0.0 for a missing answer (method Sec. 3.1 and B.3). Without an end-of-reasoning tag the reasoning is
-        the whole output, so its entropy is too, where the official release has 0.0 (see `build_rollouts`).
-    logprobs, token_entropy: (P, M, T) float32, in nats, 0 at padding.
-    layer: decoder layer index, 0-based. pool: number of tokens averaged.
-    """
-
-    prompt: torch.Tensor
-    reasoning: torch.Tensor
-    entropy: torch.Tensor
-    logprobs: torch.Tensor
-    token_entropy: torch.Tensor
-    layer: int
-    pool: int
-
-    def features(self) -> torch.Tensor:
-        """(P, M, 2 D + 3): prompt state, reasoning state, entropies, side by side."""
-        return torch.cat([self.prompt, self.reasoning, self.entropy], -1)
-
-    def select(self, prompts: Sequence[int] | slice | torch.Tensor) -> Internals:
-        """The internals of some prompts."""
-        tensors = {
-            f.name: getattr(self, f.name)[prompts] for f in dataclasses.fields(self) if f.name not in ("layer", "pool")
-        }
-        return dataclasses.replace(self, **tensors)
 
 
 def batches_by_length(rollouts: Rollouts, rows: torch.Tensor) -> Iterator[torch.Tensor]:
@@ -193,6 +157,36 @@ def span_entropies(token_entropy: torch.Tensor, lengths: torch.Tensor, ends: tor
     )
 
 
+def check_layers_and_pools(policy: Policy, layers: Sequence[int], pools: Sequence[int]) -> None:
+    """Raises PoiseLabError for a layer that the policy does not have or pool < 1."""
+    for layer in layers:
+        if not 0 <= layer < len(policy.layers):
+            raise PoiseLabError(
+                f"layer {layer} asked for, but policy {policy.name!r} has layers 0 to {len(policy.layers) - 1}"
+            )
+    if min(pools) < 1:
+        raise PoiseLabError(f"pool={min(pools)}; average at least 1 token")
+
+
+def assembled(rollouts: Rollouts, prompt, states, token_entropy, layer: int, pool: int) -> Internals:
+    """The internals of rollouts whose states were seen while they were sampled.
+
+    prompt: (P, D), pooled. states: (P, M, T, D) and token_entropy: (P, M, T) of each token, at least as wide as the rollouts.
+    """
+    p, m, width = rollouts.response_ids.shape
+    lengths, ends = rollouts.lengths.flatten(), rollouts.reasoning_lengths.flatten()
+    token_entropy = token_entropy[..., :width].masked_fill(~rollouts.mask, 0.0)
+    return Internals(
+        prompt[:, None].expand(-1, m, -1),
+        pool_last(states.flatten(0, 1), ends, ends, pool).view(p, m, -1),
+        span_entropies(token_entropy.flatten(0, 1), lengths, ends).view(p, m, 3),
+        rollouts.logprobs,
+        token_entropy,
+        layer,
+        pool,
+    )
+
+
 @torch.no_grad()
 def read_internals(
     policy: Policy, rollouts: Rollouts, layer: int | Sequence[int] = 2, pool: int | Sequence[int] = 4
@@ -208,14 +202,8 @@ def read_internals(
     Raises PoiseLabError for a layer that the policy does not have or pool < 1.
     """
     layers = [layer] if isinstance(layer, int) else list(layer)
-    for one in layers:
-        if not 0 <= one < len(policy.layers):
-            raise PoiseLabError(
-                f"layer {one} asked for, but policy {policy.name!r} has layers 0 to {len(policy.layers) - 1}"
-            )
     pools = [pool] if isinstance(pool, int) else list(pool)
-    if min(pools) < 1:
-        raise PoiseLabError(f"pool={min(pools)}; average at least 1 token")
+    check_layers_and_pools(policy, layers, pools)
     p, m, width = rollouts.response_ids.shape
     d = policy.model.config.get_text_config().hidden_size
     keys = [(k, n) for k in layers for n in pools]

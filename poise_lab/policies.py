@@ -14,12 +14,13 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from . import threads
+from . import checkpoints, threads
 from .engine import context_of, decoder_layers, head
 from .errors import PoiseLabError, unknown_name
+from .files import read_json
 from .sources import BUNDLED, SOURCES, data_dir, fetched
 from .tasks import END_OF_REASONING, START_OF_REASONING, Problem
-from .ways import Compared, Ways, find_ways
+from .ways import Compared, Ways, find_ways, merged
 
 # What else than <think> and </think> the reasoning stands between: a word in brackets and the same with a slash, or
 END_TAG = re.compile(r"([<\[◁]\|?)/([\w:]*(?:think|thought|reason)\w*)(\|?[>\]▷])", re.IGNORECASE)
@@ -37,6 +38,7 @@ WORDINGS = ("compact", "question", "line")
 class Policy:
     """A causal LM, its tokenizer, and how it is spoken to.
 
+    model: of transformers; of a model that peft has wrapped, the one inside, which has the adapter in its layers.
     wording: "compact" (short prompts of the bundled tasks), "question" (reasoning-gym's own text, through the
         tokenizer's chat template where it has one), or "line" (plain text which the answer continues; see `Problem`).
     shots: solved problems of the same task that stand in front of each problem. Then the prompt is plain text,
@@ -54,6 +56,14 @@ class Policy:
     _ways: Ways | None = dataclasses.field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self):
+        if hasattr(self.model, "get_base_model"):
+            kinds = [config for config in self.model.peft_config.values() if config.is_prompt_learning]
+            if kinds:
+                raise PoiseLabError(
+                    f"policy {self.name!r} has an adapter of type {kinds[0].peft_type.value}, which writes into the "
+                    "prompt; use one that lies in the layers, such as LoRA"
+                )
+            self.model = self.model.get_base_model()
         eos = self.model.generation_config.eos_token_id
         eos = {eos} if isinstance(eos, int) else set(eos or ())
         # a chat model's tokenizer may end turns with another token than its generation config: either ends one
@@ -183,9 +193,12 @@ class Policy:
         return response.partition("\n")[0] if self.shots else response
 
     def save(self, folder: str | Path) -> None:
-        """Write config, safetensors weights, tokenizer, wording and shots to a folder that `load_policy` reads."""
+        """Write config, safetensors weights, tokenizer, wording and shots to a folder that `load_policy` reads.
+
+        An adapter is merged into the weights. Raises PoiseLabError where it cannot be (`ways.merged`).
+        """
         folder = Path(folder)
-        self.model.save_pretrained(folder)
+        merged(self.model).save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         spoken = {"wording": self.wording, "shots": self.shots}
         if self.tags != reasoning_tags(self.tokenizer):
@@ -220,7 +233,9 @@ def load_policy(
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
 ) -> Policy:
-    """Load a policy: "tiny" (bundled), a fetched model, a folder, or a hub id. Only safetensors weights are read.
+    """Load a policy: "tiny" (bundled), a fetched model, a folder, a hub id, or a run folder: as its last checkpoint left it.
+
+    Only safetensors weights are read.
 
     shots: solved problems in front of each problem (see `Policy`); by default what the folder was saved with, else 0.
     wording: how a problem is put (see `Policy`); by default what the folder was saved with, else "question".
@@ -240,7 +255,14 @@ def load_policy(
             raise PoiseLabError(f"policy {name!r} has not been fetched; run `poise-lab fetch {name}` once")
     else:
         source = Path(data_dir() / BUNDLED[name]) if name in BUNDLED else Path(name)
+    if (source / "metrics.jsonl").is_file():
+        return _of_run(source, shots=shots, wording=wording, tags=tags, dtype=dtype, device=device)
     if source.is_dir():
+        if (source / "adapter_config.json").is_file() and not (source / "config.json").is_file():
+            raise PoiseLabError(
+                f"folder {source} holds an adapter without its model; load both by peft and give them to pl.Policy, or "
+                "save the model with the adapter merged (Policy.save)"
+            )
         if not (source / "config.json").is_file():
             raise PoiseLabError(f"folder {source} holds no model: config.json is missing")
         if not any(source.glob("*.safetensors")):
@@ -282,6 +304,21 @@ def load_policy(
         )
     policy = Policy(model, tokenizer, str(name), wording, shots or 0, tags)
     _ = policy.ways  # a model that cannot be used is refused here
+    return policy
+
+
+def _of_run(run: Path, **spoken) -> Policy:
+    """The policy that a run started from, with the weights of its last checkpoint."""
+    saved = checkpoints.saved(run / "checkpoints")
+    if not saved:
+        raise PoiseLabError(f"run folder {run} holds no checkpoint, so no policy")
+    settings = read_json(run / "config.json")
+    for name in ("shots", "wording", "tags"):
+        spoken[name] = settings.get(name) if spoken[name] is None else spoken[name]
+    policy = load_policy(settings["policy"], **spoken)
+    trained = {name: p for name, p in policy.model.named_parameters() if p.requires_grad}
+    checkpoints.load(saved[-1], {"model": lambda weights: checkpoints.copy_weights(trained, weights)})
+    policy.name = str(run)
     return policy
 
 

@@ -1,10 +1,4 @@
-"""Sampling responses: a KV loop on any causal LM of transformers.
-
-Against `model.generate`: responses that share a beginning share the work. The prompt is prefilled once
-per group, and two responses to it are one row of the batch until they draw different tokens; a policy
-that is sure of itself parts late. Finished rows leave the batch, the key-value cache grows in place,
-and no fp32 copy of all logits is kept.
-"""
+"""The records of a batch: rollouts with their rewards, and the internals of the policy over them."""
 
 from __future__ import annotations
 
@@ -14,6 +8,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 
 import torch
+from torch.nn.functional import pad
 
 from .errors import PoiseLabError
 from .tasks import Problem
@@ -35,6 +30,7 @@ class Rollouts:
     rewards: (P, M) float32 in [0, 1].
     extra_rewards: (P, K) float32 or None, rewards of further responses that are not learned from: what
         some baselines measure against (a greedy response, or many fresh ones).
+    internals: what `read_internals` would give, where it was kept while sampling.
     """
 
     problems: list[Problem]
@@ -50,6 +46,7 @@ class Rollouts:
     temperature: float
     pad_id: int
     extra_rewards: torch.Tensor | None = None
+    internals: Internals | None = None
 
     def __len__(self) -> int:
         return len(self.problems)
@@ -100,8 +97,42 @@ class Rollouts:
             prompt_ids=[self.prompt_ids[i] for i in rows],
             texts=[[self.texts[i][j] for j in columns] for i in rows],
             extra_rewards=None if self.extra_rewards is None else self.extra_rewards[rows],
+            internals=self.internals and self.internals.select(rows, columns),
             **{name: getattr(self, name)[rows][:, columns] for name in tensors},
         )
+
+
+@dataclasses.dataclass
+class Internals:
+    """By-products of the log-probability pass. Shapes: P prompts, M responses, T tokens, D width.
+
+    prompt: (P, M, D) float32, mean hidden state of the last `pool` prompt tokens.
+    reasoning: (P, M, D) float32, the same over the last `pool` tokens of the reasoning, which ends
+        with (and includes) the last end-of-reasoning tag, or with the response if there is none;
+        zeros for an empty response.
+    entropy: (P, M, 3) float32, mean token entropy in nats over the output, the reasoning, the
+        answer; 0.0 for a missing answer (method Sec. 3.1 and B.3). Without an end-of-reasoning tag the reasoning is
+        the whole output, so its entropy is too, where the official release has 0.0 (see `build_rollouts`).
+    logprobs, token_entropy: (P, M, T) float32, in nats, 0 at padding.
+    layer: decoder layer index, 0-based. pool: number of tokens averaged.
+    """
+
+    prompt: torch.Tensor
+    reasoning: torch.Tensor
+    entropy: torch.Tensor
+    logprobs: torch.Tensor
+    token_entropy: torch.Tensor
+    layer: int
+    pool: int
+
+    def features(self) -> torch.Tensor:
+        """(P, M, 2 D + 3): prompt state, reasoning state, entropies, side by side."""
+        return torch.cat([self.prompt, self.reasoning, self.entropy], -1)
+
+    def select(self, prompts=slice(None), responses=slice(None)) -> Internals:
+        """The internals of some prompts, and of some of their responses (slices or index lists)."""
+        tensors = {name: x[prompts][:, responses] for name, x in vars(self).items() if isinstance(x, torch.Tensor)}
+        return dataclasses.replace(self, **tensors)
 
 
 def join(parts: Sequence[Rollouts]) -> Rollouts:
@@ -119,22 +150,24 @@ def join(parts: Sequence[Rollouts]) -> Rollouts:
             "rollouts that differ in responses per prompt, extra responses or temperature cannot be joined: "
             f"{', '.join(map(str, sorted(shapes, key=str)))}"
         )
-    width = max(part.response_ids.shape[2] for part in parts)
-
-    def joined(name, fill=0):
-        tensors = [getattr(part, name) for part in parts]
-        return torch.cat([torch.nn.functional.pad(x, (0, width - x.shape[2]), value=fill) for x in tensors])
-
-    per_response = ("lengths", "reasoning_lengths", "reasoning_ended", "finished", "rewards")
     lists = ("problems", "prompt_ids", "texts")
+    internals = [part.internals for part in parts]
     return dataclasses.replace(
         parts[0],
-        response_ids=joined("response_ids", parts[0].pad_id),
-        logprobs=joined("logprobs"),
-        extra_rewards=None if extras[0] is None else torch.cat(extras),
-        **{name: torch.cat([getattr(part, name) for part in parts]) for name in per_response},
+        **_joined(parts, response_ids=parts[0].pad_id),
+        internals=None if None in internals else dataclasses.replace(internals[0], **_joined(internals)),
         **{name: [one for part in parts for one in getattr(part, name)] for name in lists},
     )
+
+
+def _joined(parts: Sequence, **fill: int) -> dict[str, torch.Tensor]:
+    """The tensors of records, prompts after prompts; narrower ones are padded with 0, or with what `fill` names."""
+    result = {}
+    for name in (name for name, x in vars(parts[0]).items() if isinstance(x, torch.Tensor)):
+        tensors = [getattr(part, name) for part in parts]
+        width = max(x.shape[-1] for x in tensors)
+        result[name] = torch.cat([pad(x, (0, width - x.shape[-1]), value=fill.get(name, 0)) for x in tensors])
+    return result
 
 
 def leave_one_out_mean(x: torch.Tensor) -> torch.Tensor:
@@ -143,8 +176,8 @@ def leave_one_out_mean(x: torch.Tensor) -> torch.Tensor:
     if m < 2:
         raise PoiseLabError("a partner is needed: sample at least 2 responses per prompt (responses=2)")
     # summed from both sides: (sum - own) would leave a rounding error of the own entry in the result
-    before = torch.nn.functional.pad(x.cumsum(1)[:, :-1], (1, 0))
-    after = torch.nn.functional.pad(x.flip(1).cumsum(1)[:, :-1], (1, 0)).flip(1)
+    before = pad(x.cumsum(1)[:, :-1], (1, 0))
+    after = pad(x.flip(1).cumsum(1)[:, :-1], (1, 0)).flip(1)
     return (before + after) / (m - 1)
 
 

@@ -29,6 +29,7 @@ class Sampler:
     """Problems and responses of one step after another, as functions of (seed, step) alone.
 
     prompts: problems per step. exclude: problems that are never drawn (the held-out ones).
+    keep: layer and pool of the internals that come with responses to learn from (see `sample_rollouts`).
     tokens, responses: sampled tokens and responses since `begin`, greedy and discarded ones included.
     uncounted_seconds: what the responses that are not counted took since then.
     """
@@ -43,9 +44,10 @@ class Sampler:
         exclude: Sequence[Problem] = (),
         max_new_tokens: int = 64,
         temperature: float = 1.0,
+        keep: tuple[int, int] | None = None,
     ):
         self.policy, self.task, self.prompts, self.seed, self.exclude = policy, task, prompts, seed, exclude
-        self.max_new_tokens, self.temperature = max_new_tokens, temperature
+        self.max_new_tokens, self.temperature, self.keep = max_new_tokens, temperature, keep
         self._pools: dict[int, tuple[list[Problem], list[int]]] = {}  # problems, and their numbers in the order of use
         self.begin(1)
 
@@ -95,6 +97,7 @@ class Sampler:
         rollouts = sample_rollouts(
             self.policy, problems, responses, seed=self._next_seed("responses"), max_new_tokens=self.max_new_tokens,
             temperature=self.temperature if temperature is None else temperature,
+            keep=self.keep if counted and temperature is None else None,
         )  # fmt: skip
         if counted:
             self.tokens += rollouts.tokens

@@ -72,7 +72,7 @@ class Trainer:
         self.held_out = task.sample(config.eval_prompts, step_seed(config.seed, 0, "held-out"))
         self.sampler = Sampler(
             policy, task, config.prompts, seed=config.seed, exclude=self.held_out,
-            max_new_tokens=config.max_new_tokens, temperature=config.temperature,
+            max_new_tokens=config.max_new_tokens, temperature=config.temperature, keep=(config.layer, config.pool),
         )  # fmt: skip
         self.metrics: list[dict] = []
         self.seconds: dict[str, float] = {}  # of the step, by its parts
@@ -156,7 +156,7 @@ class Trainer:
         self.seconds, self.errors = {}, getattr(self.task, "verifier_errors", 0)
         # 1. Draw new problems, sample responses to each from the policy, verify them: rewards r.
         rollouts = self._sample(step)
-        # 2. Read the policy over them once: log-probabilities, entropies, hidden states. The last two are the features phi.
+        # 2. What the policy computed on the way: log-probabilities, entropies, hidden states. The last two are the features phi.
         internals = self._read(rollouts)
         # 3. Predict each response's baseline b from its *partner's* phi, with the probe of the steps before: A = r - b.
         advantages = self._take_advantages(rollouts, internals)
@@ -180,7 +180,8 @@ class Trainer:
 
     @timed_as("internals")
     def _read(self, rollouts: Rollouts) -> Internals:
-        return read_internals(self.policy, rollouts, self.config.layer, self.config.pool)
+        """As kept while sampling, else from a pass over the rollouts."""
+        return rollouts.internals or read_internals(self.policy, rollouts, self.config.layer, self.config.pool)
 
     @timed_as("baseline")
     def _take_advantages(self, rollouts: Rollouts, internals: Internals) -> torch.Tensor:

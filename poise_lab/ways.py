@@ -21,6 +21,8 @@ from .engine import (
     context_of,
     decoder_layers,
     head,
+    holds_a_state,
+    new_cache,
     on_layer,
     run,
     trunk_states,
@@ -37,6 +39,9 @@ SAMPLING = {
 SCORING = {"shared": "scored, a common beginning run once", "whole": "scored, every row whole"}
 # nats by which a log-probability may be off where logits are up to 20, and parts of a state: half precision rounds
 BOUNDS = {torch.float64: 1e-4, torch.float32: 1e-4, torch.float16: 0.1, torch.bfloat16: 0.5}
+# A state that is updated token by token rounds in another way than the same in chunks, and a few tokens are far off:
+# most of them must be so near that these, which the probes may not meet, are within the bound.
+STEPS, MARGIN = 24, 5
 LIKELY = 1e-4  # probability of the tokens that are looked at: the logits of others are large, and are off by more
 
 
@@ -175,6 +180,19 @@ class Comparison:
             held = held_then
             grown.step(self._tensor(order), self._tensor([rows[i][0][cuts[i] + step] for i in held]))
 
+    def stepped(self) -> float:
+        """Long rows of one length whose second half grows token by token."""
+        tokens = _ordinary_tokens(self.model)
+        n = min(STEPS, context_of(self.model.config) // 2)
+        rows = [[tokens[(37 * t + 53 * i * t + i) % len(tokens)] for t in range(2 * n)] for i in range(4)]
+        plain = torch.stack([self._plain(ids) for ids in rows])
+        grown = CachedRows(self.model, [ids[:n] for ids in rows])
+        worst = 0.0
+        for t in range(n, 2 * n):
+            worst = max(worst, _off(grown.logits, plain[:, t - 1]))
+            grown.step(torch.arange(4, device=self.model.device), self._tensor([ids[t] for ids in rows]))
+        return worst
+
     # ----------------------------------------------------------------------------------------------
 
     def scoring(self) -> tuple[bool, str]:
@@ -189,7 +207,10 @@ class Comparison:
 
     def sampling(self) -> str:
         """The way to sample. Refuses a model without one."""
-        for way in ("rows", "equal", "whole"):
+        exact = not holds_a_state(new_cache(self.model)) or self.note(
+            f"a state in the cache, for {STEPS} steps", self.stepped, self.bound / MARGIN
+        )
+        for way in ("rows", "equal", "whole") if exact else ("whole",):
             if self.note(SAMPLING[way], lambda way=way: self.sampled(way)):
                 break
         else:
@@ -237,6 +258,39 @@ def find_ways(model, length: int = 0) -> tuple[Ways, list[Compared]]:
         plain_head, scoring = probes.scoring()
         sampling = probes.sampling()
     return Ways(sampling, scoring, plain_head, probes.bytes_per_token), probes.rows
+
+
+def merged(model):
+    """A model without peft's adapters that computes the same: a copy with them in its weights, or itself if it has none.
+
+    Raises PoiseLabError where its numbers are others (an adapter on tied weights, or one that is switched off).
+    """
+    adapted = [name for name, module in model.named_modules() if hasattr(module, "base_layer")]
+    adapted += [name for name, module in model.named_modules() if hasattr(module, "modules_to_save")]
+    if not adapted:
+        return model
+    copied = copy.deepcopy(model)
+    for name in adapted:
+        if any(name.startswith(f"{other}.") for other in adapted):  # within another
+            continue
+        module = copied.get_submodule(name)
+        if hasattr(module, "unload_and_optionally_merge_module"):
+            module = module.unload_and_optionally_merge_module(merge=True, safe_merge=True, adapter_names=None)
+        else:
+            module.merge(safe_merge=True)
+            module = module.get_base_layer()
+        copied.set_submodule(name, module)
+    copied._hf_peft_config_loaded = False
+    vars(copied).pop("peft_config", None)
+    with torch.no_grad():
+        one, other = Comparison(model), Comparison(copied)
+        off = max(_off(a, b) for name in one.plain for a, b in zip(one.plain[name], other.plain[name], strict=True))
+    if off > one.bound:
+        raise PoiseLabError(
+            f"the adapter cannot be merged into the weights of the model of type {model.config.model_type!r}: log-"
+            f"probabilities would differ by {off:.2g}; save it by peft's own save_pretrained"
+        )
+    return copied
 
 
 def _ordinary_tokens(model) -> list[int]:

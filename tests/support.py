@@ -136,3 +136,14 @@ def plain_logits(policy: Policy, ids: list[int], **options):
 def response(rollouts: Rollouts, i: int, j: int) -> list[int]:
     """Token ids of response j to prompt i, without padding."""
     return rollouts.response_ids[i, j, : rollouts.lengths[i, j]].tolist()
+
+
+def assert_close(kept: Internals, read: Internals) -> None:
+    """What was kept while sampling is what the pass reads: to 1e-4, states in parts of the largest one."""
+    assert (kept.layer, kept.pool) == (read.layer, read.pool)
+    for name, x in vars(read).items():
+        if isinstance(x, torch.Tensor):
+            found = getattr(kept, name)
+            assert found.shape == x.shape and found.dtype == x.dtype, name
+            scale = max(1.0, float(x.abs().max())) if name in ("prompt", "reasoning") else 1.0
+            assert (found - x).abs().max() <= 1e-4 * scale, name

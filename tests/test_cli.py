@@ -539,3 +539,39 @@ def test_report_of_a_run_without_a_probe_or_of_step_0_only(tmp_path, runs):
     first = (runs / "poise-0" / "metrics.jsonl").read_text().splitlines()[0]
     (short / "metrics.jsonl").write_text(first + "\n")
     assert main(["report", str(short), str(runs / "poise-1"), "-o", str(tmp_path / "y.html")]) == 0
+
+
+# --- the policy of a run ---------------------------------------------------------------------------
+
+
+def test_the_policy_of_a_run_is_loaded_sampled_and_exported(tmp_path, random_policy, capfd):
+    """A run folder is a policy: its last checkpoint's weights, and the wording and shots that it was trained with."""
+    policy, out = pl.load_policy(random_policy, wording="compact"), tmp_path / "run"
+    config = pl.TrainConfig(**SMALL, steps=2, weight_decay=0.0)
+    pl.Trainer(policy, ToyTask(), pl.make_baseline("none"), config, out=out, progress=False).run()
+    trained = pl.load_policy(out)
+    assert (trained.name, trained.wording) == (str(out), "compact")
+    before = pl.load_policy(random_policy).model.state_dict()
+    for name, weights in trained.model.state_dict().items():
+        assert weights.equal(policy.model.state_dict()[name]) and not weights.equal(before[name]), name
+
+    assert main(["export", str(out), str(tmp_path / "exported")]) == 0
+    exported = pl.load_policy(tmp_path / "exported")
+    assert exported.wording == "compact"
+    assert all(w.equal(policy.model.state_dict()[name]) for name, w in exported.model.state_dict().items())
+    capfd.readouterr()
+    texts = []
+    for where in (out, tmp_path / "exported"):
+        assert main(["sample", str(where), "--prompt", "3+4=", "--max-new-tokens", "5"]) == 0
+        texts.append(capfd.readouterr().out)
+    assert texts[0] == texts[1] and texts[0].startswith("prompt") and texts[0].count("response") == 2
+
+
+def test_what_is_no_policy_of_a_run(capfd, tmp_path, runs, random_policy):
+    """A policy in memory has no name that a file bears; a model is no run; a folder in use stays as it is."""
+    assert "unknown policy" in refused(capfd, tmp_path, "export", runs / "rloo-0", tmp_path / "new")
+    assert "metrics.jsonl is missing" in refused(capfd, tmp_path, "export", random_policy, tmp_path / "new")
+    assert "in use already" in refused(capfd, random_policy, "export", runs / "rloo-0", random_policy)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "metrics.jsonl").touch()
+    assert "holds no checkpoint" in refused(capfd, tmp_path, "sample", tmp_path / "run")

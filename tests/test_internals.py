@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
-from support import EOS, PAD, ToyProblem, plain_logits, response, tiny_policy
+from support import EOS, PAD, ToyProblem, assert_close, plain_logits, response, tiny_policy
 
 import poise_lab as pl
 from poise_lab import internals as module
 from poise_lab.internals import batches_by_length, forward_rows
-from poise_lab.rollouts import build_rollouts
+from poise_lab.rollouts import build_rollouts, join
 
 LAYER, POOL = 1, 4
 
@@ -260,3 +262,58 @@ def test_end_token_counts_as_response(qwen):
     found = pl.read_internals(qwen, rollouts, LAYER, POOL)
     assert found.logprobs[0, 0, 2] < 0
     assert found.entropy[0, 0, 2].item() == pytest.approx(found.token_entropy[0, 0, 1:].mean().item(), rel=1e-5)
+
+
+# --- kept while sampling ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6, 0])
+@pytest.mark.parametrize("pool", [1, 3, 50])  # 50 is longer than every prompt and response
+@pytest.mark.parametrize("layer", [0, 2])
+def test_kept_while_sampling_equals_the_pass(policy, toys, layer, pool, temperature):
+    """Branches, ended rows, answers cut off at the limit, several batches, and prompts of many lengths."""
+    rollouts = pl.sample_rollouts(
+        policy, toys, 3, seed=7, max_new_tokens=12, temperature=temperature, batch_rows=9, keep=(layer, pool)
+    )
+    assert_close(rollouts.internals, pl.read_internals(policy, rollouts, layer, pool))
+    assert not rollouts.internals.features().requires_grad
+    rollouts.internals.features().requires_grad_().sum().backward()  # no tensors of inference mode
+
+
+def test_kept_states_end_where_the_reasoning_ends():
+    """With an end tag in some responses, at several places and also at the very end."""
+    policy = tiny_policy()
+    tag = policy.end_of_reasoning[0]
+    policy.model.lm_head.bias = torch.nn.Parameter(4.0 * (torch.arange(policy.model.config.vocab_size) == tag))
+    problems = [ToyProblem("ab"), ToyProblem("1+2=")]
+    rollouts = pl.sample_rollouts(policy, problems, 8, seed=1, max_new_tokens=6, keep=(LAYER, 2))
+    ends = rollouts.reasoning_lengths[rollouts.reasoning_ended]
+    assert len(set(ends.tolist())) > 2 and (ends == rollouts.lengths[rollouts.reasoning_ended]).any()
+    assert not rollouts.reasoning_ended.all()
+    assert_close(rollouts.internals, pl.read_internals(policy, rollouts, LAYER, 2))
+
+
+def test_what_is_kept_goes_with_its_rollouts(qwen, toys):
+    """Selected and joined: narrower parts are padded."""
+    parts = [
+        pl.sample_rollouts(qwen, some, 4, seed=1, max_new_tokens=limit, keep=(LAYER, POOL))
+        for some, limit in ((toys[:2], 3), (toys[2:5], 12))
+    ]
+    joined = join(parts)
+    assert_close(joined.internals, pl.read_internals(qwen, joined, LAYER, POOL))
+    some = joined.select([3, 1], slice(1, 3))
+    assert_close(some.internals, pl.read_internals(qwen, some, LAYER, POOL))
+    assert join([parts[0], dataclasses.replace(parts[1], internals=None)]).internals is None
+
+
+def test_nothing_is_kept_where_the_pass_gives_other_numbers(toys):
+    policy = tiny_policy()
+    policy.model.to(torch.bfloat16)
+    assert pl.sample_rollouts(policy, toys, 2, max_new_tokens=4, keep=(LAYER, POOL)).internals is None
+    assert pl.sample_rollouts(tiny_policy(), toys, 2, max_new_tokens=4).internals is None
+
+
+@pytest.mark.parametrize("keep, words", [((3, 1), "has layers 0 to 2"), ((0, 0), "at least 1 token")])
+def test_a_layer_that_is_not_there_cannot_be_kept(qwen, toys, keep, words):
+    with pytest.raises(pl.PoiseLabError, match=words):
+        pl.sample_rollouts(qwen, toys, 2, keep=keep)

@@ -213,7 +213,7 @@ def test_top_p_boundary_by_hand():
     rows = torch.zeros(1001, dtype=torch.long)
 
     def support(**options):
-        tokens, _ = _draw(logits, rows, u, 1.0, **{"top_p": 1.0, "top_k": 0, **options})
+        tokens, *_ = _draw(logits, rows, u, 1.0, **{"top_p": 1.0, "top_k": 0, **options})
         return set(tokens.tolist())
 
     assert support() == {0, 1, 2, 3, 4}
@@ -229,7 +229,7 @@ def test_draw_inverts_the_cumulative_distribution():
 
     logits = torch.tensor([[0.25, 0.0, 0.5, 0.25]]).log()
     u = torch.tensor([0.0, 0.24, 0.26, 0.74, 0.76, 1 - 2**-24])
-    tokens, logprobs = _draw(logits, torch.zeros(6, dtype=torch.long), u, 1.0, 1.0, 0)
+    tokens, logprobs, _ = _draw(logits, torch.zeros(6, dtype=torch.long), u, 1.0, 1.0, 0)
     assert tokens.tolist() == [0, 0, 2, 2, 3, 3]  # never the token of probability 0
     assert torch.allclose(logprobs.exp(), torch.tensor([0.25, 0.25, 0.5, 0.5, 0.25, 0.25]))
 

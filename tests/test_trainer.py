@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from support import ToyProblem, ToyTask, tiny_policy
+from support import ToyProblem, ToyTask, assert_close, tiny_policy
 
 import poise_lab as pl
 from poise_lab import checkpoints, files
@@ -824,3 +824,29 @@ def test_baseline_without_advantages(tmp_path):
 
     with pytest.raises(TypeError, match="Empty must define advantages"):
         trainer(tmp_path / "r", Empty()).run()
+
+
+# --- internals come with the responses -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("baseline", ["poise", "remax", "dapo", "spo", "ppo"])
+def test_a_step_takes_no_pass_for_internals(tmp_path, monkeypatch, baseline):
+    """Nor does it in a run with several calls of the sampler; what it learns from is what the pass would read."""
+    passes, learned = [], []
+    read = pl.trainer.read_internals
+    monkeypatch.setattr(pl.trainer, "read_internals", lambda *args: passes.append(1) or read(*args))
+    t = trainer(tmp_path / "r", baseline, steps=1)
+    monkeypatch.setattr(t.baseline, "update", lambda rollouts, internals: learned.append((rollouts, internals)))
+    t.train_step(1)
+    assert passes == [1]  # of the evaluation
+    (rollouts, internals), policy = learned[0], tiny_policy()  # the policy as it was before the step
+    assert_close(internals, read(policy, rollouts, 1, 2))
+
+
+def test_a_step_in_half_precision_takes_the_pass(tmp_path, monkeypatch):
+    passes, policy = [], tiny_policy()
+    policy.model.to(torch.bfloat16)
+    read = pl.trainer.read_internals
+    monkeypatch.setattr(pl.trainer, "read_internals", lambda *args: passes.append(1) or read(*args))
+    trainer(tmp_path / "r", policy=policy).train_step(1)
+    assert passes == [1]

@@ -31,7 +31,7 @@ from trl import TrlParser
 
 from ..errors import PoiseLabError
 from ..files import json_line, provenance, read_json, write_text
-from ..policies import load_policy
+from ..policies import load_policy, undated
 from ..runs import RunRecord, claim_folder, read_metrics
 from ..sampler import step_seed
 from ..sources import BUNDLED, SOURCES
@@ -69,52 +69,53 @@ class Recorder(TrainerCallback):
     def __init__(self, folder: Path, updates: float, rows: int):
         """updates: optimizer steps per batch of responses. rows: responses in such a batch."""
         self.folder, self.updates, self.rows = folder, updates, rows
-        self.pending: dict = {}
 
     def on_train_begin(self, args, state, control, **_):
-        self.batch = self.batch_of(state)  # the last that was counted
-        metrics = [m for m in read_metrics(self.folder) if m["step"] <= self.batch]
-        last = metrics[-1] if metrics else {"tokens": 0, "responses": 0, "seconds": 0.0}
+        done = batch_of(state.global_step, self.updates)
+        # before the first step, the evaluation of step 0 is made again
+        self.metrics = [m for m in read_metrics(self.folder) if done and m["step"] <= done]
+        # the last that was counted: a checkpoint may be made between two logs
+        self.batch = max((m["step"] for m in self.metrics if "reward" in m), default=0)
+        last = self.metrics[-1] if self.metrics else {"tokens": 0, "responses": 0, "seconds": 0.0}
         self.totals = {name: last[name] for name in ("tokens", "responses", "seconds")}
         self.since = time.perf_counter()
         if state.is_world_process_zero:
-            write_text(self.folder / "metrics.jsonl", "".join(map(json_line, metrics)))
-
-    def batch_of(self, state) -> int:
-        """Batches sampled by now; in the middle of the optimizer steps on a batch, it counts."""
-        return math.ceil(state.global_step / self.updates - 1e-9)
+            self.write()
 
     def on_log(self, args, state, control, logs=None, **_):
         evaluation = "eval_reward" in logs
         if not state.is_world_process_zero or not (evaluation or "reward" in logs):
             return
-        step = self.batch_of(state)
-        if self.pending.get("step") != step:
-            self.flush()
-            self.pending = {"step": step}
+        step = batch_of(state.global_step, self.updates)
         names = self.EVALUATION if evaluation else self.TRAINING
         found = {names.get(k, k.removeprefix("poise/")): v for k, v in logs.items() if k in names or k[:6] == "poise/"}
-        self.pending |= {k: v for k, v in found.items() if v is not None and math.isfinite(v)}
         if not evaluation:  # its numbers are means over the batches since the last one
-            responses, self.batch = (step - self.batch) * self.rows, step
-            self.totals["responses"] += responses
-            self.totals["tokens"] += round(found["response_length"] * responses)
+            batches, self.batch = step - self.batch, step
+            self.totals["responses"] += batches * self.rows
+            self.totals["tokens"] += round(found["response_length"] * batches * self.rows)
+            errors = round(found.pop("verifier_errors", 0) * max(1, batches))
+            found |= {"verifier_errors": errors} if errors else {}  # as on the laptop
         now = time.perf_counter()
         self.totals["seconds"] += now - self.since
         self.since = now
-        self.pending |= self.totals
+        again = bool(self.metrics) and self.metrics[-1]["step"] == step  # an evaluation, or a later update on the batch
+        metrics = self.metrics.pop() if again else {"step": step}
+        metrics |= {k: v for k, v in found.items() if v is not None and math.isfinite(v)}
+        self.metrics.append(metrics | self.totals)
+        self.write(whole=again)
 
-    def flush(self) -> None:
-        if self.pending:
-            with open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as f:
-                f.write(json_line(self.pending))
-        self.pending = {}
+    def write(self, whole: bool = True) -> None:
+        """Write all lines, or add the last: before any checkpoint of the step, so that a resume finds it."""
+        path = self.folder / "metrics.jsonl"
+        if whole:
+            return write_text(path, "".join(map(json_line, self.metrics)))
+        with open(path, "a", encoding="utf-8") as f:
+            f.write(json_line(self.metrics[-1]))
 
-    def on_save(self, args, state, control, **_):
-        self.flush()
 
-    def on_train_end(self, args, state, control, **_):
-        self.flush()
+def batch_of(step: int, updates: float) -> int:
+    """Batches sampled by an optimizer step; in the middle of the steps on a batch, it counts."""
+    return math.ceil(step / updates - 1e-9)
 
 
 def free_port() -> int:
@@ -168,7 +169,7 @@ def run(options: RunOptions, args: PoiseConfig, train: dict | None = None) -> Ru
         made = {"processes": args.world_size, "device": args.device.type, **provenance()}
         made["versions"] |= {name: importlib.metadata.version(name) for name in ("trl", "accelerate")}
         claim_folder(folder, settings, options.resume, made)
-    checkpoint = last_checkpoint(folder) if options.resume else None
+    checkpoint = reached_checkpoint(folder, updates) if options.resume else None
 
     # a folder that says how its policy is spoken to is spoken to like that, as on the laptop
     ours = options.policy in (*BUNDLED, *SOURCES) or (Path(options.policy) / "poise_lab.json").is_file()
@@ -195,7 +196,10 @@ def run(options: RunOptions, args: PoiseConfig, train: dict | None = None) -> Ru
         asked = [reader.prompt_ids(every[i]) for i in index]
         texts = [reader.text_of(text) for text in reader.decode(completion_ids)]
         graded = [reader.graded(text, prompt) for text, prompt in zip(texts, asked, strict=True)]
-        return [every[i].reward(text) for i, text in zip(index, graded, strict=True)]
+        before = task.verifier_errors
+        rewards = [every[i].reward(text) for i, text in zip(index, graded, strict=True)]
+        trainer.note_sum("verifier_errors", task.verifier_errors - before)
+        return rewards
 
     def rows(part: list[Problem], first: int) -> Dataset:
         asked = [prompt_of(problem, policy, tokenizer) for problem in part]
@@ -211,6 +215,8 @@ def run(options: RunOptions, args: PoiseConfig, train: dict | None = None) -> Ru
         )  # fmt: skip
     except (ValueError, OSError) as e:  # TRL's own refusals
         raise one_line(e) from e
+    if tokenizer.chat_template:  # of the prompts; the tokenizer that is saved keeps its own
+        trainer.chat_template = undated(tokenizer.get_chat_template())
     with one_sentence_if_a_process_is_lost(folder, args.world_size):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     trainer.accelerator.wait_for_everyone()
@@ -226,11 +232,35 @@ def prompt_of(problem: Problem, policy, tokenizer):
     return [{"role": "user", "content": problem.question}] if tokenizer.chat_template else problem.question
 
 
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint of a run folder, None if there is none. A kill may leave one that is not whole."""
+def whole_checkpoints(folder: Path) -> list[Path]:
+    """The whole checkpoints of a run folder, oldest first. A kill may leave one that is not whole."""
     found = sorted(folder.glob("checkpoint-*[0-9]"), key=lambda path: int(path.name.split("-")[1]))
-    whole = [path for path in found if (path / "trainer_state.json").is_file()]
-    return whole[-1] if whole else None
+    return [path for path in found if (path / "trainer_state.json").is_file()]
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest whole checkpoint of a run folder, None if there is none."""
+    return (whole_checkpoints(folder) or [None])[-1]
+
+
+def reached_checkpoint(folder: Path, updates: float) -> Path | None:
+    """The newest whole checkpoint that the metrics reach, None if there is no checkpoint; updates: as of `Recorder`.
+
+    A kill may keep a checkpoint and lose the last lines of the metrics. Raises PoiseLabError where they reach none.
+    """
+    measured = max((m["step"] for m in read_metrics(folder)), default=-1)
+    whole = whole_checkpoints(folder)
+    for checkpoint in reversed(whole):
+        history = read_json(checkpoint / "trainer_state.json")["log_history"]
+        logged = [log["step"] for log in history if "reward" in log or "eval_reward" in log]
+        if batch_of(max(logged, default=-1), updates) <= measured:
+            return checkpoint
+    if whole:
+        raise PoiseLabError(
+            f"{folder / 'metrics.jsonl'} ends before the checkpoint {whole[0]}, so the run cannot go on from there; "
+            "put the file back, or start a new run"
+        )
+    return None
 
 
 @contextlib.contextmanager

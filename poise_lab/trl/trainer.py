@@ -357,7 +357,6 @@ class PoiseTrainer(GRPOTrainer):
     def _policy(self) -> Policy:
         """The model without accelerate's wrapping and without an adapter's."""
         model = self._bare()
-        model = model.get_base_model() if hasattr(model, "peft_config") else model
         name = getattr(model, "name_or_path", "") or type(model).__name__
         return Policy(model, self._tokenizer, name, tags=self.args.poise_tags)
 
@@ -399,6 +398,10 @@ class PoiseTrainer(GRPOTrainer):
 
     def _note(self, name: str, value: float) -> None:
         self._metrics["train" if self.model.training else "eval"][f"poise/{name}"].append(value)
+
+    def note_sum(self, name: str, value: float) -> None:
+        """Log the sum of a number over all processes; each must call it."""
+        self._note(name, float(self.accelerator.gather(torch.tensor([value], device=self.accelerator.device)).sum()))
 
     def _check_same_rows(self) -> None:
         """Each process has fitted its own probe: to the same rows, or it stops here."""

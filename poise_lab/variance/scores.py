@@ -43,7 +43,7 @@ def read_scores(
     width: int | None = 4096,
     seed: int = 0,
 ) -> Scores:
-    """The scores of all responses, from batched passes: one gradient per response, none of them stored whole.
+    """The scores of all responses in the weights that are trained, from batched passes: no gradient is stored whole.
 
     A forward and a backward pass leave the inputs and the output gradients of every module that has weights;
     the gradient of one response is the product of its own. Prompts are batched whole.
@@ -58,7 +58,9 @@ def read_scores(
     weights = torch.ones(p, m, t) if weights is None else weights
     if weights.shape != (p, m, t):
         raise PoiseLabError(f"token weights of shape {tuple(weights.shape)}; the rollouts have {(p, m, t)}")
-    parameters = dict(policy.model.named_parameters())  # a tied weight is listed once
+    parameters = {n: q for n, q in policy.model.named_parameters() if q.requires_grad}  # a tied weight is listed once
+    if not parameters:
+        raise PoiseLabError(f"policy {policy.name!r} has no weights to train: none of them requires a gradient")
     size = sum(q.numel() for q in parameters.values())
     k = size if width is None else min(width, size)
     generator = torch.Generator().manual_seed(seed)
@@ -132,7 +134,7 @@ def _uses(policy: Policy, rollouts: Rollouts, rows: torch.Tensor, weights: torch
         return output
 
     for module in policy.model.modules():
-        if next(module.parameters(recurse=False), None) is not None:
+        if any(parameter.requires_grad for parameter in module.parameters(recurse=False)):
             handles.append(module.register_forward_hook(hook))
     try:
         with torch.enable_grad():
@@ -144,10 +146,10 @@ def _uses(policy: Policy, rollouts: Rollouts, rows: torch.Tensor, weights: torch
             tokens = rollouts.response_ids.flatten(0, 1)[rows, : mask.shape[1]].flatten().to(states.device)
             logprobs, _ = score_tokens(policy, laid_out.flatten(0, 1), tokens, rollouts.temperature, False)
             total = (logprobs.view(mask.shape) * (weights[:, : mask.shape[1]] * mask).to(logprobs)).sum()
-            gradients = torch.autograd.grad(total, [output for _, _, output in captured])
     finally:
         for handle in handles:
             handle.remove()
+    gradients = torch.autograd.grad(total, [output for _, _, output in captured])
     uses: dict = {}
     for (module, x, output), gradient in zip(captured, gradients, strict=True):
         shape = () if isinstance(module, torch.nn.Embedding) else x.shape[-1:]  # an embedding's inputs are token ids

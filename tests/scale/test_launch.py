@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 from datasets import Dataset
 from launching import ROOT, environment, launch
 from tokenizers import AddedToken
+from transformers import AutoTokenizer
 from trl import TrlParser
 
 import poise_lab as pl
@@ -47,6 +49,10 @@ SMALL = [
 ]  # fmt: skip
 TRAIN = ["-m", "poise_lab.cli", "train", "--engine", "trl", *SMALL, "--out"]
 CONFIGS = ROOT / "data" / "launch"
+SHORT = dict(
+    gradient_accumulation_steps=1, max_completion_length=8, report_to="none", use_cpu=True, bf16=False, logging_steps=1,
+    gradient_checkpointing=False, poise_pool=2,
+)  # fmt: skip
 
 
 def timeless(run: pl.RunRecord) -> list[dict]:
@@ -261,6 +267,29 @@ def test_tags_that_are_special_tokens_are_graded(tmp_path, monkeypatch):
     assert reasoning_ends(seen["policy"], rows) == reasoning_ends(laptop, rows) == [4, 3, -1, -1, 2 + len(right)]
 
 
+def test_a_template_that_prints_the_date_prints_the_same_on_every_day(tmp_path, monkeypatch):
+    policy, seen, plain = pl.load_policy("tiny"), [], PoiseTrainer._generate_and_score_completions
+    policy.tokenizer.chat_template = "{{ strftime_now('%Y-%m-%d') }}: {{ messages[0]['content'] }}"
+    policy = pl.Policy(policy.model, policy.tokenizer, "dated")
+    policy.save(tmp_path / "policy")
+
+    def spied(trainer, inputs):
+        output = plain(trainer, inputs)
+        masks = output["prompt_mask"].bool()
+        seen.extend(row[mask].tolist() for row, mask in zip(output["prompt_ids"], masks, strict=True))
+        return output
+
+    monkeypatch.setattr(PoiseTrainer, "_generate_and_score_completions", spied)
+    args = PoiseConfig(str(tmp_path / "run"), per_device_train_batch_size=4, max_steps=1, save_steps=1, **SHORT)
+    run(RunOptions(str(tmp_path / "policy"), "chain_sum", 4), args)
+    task = pl.load_task("chain_sum")
+    held_out = task.sample(4, step_seed(args.seed, 0, "held-out"))
+    problems = task.sample(2, step_seed(args.seed, 1, "problems"), exclude=held_out)
+    assert seen == [policy.prompt_ids(problem) for problem in problems for _ in range(2)]
+    assert policy.tokenizer.decode(seen[0]).startswith("2024-07-26: ")
+    assert "strftime_now" in AutoTokenizer.from_pretrained(tmp_path / "run" / "checkpoint-1").chat_template
+
+
 @pytest.mark.parametrize(("steps_per_generation", "logging_steps"), [(1, 1), (2, 1), (2, 2), (1, 3), (2, 6)])
 def test_rows_are_counted_however_often_the_trainer_logs(tmp_path, steps_per_generation, logging_steps):
     policy, rows, updates = tiny_policy(), 8, steps_per_generation
@@ -282,6 +311,78 @@ def test_rows_are_counted_however_often_the_trainer_logs(tmp_path, steps_per_gen
     assert [m["step"] for m in metrics] == list(range(every, 7, every))
     assert [m["responses"] for m in metrics] == [rows * m["step"] for m in metrics]
     assert [m["tokens"] for m in metrics] == pytest.approx([counted[m["step"]] for m in metrics], abs=1)
+
+
+# --- a resume repeats no step and loses none ----------------------------------------------------
+
+
+def short_run(out, resume=False, **changes) -> pl.RunRecord:
+    settings = dict(max_steps=4, save_steps=1, save_total_limit=3, eval_strategy="steps", eval_steps=2, seed=3)
+    args = PoiseConfig(
+        str(out), per_device_train_batch_size=8, per_device_eval_batch_size=8, **SHORT, **{**settings, **changes}
+    )
+    return run(RunOptions("tiny", "chain_sum", 4, resume), args)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return short_run(tmp_path_factory.mktemp("whole") / "run")
+
+
+@pytest.mark.parametrize("lines", [5, 4, 3])
+def test_metrics_that_are_shorter_than_the_checkpoint(whole, tmp_path, lines):
+    """A power cut keeps a checkpoint and loses the last lines: back to the checkpoint that they reach."""
+    out = tmp_path / "run"
+    shutil.copytree(whole.folder, out)
+    written = (out / "metrics.jsonl").read_text().splitlines(keepends=True)
+    assert len(written) == 5  # step 0 and four more; checkpoints after 2, 3 and 4
+    (out / "metrics.jsonl").write_text("".join(written[:lines]))
+    again = short_run(out, resume=True)
+    assert [m["step"] for m in again.metrics] == [0, 1, 2, 3, 4]
+    assert timeless(again) == timeless(whole)
+
+
+def test_metrics_that_reach_no_checkpoint(whole, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(whole.folder, out)
+    (out / "metrics.jsonl").write_text((whole.folder / "metrics.jsonl").read_text().split("\n")[0] + "\n")
+    with pytest.raises(pl.PoiseLabError, match="ends before the checkpoint .*checkpoint-2, so the run cannot go on"):
+        short_run(out, resume=True)
+    for folder in out.glob("checkpoint-*"):
+        shutil.rmtree(folder)
+    again = short_run(out, resume=True)  # killed before the first checkpoint: from the start, its evaluation once
+    assert timeless(again) == timeless(whole)
+
+
+@pytest.mark.parametrize(("updates", "logging", "saving", "steps"), [(1, 3, 4, [3, 6]), (2, 1, 3, [1, 2, 3, 4, 5, 6])])
+def test_checkpoints_between_two_logs_and_in_the_middle_of_a_batch(tmp_path, updates, logging, saving, steps):
+    policy, rows = tiny_policy(), 8
+    args = PoiseConfig(
+        str(tmp_path), per_device_train_batch_size=rows // updates, steps_per_generation=updates, save_steps=saving,
+        max_steps=6 * updates, poise_warmup=1, **SHORT | dict(logging_steps=logging),
+    )  # fmt: skip
+    data = Dataset.from_list([{"prompt": f"{i}+{i + 3}="} for i in range(24)])
+    for checkpoint in (None, str(tmp_path / f"checkpoint-{saving}")):
+        recorder = Recorder(tmp_path, updates, rows)
+        trainer = PoiseTrainer(
+            policy.model, lambda completions, **_: [float(len(text) % 2) for text in completions], args, data,
+            processing_class=policy.tokenizer, callbacks=[recorder],
+        )  # fmt: skip
+        trainer.train(resume_from_checkpoint=checkpoint)
+        metrics = read_metrics(tmp_path)
+        assert [m["step"] for m in metrics] == steps
+        assert [m["responses"] for m in metrics] == [rows * step for step in steps]
+
+
+def test_errors_of_the_verifier_are_a_metric(tmp_path):
+    """A policy of sums asked to factorize: most of what it writes makes the verifier raise an error."""
+    args = PoiseConfig(
+        str(tmp_path / "run"), per_device_train_batch_size=8, steps_per_generation=2, max_steps=4,
+        **SHORT | dict(logging_steps=2, max_completion_length=24),
+    )  # fmt: skip
+    metrics = run(RunOptions("tiny", "prime_factorization", 4), args).metrics
+    assert len(metrics) == 2 and all(0 < m["verifier_errors"] <= 16 for m in metrics)
+    assert not any("verifier_errors" in m for m in short_run(tmp_path / "sums").metrics)
 
 
 # --- refusals ------------------------------------------------------------------------------------
