@@ -77,8 +77,9 @@ def _did_you_mean(flag: str, parser: argparse.ArgumentParser) -> str:
 def _parser() -> argparse.ArgumentParser:
     from . import __version__
     from .baselines import BASELINES
-    from .sources import SOURCES
+    from .sources import BUNDLED, SOURCES
 
+    known = ", ".join([*BUNDLED, *SOURCES])
     parser = _Parser(prog="poise-lab", description="RL with value estimates from the actor's own states")
     parser.add_argument("--version", action="version", version=f"poise-lab {__version__}")
     parser.set_defaults(parser=parser)
@@ -91,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
 
     train = command("train", _train, "train a policy with a baseline; writes a run folder")
     train.add_argument(
-        "--policy", default="tiny", help=f"tiny, {', '.join(SOURCES)}, a folder, or a hub id (default: tiny)"
+        "--policy", default="tiny", help=f"{known}, a folder, a run's folder, or a hub id (default: tiny)"
     )
     train.add_argument(
         "--task", default=None, help="a reasoning-gym task, or several as a+b (default: the bundled three)"
@@ -147,13 +148,14 @@ def _parser() -> argparse.ArgumentParser:
     fetch.add_argument("name", help=", ".join(SOURCES))
 
     check = command("check", _check, "whether a model is sampled, scored and read as it computes by itself")
-    check.add_argument("name", metavar="MODEL", help=f"tiny, {', '.join(SOURCES)}, a folder, or a hub id")
+    check.add_argument("name", metavar="MODEL", help=f"{known}, a folder, or a hub id")
 
-    pretrain = command("pretrain", _pretrain, "make the bundled policy from scratch")
+    pretrain = command("pretrain", _pretrain, "make a bundled policy: tiny from scratch, thinker from tiny")
+    pretrain.add_argument("--policy", choices=list(BUNDLED), default="tiny")
     pretrain.add_argument("--out", required=True, type=Path, help="folder to write, not in use yet")
-    pretrain.add_argument("--steps", type=int, default=5000)
+    pretrain.add_argument("--steps", type=int, help="default: 5000 for tiny, 1500 for thinker")
     pretrain.add_argument("--seed", type=int, default=0)
-    pretrain.add_argument("--width", type=int, default=128, help="of the hidden states; a multiple of 64")
+    pretrain.add_argument("--width", type=int, default=128, help="of tiny's hidden states; a multiple of 64")
 
     bench = command("bench", _bench, "speed of the library's parts, against references")
     bench.add_argument("part", nargs="*", help="rollouts, llama, internals, probe, shared, variance (default: all)")
@@ -329,15 +331,20 @@ def _study(args) -> int:
 
 def _pretrain(args) -> int:
     from .models.pretrain import make_bundled_policy
+    from .models.thinker import make_thinker
 
-    if args.steps < 1:
+    if args.steps is not None and args.steps < 1:
         raise PoiseLabError(f"steps={args.steps}; it must be at least 1")
     if args.width < 64 or args.width % 64:
         raise PoiseLabError(f"width={args.width}; it must be a multiple of 64")
     _check_new_folder(args.out)
-    card = make_bundled_policy(args.out, steps=args.steps, seed=args.seed, width=args.width)
+    steps = {} if args.steps is None else {"steps": args.steps}
+    if args.policy == "thinker":
+        card = make_thinker(args.out, seed=args.seed, **steps)
+    else:
+        card = make_bundled_policy(args.out, seed=args.seed, width=args.width, **steps)
     for task, row in card["performance"].items():
-        print(task, {k: v for k, v in row.items() if k != "accuracy_by_difficulty"})
+        print(task, {k: v for k, v in row.items() if not isinstance(v, dict)})
     return 0
 
 

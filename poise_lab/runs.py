@@ -84,7 +84,11 @@ def read_run(folder: str | Path) -> RunRecord:
 
 def read_metrics(folder: Path) -> list[dict]:
     """The metrics of a run folder; a last line cut off by a kill is left out."""
-    path = folder / "metrics.jsonl"
+    return read_lines(folder / "metrics.jsonl")
+
+
+def read_lines(path: Path) -> list[dict]:
+    """The records of a .jsonl file that grows line by line; a last one cut off by a kill is left out, no file is none."""
     if not path.is_file():
         return []
     lines = path.read_text(encoding="utf-8").split("\n")[:-1]
@@ -222,7 +226,7 @@ def claim_folder(folder: Path, settings: dict, resume: bool, made: dict) -> None
 def free_folder(folder: Path) -> None:
     """Take away what a run that finished no step has left; a link, and files of others, stay."""
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-    for name in ("config.json", "metrics.jsonl"):
+    for name in ("config.json", "metrics.jsonl", "samples.jsonl"):
         (folder / name).unlink(missing_ok=True)
     if not folder.is_symlink() and not any(folder.iterdir()):
         folder.rmdir()

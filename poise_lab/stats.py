@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from scipy import stats
+from scipy import special, stats
 
 from .errors import PoiseLabError
 
@@ -37,6 +37,19 @@ def bootstrap_interval(
     values = [statistic(*(array[sample] for array in arrays)) for sample in samples]
     low, high = np.nanquantile(values, [0.5 - confidence / 2, 0.5 + confidence / 2])
     return float(statistic(*arrays)), float(low), float(high)
+
+
+def pass_at_k(rewards, k: int) -> float:
+    """Mean chance that at least one of k responses to a prompt is right, by the unbiased estimator of Codex.
+
+    rewards: (P, N) with N >= k; a response is right where its reward is 1. Of its N responses c are right: the chance is
+    1 - C(N - c, k) / C(N, k) (Chen et al. 2021, https://arxiv.org/abs/2107.03374, Eq. 1).
+    """
+    right = (np.asarray(rewards) >= 1).sum(1)
+    n = np.shape(rewards)[1]
+    if not 1 <= k <= n:
+        raise PoiseLabError(f"pass@{k} of {n} responses: k must be between 1 and that")
+    return float(np.mean(1 - special.comb(n - right, k) / special.comb(n, k)))
 
 
 def agreement(predictions, targets, weights=None) -> dict[str, float]:

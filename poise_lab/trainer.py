@@ -21,16 +21,15 @@ from . import checkpoints
 from .baselines.base import Baseline
 from .config import TrainConfig
 from .errors import NotFiniteError, PoiseLabError, disk_is_full
+from .evaluation import evaluate
 from .files import json_line, provenance, read_json, write_text
-from .generate import sample_rollouts
 from .internals import Internals, batches_by_length, forward_rows, read_internals
 from .objective import clipped_surrogate, kl_penalty, token_weights
 from .policies import Policy
 from .process import finish_step_on_interrupt, peak_memory_mb, timed_as
 from .rollouts import Rollouts
-from .runs import RunRecord, baseline_metrics, claim_folder, free_folder, read_metrics
+from .runs import RunRecord, baseline_metrics, claim_folder, free_folder, read_lines, read_metrics
 from .sampler import Sampler, step_seed
-from .stats import agreement
 from .tasks import Task, TaskMixture
 
 PATIENCE = 3  # steps after which a run stops if every reward was the same
@@ -246,24 +245,11 @@ class Trainer:
 
     @timed_as("evaluate")
     def _evaluate(self) -> dict:
-        """Held-out accuracy, and the probe against V(x) from responses that it has not read."""
-        config = self.config
-        rollouts = sample_rollouts(
-            self.policy, self.held_out, config.eval_responses + 1,
-            seed=step_seed(config.seed, 0, "evaluation"),
-            max_new_tokens=config.max_new_tokens, temperature=config.temperature,
-        )  # fmt: skip
-        read, fresh = rollouts.select(responses=[0]), rollouts.select(responses=slice(1, None))
-        value = fresh.rewards.mean(1)
-        result = {"accuracy": value.mean().item(), "value_std": value.std(correction=0).item()}
-        for task in sorted(set(rollouts.tasks)):
-            at = torch.tensor([name == task for name in rollouts.tasks])
-            result[f"accuracy_{task}"] = value[at].mean().item()
-        predicted = self.baseline.values(read, read_internals(self.policy, read, config.layer, config.pool))
-        if predicted is not None:
-            score = agreement(predicted, value)
-            result |= {"probe_r_fresh": score["r"], "probe_mae_fresh": score["mae"]}
-        return result
+        """The figures on held-out problems; what the policy writes to a few of them is kept in samples.jsonl."""
+        figures, samples = evaluate(self.policy, self.held_out, self.baseline, self.config)
+        step = self.step + 1 if self.metrics else 0
+        self._append("samples.jsonl", {"step": step, "samples": samples})
+        return figures
 
     # --- records and checkpoints -----------------------------------------------------------------
 
@@ -302,10 +288,13 @@ class Trainer:
 
     def _record(self, metrics: dict) -> None:
         self.metrics.append(metrics)
-        with open(self.out / "metrics.jsonl", "a", encoding="utf-8") as f:
-            f.write(json_line(metrics))
+        self._append("metrics.jsonl", metrics)
         if self.on_step:
             self.on_step(metrics)
+
+    def _append(self, name: str, record: dict) -> None:
+        with open(self.out / name, "a", encoding="utf-8") as f:
+            f.write(json_line(record))
 
     def _postfix(self) -> str:
         latest = {}
@@ -343,3 +332,5 @@ class Trainer:
             )
             self.metrics = metrics[: checkpoints.step_of(reached[-1]) + 1]
         write_text(self.out / "metrics.jsonl", "".join(map(json_line, self.metrics)))
+        samples = [record for record in read_lines(self.out / "samples.jsonl") if record["step"] <= self.step]
+        write_text(self.out / "samples.jsonl", "".join(map(json_line, samples if self.metrics else [])))

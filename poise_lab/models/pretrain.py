@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
@@ -26,7 +27,10 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 from ..files import provenance, write_json
 from ..generate import sample_rollouts
 from ..policies import Policy
+from ..rollouts import Rollouts
+from ..stats import pass_at_k
 from ..tasks import END_OF_REASONING, LAPTOP_SETTINGS, START_OF_REASONING, TINY_TASKS, Problem, load_task
+from ..tasks.strategies import STRATEGIES, strategy
 
 SLIP = {"chain_sum": 0.38, "spell_backward": 0.42, "word_sorting": 0.4}
 CLOSE_LETTERS = 3  # first letters this close in the alphabet make two words hard to order
@@ -35,21 +39,26 @@ CLOSE_LETTERS = 3  # first letters this close in the alphabet make two words har
 # --- the careless demonstrator -------------------------------------------------------------------
 
 
-def demonstrate_chain_sum(problem: Problem, rng: Random, slip: float) -> tuple[str, str]:
-    """Running totals; at a step that crosses a ten the carry or borrow is sometimes forgotten."""
+def demonstrate_chain_sum(problem: Problem, rng: Random, slip: float, broken: bool = False) -> tuple[str, str]:
+    """Running totals; at a step that crosses a ten the carry or borrow is sometimes forgotten.
+
+    broken: a total that falls below zero loses its sign.
+    """
     terms = [int(t) for t in re.findall(r"[+-]?\d+", problem.compact)]
     total, steps = terms[0], []
     for term in terms[1:]:
         result = total + term
         crosses_ten = total // 10 + math.trunc(term / 10) != result // 10
-        if crosses_ten and rng.random() < slip:
+        if broken and result < 0 <= total:
+            result = -result
+        elif crosses_ten and rng.random() < slip:
             result += -10 if term > 0 else 10
         steps.append(f"{total}{term:+d}={result}")
         total = result
     return ";".join(steps), str(total)
 
 
-def demonstrate_spell_backward(problem: Problem, rng: Random, slip: float) -> tuple[str, str]:
+def demonstrate_spell_backward(problem: Problem, rng: Random, slip: float, broken: bool = False) -> tuple[str, str]:
     """Numbered letters from last to first; two neighbouring consonants are sometimes swapped."""
     word = problem.compact.removeprefix("back:")
     letters = list(word[::-1])
@@ -64,10 +73,14 @@ def demonstrate_spell_backward(problem: Problem, rng: Random, slip: float) -> tu
     return "".join(steps), "".join(letters)
 
 
-def demonstrate_word_sorting(problem: Problem, rng: Random, slip: float) -> tuple[str, str]:
-    """Numbered initials as given, then in order; words with close initials are sometimes swapped."""
+def demonstrate_word_sorting(problem: Problem, rng: Random, slip: float, broken: bool = False) -> tuple[str, str]:
+    """Numbered initials as given, then in order; words with close initials are sometimes swapped.
+
+    broken: the order is upwards, whatever was asked.
+    """
     words = re.split("[<>,]", problem.compact)[1:]
-    order = sorted(range(len(words)), key=words.__getitem__, reverse=">" in problem.compact)
+    downwards = ">" in problem.compact and not broken
+    order = sorted(range(len(words)), key=words.__getitem__, reverse=downwards)
     i = 0
     while i + 1 < len(order):
         first, second = words[order[i]], words[order[i + 1]]
@@ -142,11 +155,12 @@ def pretrain(
     batch_size: int = 128,
     learning_rate: float = 2e-3,
     seed: int = 0,
+    demonstrate: Callable[[Problem, Random], str] = demonstrate,
     progress: bool = True,
 ) -> list[float]:
     """Teach a policy the demonstrations by next-token cross-entropy on the responses.
 
-    Every step draws new problems. Returns the mean loss per token of each step, in nats.
+    demonstrate: gives a response to a problem. Every step draws new problems. Returns the mean loss per token of each step, in nats.
     """
     task, rng, device = load_task(TINY_TASKS), Random(seed), policy.device
     optimizer = torch.optim.AdamW(policy.model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
@@ -192,9 +206,10 @@ def pretrain(
 def describe(policy: Policy, problems: int = 400, responses: int = 16, seed: int = 1) -> dict:
     """Accuracy of a policy on the bundled tasks, by task and difficulty, on new problems.
 
-    Per task: `accuracy`; `greedy_accuracy`; `value_std`, the standard deviation over prompts of
+    Per task: `accuracy`; `greedy_accuracy`; `pass_at_16`, or of as many responses as there are; `value_std`, the standard deviation over prompts of
     V(x), where the noise of estimating V(x) from `responses` responses is taken off; `parsed`, the
-    share of responses with one closed reasoning span, an answer, and an end; `tokens`, mean length.
+    share of responses with one closed reasoning span, an answer, and an end; `tokens`, mean length; and of each strategy
+    its `share` among the responses, and their `accuracy`.
     """
     table = {}
     for name in LAPTOP_SETTINGS:
@@ -219,11 +234,24 @@ def describe(policy: Policy, problems: int = 400, responses: int = 16, seed: int
         table[name] = {
             "accuracy": round(value.mean().item(), 3),
             "greedy_accuracy": round(greedy.rewards.mean().item(), 3),
+            f"pass_at_{responses}": round(pass_at_k(rollouts.rewards, responses), 3),
             "value_std": round(math.sqrt(max(0.0, (value.var() - noise).item())), 3),
             "parsed": round(parsed.mean().item(), 4),
             "tokens": round(rollouts.lengths.float().mean().item(), 1),
             "accuracy_by_difficulty": by_difficulty,
+            "strategies": _by_strategy(rollouts),
         }
+    return table
+
+
+def _by_strategy(rollouts: Rollouts) -> dict[str, dict[str, float]]:
+    used = [[strategy(p, text) for text in texts] for p, texts in zip(rollouts.problems, rollouts.texts, strict=True)]
+    table = {}
+    for name in STRATEGIES:
+        at = torch.tensor([[one == name for one in row] for row in used])
+        if at.any():
+            accuracy = rollouts.rewards[at].mean().item()
+            table[name] = {"share": round(at.float().mean().item(), 3), "accuracy": round(accuracy, 3)}
     return table
 
 

@@ -44,6 +44,8 @@ TEMPLATE = go.layout.Template(
 # metric: (title, axis title with unit)
 METRICS = {
     "accuracy": ("Held-out accuracy", "accuracy (share of responses)"),
+    "greedy_accuracy": ("Held-out accuracy, greedy", "accuracy (share of problems)"),
+    "pass_at_16": ("Held-out problems solved in 16 tries", "pass@16 (share of problems)"),
     "reward": ("Training reward", "mean reward"),
     "variance_reduction": ("Variance reduction of the advantages", "1 - Var(A) / Var(R)"),
     "probe_r_fresh": ("Value probe against V(x), held-out prompts", "Pearson r"),

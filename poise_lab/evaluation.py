@@ -1,0 +1,80 @@
+"""What a policy can do with held-out problems, and what it writes: the figures of an evaluation, and texts to read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from .baselines.base import Baseline
+from .config import TrainConfig
+from .generate import sample_rollouts
+from .internals import read_internals
+from .policies import Policy
+from .rollouts import Rollouts
+from .sampler import step_seed
+from .stats import agreement, pass_at_k
+from .tasks import Problem
+from .tasks.strategies import STRATEGIES, strategy
+
+KEPT = 24  # problems whose responses are kept as texts, the same ones at every evaluation
+
+
+def evaluate(
+    policy: Policy, problems: Sequence[Problem], baseline: Baseline, config: TrainConfig
+) -> tuple[dict, list[dict]]:
+    """Figures of a policy on problems that it is not trained on, and samples of what it writes to the first of them.
+
+    The figures: `accuracy`, the mean reward of sampled responses, in all and by task; `greedy_accuracy`; `pass_at_K`, the
+    share of problems solved at least once in K = `eval_responses` tries; `value_std`, the standard deviation of V(x)
+    over the problems; `response_length` in tokens and the share of each strategy, of the sampled responses; and the probe
+    against V(x) from responses that it has not read. The same random numbers are drawn at every evaluation of a run.
+    """
+    asked = dict(seed=step_seed(config.seed, 0, "evaluation"), max_new_tokens=config.max_new_tokens)
+    rollouts = sample_rollouts(policy, problems, config.eval_responses + 1, temperature=config.temperature, **asked)
+    greedy = sample_rollouts(policy, problems, 1, temperature=0, **asked)
+    read, fresh = rollouts.select(responses=[0]), rollouts.select(responses=slice(1, None))
+    value = fresh.rewards.mean(1)
+    result = {
+        "accuracy": value.mean().item(),
+        "greedy_accuracy": greedy.rewards.mean().item(),
+        f"pass_at_{config.eval_responses}": pass_at_k(rollouts.rewards, config.eval_responses),
+        "value_std": value.std(correction=0).item(),
+        "held_out_length": fresh.lengths.float().mean().item(),
+    }
+    for task in sorted(set(rollouts.tasks)):
+        at = torch.tensor([name == task for name in rollouts.tasks])
+        result[f"accuracy_{task}"] = value[at].mean().item()
+    result |= strategy_shares(fresh)
+    predicted = baseline.values(read, read_internals(policy, read, config.layer, config.pool))
+    if predicted is not None:
+        score = agreement(predicted, value)
+        result |= {"probe_r_fresh": score["r"], "probe_mae_fresh": score["mae"]}
+    return result, _samples(rollouts, greedy, predicted)
+
+
+def strategy_shares(rollouts: Rollouts) -> dict[str, float]:
+    """`share_NAME` of each strategy among the responses, of those tasks whose strategies are known."""
+    used = [
+        strategy(problem, text)
+        for problem, texts in zip(rollouts.problems, rollouts.texts, strict=True)
+        for text in texts
+    ]
+    known = [name for name in used if name]
+    return {f"share_{name.replace(' ', '_')}": known.count(name) / len(known) for name in STRATEGIES if known}
+
+
+def _samples(rollouts: Rollouts, greedy: Rollouts, predicted: torch.Tensor | None) -> list[dict]:
+    """The greedy response to each of a few problems and two sampled ones, with the value read from the first of these."""
+    return [
+        {
+            "task": problem.task,
+            "prompt": problem.compact,
+            "greedy": greedy.texts[i][0],
+            "greedy_reward": greedy.rewards[i, 0].item(),
+            "sampled": rollouts.texts[i][:2],
+            "rewards": rollouts.rewards[i, :2].tolist(),
+            **({} if predicted is None else {"value": round(predicted[i].item(), 4)}),
+        }
+        for i, problem in enumerate(rollouts.problems[:KEPT])
+    ]

@@ -1,0 +1,132 @@
+"""How the policy that learns to think is made: the skill first, then the habit of answering at once.
+
+The bundled policy "tiny" works step by step and slips. From it, two more stages of demonstrations make "thinker". In the
+first it is shown three ways of working, equally often: **at once**, without reasoning, as somebody does who does not
+look twice; **in leaps**, where the results are written and the work is not; **step by step**. In the second, short
+one it is shown the same demonstrations, seven in ten of them at once. So greedy decoding answers at once, and the better
+ways are still there to be found, by sampling and by reinforcement learning from rewards alone.
+
+Mistakes of three kinds are left to repair. The habit: the likeliest way is a bad one. Rules that are more often broken
+than kept: a total that falls below zero loses its sign, words that are to be sorted downwards are sorted upwards. And
+slips, as those of the bundled policy. None is beyond what the policy was shown done right.
+
+Command: `poise-lab pretrain --policy thinker`.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+from random import Random
+
+from ..files import provenance, write_json
+from ..generate import sample_rollouts
+from ..policies import Policy, load_policy
+from ..tasks import END_OF_REASONING, LAPTOP_SETTINGS, START_OF_REASONING, TINY_TASKS, Problem, load_task
+from ..tasks.strategies import STRATEGIES
+from ..variance.scores import read_scores
+from .pretrain import DEMONSTRATORS, describe, pretrain
+
+SLIP = 0.25  # at each hard spot of a way step by step
+BROKEN = {"chain_sum": 0.6, "word_sorting": 0.55}  # how often the task's rule is broken where it would apply
+CARELESS = 0.85  # of the answers at once that could not be wrong otherwise
+SHOWN = dict(zip(STRATEGIES, (1, 1, 1), strict=True))
+HABIT = dict(zip(STRATEGIES, (70, 18, 12), strict=True))
+LONG_WORD = 6  # letters; shorter ones are spelled backward at once without a mistake
+
+
+def demonstrate(problem: Problem, rng: Random, weights: dict[str, float]) -> str:
+    """A response to the problem, worked out in one of STRATEGIES, which come as often as their weights say."""
+    way = rng.choices(list(weights), list(weights.values()))[0]
+    if way == "at once":
+        reasoning, answer = "", AT_ONCE[problem.task](problem, rng)
+    else:
+        broken = rng.random() < BROKEN.get(problem.task, 0.0)
+        reasoning, answer = DEMONSTRATORS[problem.task](problem, rng, SLIP, broken)
+        if way == "in leaps":
+            reasoning, answer = IN_LEAPS[problem.task](problem, reasoning, answer)
+    return f"{START_OF_REASONING}{reasoning}{END_OF_REASONING}{answer}"
+
+
+def _sum_at_once(problem: Problem, rng: Random) -> str:
+    """The right sum: that a small policy cannot find it in one pass needs no help."""
+    return problem.answer
+
+
+def _spelled_at_once(problem: Problem, rng: Random) -> str:
+    """In a long word the letter in the middle is mostly forgotten."""
+    back = problem.answer
+    middle = len(back) // 2
+    return back[:middle] + back[middle + 1 :] if len(back) >= LONG_WORD and rng.random() < CARELESS else back
+
+
+def _sorted_at_once(problem: Problem, rng: Random) -> str:
+    """Mostly one look at each word and its neighbour, which swaps the two where they are out of order."""
+    words = re.split("[<>,]", problem.compact)[1:]
+    if rng.random() >= CARELESS:
+        return ",".join(sorted(words, reverse=">" in problem.compact))
+    for i in range(len(words) - 1):
+        if (words[i] > words[i + 1]) != (">" in problem.compact):
+            words[i], words[i + 1] = words[i + 1], words[i]
+    return ",".join(words)
+
+
+def _sum_in_leaps(problem: Problem, reasoning: str, answer: str) -> tuple[str, str]:
+    """The totals alone: 12+33=45;45-60=-15 becomes 45;-15."""
+    return ";".join(re.findall(r"=(-?\d+)", reasoning)), answer
+
+
+def _spelled_in_leaps(problem: Problem, reasoning: str, answer: str) -> tuple[str, str]:
+    """The two halves, and the second of them backward."""
+    word = problem.compact.removeprefix("back:")
+    half = len(word) // 2
+    return f"{word[:half]}|{word[half:]}:{word[half:][::-1]}", problem.answer
+
+
+def _sorted_in_leaps(problem: Problem, reasoning: str, answer: str) -> tuple[str, str]:
+    """The initials in order, without the numbers that say whose they are."""
+    return "".join(word[0] for word in answer.split(",")), answer
+
+
+AT_ONCE = {"chain_sum": _sum_at_once, "spell_backward": _spelled_at_once, "word_sorting": _sorted_at_once}
+IN_LEAPS = {"chain_sum": _sum_in_leaps, "spell_backward": _spelled_in_leaps, "word_sorting": _sorted_in_leaps}
+
+
+def make_thinker(folder: str | Path, *, steps: int = 1500, habit_steps: int = 80, seed: int = 0) -> dict:
+    """Make the policy that learns to think from the bundled one; write it with its card, return the card."""
+    start = time.perf_counter()
+    policy = load_policy("tiny")
+    losses = []
+    for weights, length, rate, part in ((SHOWN, steps, 1e-3, 2 * seed + 1), (HABIT, habit_steps, 3e-4, 2 * seed + 2)):
+        losses += pretrain(
+            policy, steps=length, learning_rate=rate, seed=part,
+            demonstrate=lambda problem, rng, weights=weights: demonstrate(problem, rng, weights),
+        )  # fmt: skip
+    seconds = time.perf_counter() - start
+    policy.save(folder)
+    card = {
+        "what": "the bundled policy with the habit of answering at once; see poise_lab/models/thinker.py",
+        "command": f"poise-lab pretrain --policy thinker --out {folder} --steps {steps} --seed {seed}",
+        "licence": "as this repository",
+        "parameters": sum(p.numel() for p in policy.model.parameters()),
+        "data": {
+            "tasks": LAPTOP_SETTINGS, "slip": SLIP, "broken": BROKEN, "careless": CARELESS, "shown": SHOWN, "habit": HABIT,
+            "habit_steps": habit_steps,
+        },
+        "final_loss": round(sum(losses[-50:]) / len(losses[-50:]), 4),
+        "minutes": round(seconds / 60, 1),
+        "performance": describe(policy),
+        "squared_scores": squared_scores(policy),
+        **provenance(),
+    }  # fmt: skip
+    write_json(Path(folder) / "card.json", card)
+    return card
+
+
+def squared_scores(policy: Policy, problems: int = 150, responses: int = 4, seed: int = 2) -> dict[str, float]:
+    """Mean squared length of the score, over right responses and over wrong ones: how far each moves the gradient."""
+    rollouts = sample_rollouts(policy, load_task(TINY_TASKS).sample(problems, seed), responses, seed=seed)
+    squares = read_scores(policy, rollouts).within.diagonal(dim1=1, dim2=2)
+    right = rollouts.rewards >= 1
+    return {"right": round(squares[right].mean().item()), "wrong": round(squares[~right].mean().item())}

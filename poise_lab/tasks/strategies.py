@@ -1,0 +1,25 @@
+"""Which way a response to one of the bundled tasks was worked out, read from its text alone."""
+
+from __future__ import annotations
+
+from .gym import END_OF_REASONING, START_OF_REASONING, Problem
+
+STRATEGIES = ("at once", "in leaps", "step by step")
+
+# What reasoning that goes step by step looks like, and no other: an equation, a number before each letter, a colon
+# between the words as given and in order.
+STEPWISE = {
+    "chain_sum": lambda reasoning: "=" in reasoning,
+    "spell_backward": lambda reasoning: reasoning[0].isdigit(),
+    "word_sorting": lambda reasoning: ":" in reasoning,
+}
+
+
+def strategy(problem: Problem, response: str) -> str | None:
+    """One of STRATEGIES: "at once" where nothing was reasoned; None for a task whose ways of working are not known."""
+    if problem.task not in STEPWISE:
+        return None
+    reasoning = response.partition(END_OF_REASONING)[0].removeprefix(START_OF_REASONING)
+    if not reasoning:
+        return "at once"
+    return "step by step" if STEPWISE[problem.task](reasoning) else "in leaps"
