@@ -18,7 +18,11 @@ from reasoning_gym.factory import DATASETS
 import poise_lab as pl
 from poise_lab.tasks import NO_ANSWER, limits
 
-REFUSED = {"composite": "Must specify at least one dataset", "game_of_life_halting": "gives full marks to"}
+REFUSED = {
+    "composite": "Must specify at least one dataset",
+    "game_of_life_halting": "gives full marks to 'no such answer'",
+    "coin_flip": "gives full marks to '0'",  # as to every beginning of the right number
+}
 NAMES = sorted(set(DATASETS) - set(REFUSED))
 TYPED = [
     "", " ", "\n", "\t\n ", "0", "-1", "1e400", "-inf", "NaN", "nan", "None", "null", "True", "1/0", "0x", "1_000", "٣", "½",
@@ -189,6 +193,19 @@ def test_a_verifier_that_takes_too_long_is_stopped(name, answer, monkeypatch):
     assert signal.getsignal(signal.SIGVTALRM) == handler and signal.getitimer(signal.ITIMER_VIRTUAL)[0] == 0
     assert resource.getrlimit(resource.RLIMIT_AS) == memory
     assert problem.answer is None or problem.reward(problem.answer) == 1.0
+
+
+@pytest.mark.parametrize("answer", ["nan", "NaN", "nan+nani", "nanj", "inf", "-Infinity", " nan "])
+@pytest.mark.parametrize("name", ["complex_arithmetic", "chain_sum", "decimal_arithmetic", "power_function"])
+def test_what_is_no_number_is_no_answer(name, answer):
+    """The distance of nan from a number is nan, and the smaller of 1 and nan is 1."""
+    problem = problems(name)[0]
+    assert problem.reward(answer) == 0 and problem.reward(problem.answer) == 1
+
+
+def test_words_that_begin_like_no_number_are_answers():
+    task = pl.load_task([{"question": "2 words", "answer": "nan 2"}, {"question": "animal", "answer": "infant nanny"}])
+    assert [problem.reward(problem.answer) for problem in task.problems] == [1, 1]
 
 
 def test_answers_are_graded_in_other_threads():

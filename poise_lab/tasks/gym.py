@@ -20,6 +20,7 @@ from .limits import TooLong, check_answer, limited
 
 START_OF_REASONING, END_OF_REASONING = "<think>", "</think>"
 NO_ANSWER = "no such answer"  # right for no problem; a verifier that pays for it would pay for anything
+RUBBISH = ("", "0", "0.", "1", "-", "[]")  # and for several answers, each of these
 
 # Settings of the tasks that the bundled policy knows; any of them can be overridden by keyword.
 LAPTOP_SETTINGS = {
@@ -91,7 +92,7 @@ class Problem:
         if answer is None:
             return 0.0
         try:
-            check_answer(self.task, answer)
+            check_answer(self.task, answer, self.answer)
             with limited(answer):
                 return float(self.dataset.score_answer(answer, self.entry) >= 1.0)
         except (Exception, TooLong, SystemExit):  # whatever a policy can write must not end a run
@@ -185,16 +186,23 @@ class Task:
             self._dataset(seed=self._seeds - 2, size=1)[0]
         except ValueError:  # numpy takes seeds of 32 bits
             self._seeds = 2**31
-        dataset = self._dataset(seed=0, size=1)
+        dataset = self._dataset(seed=0, size=8)
+        for text in (NO_ANSWER, *RUBBISH):
+            if any(self._pays(dataset, text, i) for i in range(3)):
+                right = {str(dataset[i]["answer"]) for i in range(8) if self._pays(dataset, text, i)}
+                if (
+                    text == NO_ANSWER or len(right) > 2
+                ):  # an answer may be right for many problems, but is then the same
+                    raise PoiseLabError(
+                        f"the verifier of task {self.name!r} gives full marks to {text!r}, so there is nothing to learn; "
+                        "use another task"
+                    )
+
+    def _pays(self, dataset, text: str, index: int) -> bool:
         try:
-            pays = dataset.score_answer(NO_ANSWER, dataset[0]) >= 1.0
+            return dataset.score_answer(text, dataset[index]) >= 1.0
         except Exception:  # wrong, as in Problem.reward
-            pays = False
-        if pays:
-            raise PoiseLabError(
-                f"the verifier of task {self.name!r} gives full marks to {NO_ANSWER!r}, so there is nothing to learn; "
-                "use another task"
-            )
+            return False
 
     def _problem(self, entry: dict, dataset) -> Problem:
         metadata = entry["metadata"]

@@ -22,6 +22,7 @@ COMPUTING = ("countdown", "intermediate_integration", "polynomial_multiplication
 PLAIN = {"abs", "max", "min", "pow", "round", "sum", "sqrt", "cbrt", "root", "expand", "factor", "simplify"}
 NO_MATHEMATICS = re.compile(r"['\":\\]|<<|(?<!\d)\.\s*[^\W\d]")  # text, lambda, shifts, attributes
 WORD = re.compile(r"[^\W\d]\w*")
+NO_NUMBER = re.compile(r"(?<![a-z])(nan|inf|infinity)(?![a-hk-z])", re.IGNORECASE)
 LARGE = re.compile(r"\d{6}")  # of this kind is what a verifier would make a list of, in one go
 
 for _name in EVALUATING:  # lists are still read; nothing is run
@@ -32,8 +33,13 @@ class TooLong(BaseException):
     """Not an Exception, which verifiers catch."""
 
 
-def check_answer(task: str, answer: str) -> None:
-    """Raises ValueError for an answer that its task's verifier would run as a program."""
+def check_answer(task: str, answer: str, right: object) -> None:
+    """Raises ValueError for an answer that its task's verifier would run as a program, or that is no number.
+
+    right: the reference. A verifier that measures how far an answer is from it may pay for what is at no distance.
+    """
+    if isinstance(right, str) and re.search(r"\d", right) and NO_NUMBER.search(answer) and not NO_NUMBER.search(right):
+        raise ValueError("the answer is no number")
     if task in COMPUTING and (NO_MATHEMATICS.search(answer) or any(map(_does_something, WORD.findall(answer)))):
         raise ValueError("the answer is no mathematics")
 
