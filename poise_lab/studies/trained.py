@@ -42,7 +42,7 @@ SMOLLM2 = {
 
 # The policy that learns to think: POISE, REINFORCE without a baseline, and two controls that see no reward.
 THINKING = {
-    f"{name}-{seed}": f"--policy thinker --learning-rate 6e-5 --baseline {name} {more}--seed {seed}"
+    f"{name}-{seed}": f"--policy thinker --learning-rate 5e-5 --baseline {name} {more}--seed {seed}"
     for name, more in (
         ("poise", ""), ("random_rewards", ""), ("sharpen", ""), ("none", "--set responses=1 --prompts 192 ")
     )
