@@ -134,9 +134,8 @@ def recorded(name):
 
 
 def test_recorded_runs_are_what_make_run_does():
-    flags = trained.THINKING["poise-0"].replace("--set", "")
-    makefile = (ROOT / "Makefile").read_text()
-    assert all(f"{name} {value}" in makefile for name, value in re.findall(r"(--\S+) (\S+)", flags))
+    assert trained.THINKING["poise-0"] == "--policy thinker --learning-rate 5e-5 --baseline poise --seed 0"
+    assert "poise-lab train --policy thinker --learning-rate 5e-5 --out" in (ROOT / "Makefile").read_text()
     for name in ("poise", "random_rewards", "sharpen", "none"):
         for run in recorded(name):
             assert run.finished and run.config["policy"] == "thinker"
@@ -148,18 +147,23 @@ def test_the_policy_learns_to_think():
     """Greedy accuracy up by 0.3 and more, pass@16 not down, responses longer, and half of them no longer at once."""
     runs = recorded("poise")
     assert mean_interval(thinking.gains(runs, "greedy_accuracy"))[1] > 0.3
-    assert mean_interval(thinking.gains(runs, "pass_at_16"))[2] > 0
+    assert mean_interval(thinking.gains(runs, "pass_at_16"))[1] > 0
     assert mean_interval(thinking.gains(runs, "held_out_length"))[1] > 5
     for run in runs:
         assert 0 < thinking.turning_step(run) < 100
 
 
-def test_half_of_the_gain_comes_after_step_30():
-    shares = []
-    for run in recorded("poise"):
-        by_step = dict(zip(*run.series("accuracy"), strict=True))
-        shares.append((by_step[100] - by_step[30]) / (by_step[100] - by_step[0]))
-    assert mean_interval(shares)[0] >= 0.45
+def test_the_climb_is_slow_enough_to_watch():
+    """Of what a run gains, two fifths of the accuracy and half of the length come after step 30 of 100."""
+
+    def late(metric):
+        late_part = []
+        for run in recorded("poise"):
+            by_step = dict(zip(*run.series(metric), strict=True))
+            late_part.append((by_step[100] - by_step[30]) / (by_step[100] - by_step[0]))
+        return mean_interval(late_part)[0]
+
+    assert late("accuracy") > 0.4 and late("held_out_length") > 0.5
 
 
 def test_controls_without_rewards_do_not_learn():
