@@ -10,7 +10,7 @@ ONE := OMP_NUM_THREADS=1
 TWO := -n 2 --dist loadfile
 NBVAL := --nbval --nbval-current-env --nbval-sanitize-with tests/sanitize.cfg --nbval-cell-timeout=600
 NOTEBOOKS := $(filter-out notebooks/11_%,$(wildcard notebooks/*.ipynb))
-.PHONY: run test test-scale test-lab test-all lab notebooks bench assignments handout grade grade-check lint clean
+.PHONY: run test test-scale test-lab test-site test-all lab site notebooks bench assignments handout grade grade-check lint clean
 
 run: $(VENV)/.installed
 	$(BIN)/poise-lab train --baseline poise --seed 0 --out $(RUN) $(if $(wildcard $(RUN)/config.json),--resume)
@@ -29,7 +29,13 @@ test-lab: $(SCALE)/.installed  # the notebooks in a browser, every slider moved;
 	  { command -v apt-get && test "$$(id -u)" = 0 && apt-get update -qq && apt-get install -qq -y chromium; } || \
 	  $(SCALE)/bin/playwright install --with-deps chromium
 	$(ONE) $(SCALE)/bin/python -m pytest tests/lab_check.py tests/viewer_check.py -q -n 2
+test-site: $(SCALE)/.installed  # every page of the site in a browser, without a network
+	$(SCALE)/$(PIP) -c constraints.txt -e ".[dev,scale,browser,site]"
+	$(ONE) $(SCALE)/bin/python -m pytest tests/site_check.py -q
 test-all: test test-scale grade-check test-lab
+site: $(VENV)/.installed  # the course as pages that need no network: open site/index.html
+	$(VENV)/$(PIP) -c constraints.txt -e ".[site]"
+	$(BIN)/python -m tools.site site
 lab: $(VENV)/.installed
 	$(BIN)/jupyter lab notebooks
 notebooks: $(VENV)/.installed
