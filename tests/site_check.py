@@ -1,6 +1,6 @@
 """The site in headless Chromium, without a network: every page opens, every figure and every view moves.
 
-`make test-site` runs it; it needs the extras `site` and `browser`.
+`make test-lab` runs it; it needs the extras `site` and `browser`.
 """
 
 from __future__ import annotations
