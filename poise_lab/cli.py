@@ -105,6 +105,10 @@ def _parser() -> argparse.ArgumentParser:
         "--wording", default=None, help="how a problem is put: compact, question, line (see load_policy)"
     )
     train.add_argument("--shots", type=int, default=None, help="solved problems in front of each problem")
+    train.add_argument(
+        "--tags", nargs=2, default=None, metavar=("START", "END"),
+        help="what the reasoning stands between, such as '[THINK]' '[/THINK]' (default: what the tokenizer shows)",
+    )  # fmt: skip
     train.add_argument("--baseline", default="poise", help=f"{', '.join(BASELINES)} (default: poise)")
     train.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", dest="settings",
@@ -211,7 +215,7 @@ def _train(args) -> int:
         return _train_on_trl(args, config, settings)
     baseline = make_baseline(args.baseline, **settings)
     task = load_task(args.task or TINY_TASKS, **task_settings)
-    policy = load_policy(args.policy, shots=args.shots, wording=args.wording)
+    policy = load_policy(args.policy, shots=args.shots, wording=args.wording, tags=args.tags)
     trainer = Trainer(policy, task, baseline, config, out=args.out, resume=args.resume)
     run = trainer.run()
     if not run.finished:
@@ -232,7 +236,7 @@ def _train_on_trl(args, config, settings: dict) -> int:
 
     run = train(
         config, policy=args.policy, task=args.task or TINY_TASKS, out=args.out, resume=args.resume,
-        baseline=args.baseline, settings=settings,
+        baseline=args.baseline, settings=settings, tags=args.tags,
     )  # fmt: skip
     if int(os.environ.get("RANK", 0)) == 0:
         accuracy = run.series("accuracy")[1]

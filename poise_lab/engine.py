@@ -153,16 +153,20 @@ def trunk_states(model, ids: torch.Tensor, shared: int = 0) -> torch.Tensor:
         return behind(first, rest)
 
 
+def layers_to_recompute(model) -> list[torch.nn.Module]:
+    """The layers that gradient checkpointing is enabled for."""
+    everywhere = getattr(trunk_of(model), "gradient_checkpointing", False)
+    return [m for m in decoder_layers(model) or () if getattr(m, "gradient_checkpointing", everywhere)]
+
+
 @contextlib.contextmanager
 def recomputed_layers(model):
     """Within the context, the layers that gradient checkpointing is enabled for are run again in the backward pass.
 
     transformers does so in training mode only, in which dropout is on, and without a cache.
     """
-    everywhere = getattr(trunk_of(model), "gradient_checkpointing", False)
-    layers = [m for m in decoder_layers(model) or () if getattr(m, "gradient_checkpointing", everywhere)]
     with contextlib.ExitStack() as stack:
-        for layer in layers if torch.is_grad_enabled() else ():
+        for layer in layers_to_recompute(model) if torch.is_grad_enabled() else ():
             stack.enter_context(_instead_of_forward(layer, partial(_recomputed, layer.forward)))
         yield
 

@@ -14,12 +14,14 @@ from functools import partial
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from .engine import behind, on_layer, trunk_states
+from .engine import behind, layers_to_recompute, on_layer, trunk_states, window_of
 from .errors import PoiseLabError
+from .packed import packed_states
 from .policies import Policy, common_prefix
 from .rollouts import Internals, Rollouts
 
 BATCH_TOKENS = 2048  # padded tokens of one forward pass; more do not fit the caches of a CPU
+PACKED_TOKENS = 1024  # the same where nothing is padded
 CHUNK_LOGITS = 8 * 2**20  # logits held at a time: 32 MB in float32
 
 
@@ -37,6 +39,36 @@ def batches_by_length(rollouts: Rollouts, rows: torch.Tensor) -> Iterator[torch.
         if end == len(order) or shared + (lengths[end] - shared) * (end + 1 - start) > BATCH_TOKENS:
             yield order[start:end]
             start = end
+
+
+def packs(policy: Policy, rollouts: Rollouts, rows: torch.Tensor) -> bool:
+    """Whether some rows are scored in one (`packed`): where that is exact, and no long beginning is common to all.
+
+    Windows of attention are not looked after there, nor layers that are run again in the backward pass.
+    """
+    if not policy.ways.packs or layers_to_recompute(policy.model):
+        return False
+    prompts = [rollouts.prompt_ids[i] for i in sorted({row // rollouts.responses for row in rows.tolist()})]
+    fits = int(row_lengths(rollouts)[rows].max()) <= window_of(policy.model.config)
+    return fits and not (policy.ways.scoring == "shared" and common_prefix(prompts))
+
+
+def batches_to_score(policy: Policy, rollouts: Rollouts, rows: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Split rows into batches for `forward_rows`: as they come, where they are packed, and else by their length."""
+    if not packs(policy, rollouts, rows):
+        yield from batches_by_length(rollouts, rows)
+        return
+    lengths, m = rollouts.lengths.flatten().tolist(), rollouts.responses
+    batch, tokens = [], 0
+    for row in rows.tolist():
+        whole = lengths[row] + len(rollouts.prompt_ids[row // m])
+        more = lengths[row] if batch and batch[-1] // m == row // m else whole
+        if batch and tokens + more > PACKED_TOKENS:
+            yield torch.tensor(batch)
+            batch, tokens, more = [], 0, whole
+        batch.append(row)
+        tokens += more
+    yield torch.tensor(batch)
 
 
 def row_lengths(rollouts: Rollouts) -> torch.Tensor:
@@ -73,7 +105,7 @@ def score_tokens(policy, hidden, tokens, temperature, with_entropy):
     return logprobs, log_norm - ((logits - log_norm[:, None]).exp() * logits).sum(-1)
 
 
-def scoring_states(policy: Policy, rollouts: Rollouts, rows: torch.Tensor, *, share: bool = True):
+def scoring_states(policy: Policy, rollouts: Rollouts, rows: torch.Tensor, *, share: bool = True, pack: bool = True):
     """The trunk's output at the positions that score the sampled tokens of some rows.
 
     rows: (R,) indices into the flattened P * M. Returns states (N, D) on the policy's device, one for
@@ -81,6 +113,7 @@ def scoring_states(policy: Policy, rollouts: Rollouts, rows: torch.Tensor, *, sh
     scores a token is that of the position before it, so the first of a row has read the prompt alone.
 
     share: run a long beginning that all prompts have in common once and not once per row.
+    pack: run all rows in one where that is faster; the layers then see one row and not a row of each.
     """
     m, width = rollouts.responses, rollouts.response_ids.shape[2]
     lengths = rollouts.lengths.flatten()[rows]
@@ -90,8 +123,11 @@ def scoring_states(policy: Policy, rollouts: Rollouts, rows: torch.Tensor, *, sh
         raise PoiseLabError(
             f"a row of {total} tokens is longer than the context of {policy.context} of policy {policy.name!r}"
         )
-    ids = torch.full((len(rows), total), rollouts.pad_id, dtype=torch.long)
+    mask = torch.arange(width) < lengths[:, None]  # (R, T)
     responses = rollouts.response_ids.flatten(0, 1)[rows]
+    if share and pack and packs(policy, rollouts, rows):
+        return _packed_states(policy, rollouts, rows, responses, lengths.tolist()), mask
+    ids = torch.full((len(rows), total), rollouts.pad_id, dtype=torch.long)
     for i, row in enumerate(rows.tolist()):
         prompt, n = rollouts.prompt_ids[row // m], int(lengths[i])
         ids[i, : len(prompt)] = torch.tensor(prompt)
@@ -99,10 +135,23 @@ def scoring_states(policy: Policy, rollouts: Rollouts, rows: torch.Tensor, *, sh
     share = share and policy.ways.scoring == "shared"
     shared = common_prefix([rollouts.prompt_ids[row // m] for row in rows.tolist()]) if share else 0
     hidden = trunk_states(policy.model, ids, shared)
-    mask = torch.arange(width) < lengths[:, None]  # (R, T)
     row_index, token_index = mask.nonzero(as_tuple=True)
     states = hidden[row_index.to(policy.device), (starts[row_index] - 1 + token_index).to(policy.device)]
     return states, mask
+
+
+def _packed_states(policy: Policy, rollouts: Rollouts, rows, responses, lengths: list[int]) -> torch.Tensor:
+    """The states of `scoring_states`, (N, D). Nothing is scored by the last token of a response, so it is not run."""
+    trees: dict[int, list[int]] = {}  # each prompt, and which of the rows are responses to it
+    for i, row in enumerate(rows.tolist()):
+        trees.setdefault(row // rollouts.responses, []).append(i)
+    cut = [responses[i, : max(0, n - 1)].tolist() for i, n in enumerate(lengths)]
+    states, found = packed_states(
+        policy.model, [(rollouts.prompt_ids[prompt], [cut[i] for i in group]) for prompt, group in trees.items()]
+    )
+    places = dict(zip((i for group in trees.values() for i in group), found, strict=True))
+    scoring = [places[i][len(places[i]) - len(cut[i]) - 1 :][:n] for i, n in enumerate(lengths)]
+    return states[torch.tensor([place for row in scoring for place in row], device=states.device)]
 
 
 def padded(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -114,9 +163,10 @@ def forward_rows(policy: Policy, rollouts: Rollouts, rows: torch.Tensor, *, entr
     """Log-probabilities of the sampled tokens of some rows, with gradients where they are enabled.
 
     rows: (R,) indices into the flattened P * M. Returns (logprobs, token_entropy or None), each
-    (R, T) float32 on the policy's device, 0 at padding.
+    (R, T) float32 on the policy's device, 0 at padding. With entropies, each row runs as one of the batch: the hidden
+    states are read beside them (`read_internals`).
     """
-    states, mask = scoring_states(policy, rollouts, rows)
+    states, mask = scoring_states(policy, rollouts, rows, pack=not entropy)
     tokens = rollouts.response_ids.flatten(0, 1)[rows][mask].to(policy.device)
     chunk = max(1, CHUNK_LOGITS // policy.model.config.get_text_config().vocab_size)
     parts = []

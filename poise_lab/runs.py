@@ -21,7 +21,7 @@ from .rollouts import leave_one_out_mean
 from .stats import agreement, mean_interval, variance_reduction
 
 # What makes a run, besides its seed; all else in config.json (date, versions, threads) says how it was made.
-SETTINGS = ("engine", "policy", "wording", "shots", "task", "task_settings", "baseline", "train")
+SETTINGS = ("engine", "policy", "wording", "shots", "tags", "task", "task_settings", "baseline", "train")
 ASIDE = ("train.seed", "train.checkpoint_every")  # two runs that differ in nothing else are seeds of one setting
 
 
@@ -205,7 +205,10 @@ def claim_folder(folder: Path, settings: dict, resume: bool, made: dict) -> None
         if not (folder / "config.json").is_file():
             raise PoiseLabError(f"nothing to resume: {folder} holds no run (no config.json)")
         config = read_json(folder / "config.json")
-        found = differences({k: config.get(k) for k in settings}, settings)
+        # a setting that is not in it was not there when the run was started
+        found = differences(
+            {k: config[k] for k in settings if k in config}, {k: settings[k] for k in settings if k in config}
+        )
         for path, old, new in sorted(found, key=lambda d: not d[0].endswith("name")):
             if path != "train.steps":  # a run may be made longer
                 raise PoiseLabError(

@@ -17,13 +17,13 @@ from pathlib import Path
 import torch
 from tqdm.auto import tqdm
 
-from . import checkpoints
+from . import checkpoints, threads
 from .baselines.base import Baseline
 from .config import TrainConfig
 from .errors import NotFiniteError, PoiseLabError, disk_is_full
 from .evaluation import evaluate
 from .files import json_line, provenance, read_json, write_text
-from .internals import Internals, batches_by_length, forward_rows, read_internals
+from .internals import Internals, batches_to_score, forward_rows, read_internals
 from .objective import clipped_surrogate, kl_penalty, token_weights
 from .policies import Policy
 from .process import finish_step_on_interrupt, peak_memory_mb, timed_as
@@ -65,7 +65,7 @@ class Trainer:
             raise PoiseLabError(f"policy {policy.name!r} has no weights to train: none of them requires a gradient")
         _ = policy.ways  # a model that cannot be used is refused here
         self.optimizer = torch.optim.AdamW(
-            self.trained.values(), lr=config.learning_rate, weight_decay=config.weight_decay
+            self.trained.values(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
         self.reference = copy.deepcopy(policy) if config.kl else None
         self.held_out = task.sample(config.eval_prompts, step_seed(config.seed, 0, "held-out"))
@@ -89,6 +89,7 @@ class Trainer:
         Raises PoiseLabError on a NaN or infinite loss, naming the step and the last good checkpoint, and if every reward
         of the first steps is the same. Where no step was finished, the run folder is free again.
         """
+        threads.use_for(self.policy.model.num_parameters())  # another policy may have been loaded since
         try:
             return self._run()
         except Exception as e:
@@ -218,7 +219,7 @@ class Trainer:
         weights = torch.zeros(mask.shape)
         weights[rows] = token_weights(mask[rows], config.aggregation)
         loss_sum = clip_sum = 0.0
-        for batch in batches_by_length(rollouts, rows):
+        for batch in batches_to_score(self.policy, rollouts, rows):
             logprobs, _ = forward_rows(self.policy, rollouts, batch)
             w = weights[batch].to(device)
             loss, active = clipped_surrogate(
@@ -280,6 +281,7 @@ class Trainer:
             "policy": self.policy.name,
             "wording": self.policy.wording,
             "shots": self.policy.shots,
+            "tags": list(self.policy.tags),
             "task": self.task.name,
             "task_settings": getattr(self.task, "settings", {}),
             "baseline": self.baseline.settings(),

@@ -28,6 +28,7 @@ from .engine import (
     trunk_states,
 )
 from .errors import NotFiniteError, PoiseLabError
+from .packed import packed_states
 
 # Ways to sample and to score, from the fastest to the one that asks least of a model.
 SAMPLING = {
@@ -37,6 +38,7 @@ SAMPLING = {
     "whole": "sampled without a cache, prompts of one length side by side",
 }
 SCORING = {"shared": "scored, a common beginning run once", "whole": "scored, every row whole"}
+PACKED = "scored, all rows in one, a prompt run once"
 # nats by which a log-probability may be off where logits are up to 20, and parts of a state: half precision rounds
 BOUNDS = {torch.float64: 1e-4, torch.float32: 1e-4, torch.float16: 0.1, torch.bfloat16: 0.5}
 # A state that is updated token by token rounds in another way than the same in chunks, and a few tokens are far off:
@@ -49,13 +51,14 @@ LIKELY = 1e-4  # probability of the tokens that are looked at: the logits of oth
 class Ways:
     """How one model is run: by which names of SAMPLING and SCORING; whether its output embeddings alone give logits.
 
-    bytes_per_token: what its cache takes.
+    bytes_per_token: what its cache takes. packs: whether rows are scored in one (`packed`) where that is faster.
     """
 
     sampling: str
     scoring: str
     plain_head: bool
     bytes_per_token: int
+    packs: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,6 +161,16 @@ class Comparison:
             for state, logits in zip(states, plain, strict=True)
         )
 
+    def packed(self, plain_head: bool) -> float:
+        """The same over all rows in one; the first two have one prompt."""
+        rows, plain = self.probes["rows"], self.plain["rows"]
+        both, *others = [(ids[:n], [ids[n:]]) for ids, n in rows[1:]]
+        states, places = packed_states(self.model, [(both[0], [rows[0][0][rows[0][1] :], *both[1]]), *others])
+        return max(
+            _off(head(self.model, states[place], plain_head), logits)
+            for place, logits in zip(places, plain, strict=True)
+        )
+
     def sampled(self, way: str) -> float:
         """Rows that grow: one is split after the prompt, one is dropped after that, and the others change places."""
         name = "shared" if way == "shared" else "rows"
@@ -256,8 +269,9 @@ def find_ways(model, length: int = 0) -> tuple[Ways, list[Compared]]:
             if not probes.note(what, compute):
                 probes.refuse()
         plain_head, scoring = probes.scoring()
+        packs = model.device.type == "cpu" and probes.note(PACKED, lambda: probes.packed(plain_head))
         sampling = probes.sampling()
-    return Ways(sampling, scoring, plain_head, probes.bytes_per_token), probes.rows
+    return Ways(sampling, scoring, plain_head, probes.bytes_per_token, packs), probes.rows
 
 
 def merged(model):

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from support import random_internals, toy_internals, toy_rollouts
+from support import ToyTask, random_internals, tiny_policy, toy_internals, toy_rollouts
 
 import poise_lab as pl
 from poise_lab.baselines import BASELINES
@@ -480,3 +480,27 @@ def test_own_share_by_hand_and_where_there_is_none():
     assert math.isnan(pl.own_share(rewards.numpy(), np.ones((1, 2)), np.ones((1, 3))))
     with pytest.raises(pl.PoiseLabError, match="at least 2 fresh responses"):
         pl.own_share(rewards, rewards, fresh[:, :1])
+
+
+# --- controls --------------------------------------------------------------------------------------
+
+
+def test_controls_see_no_reward():
+    """Other rewards change nothing; the tosses repeat for a batch and differ between batches; sharpening rises with log p."""
+    policy = tiny_policy()
+    rollouts = pl.sample_rollouts(policy, ToyTask().sample(40, 0), 2, seed=0, max_new_tokens=6)
+    internals = pl.read_internals(policy, rollouts, layer=1, pool=2)
+    other = pl.sample_rollouts(policy, ToyTask().sample(40, 1), 2, seed=0, max_new_tokens=6)
+    turned = dataclasses.replace(rollouts, rewards=1 - rollouts.rewards)
+    for name in ("random_rewards", "sharpen"):
+        control = pl.make_baseline(name)
+        advantages = control.advantages(rollouts, internals)
+        assert advantages.equal(control.advantages(turned, internals))
+        assert abs(advantages.mean()) < 0.2 and advantages.std() > 0.4
+    assert (
+        not pl.make_baseline("random_rewards")
+        .advantages(other, None)
+        .equal(pl.make_baseline("random_rewards").advantages(rollouts, None))
+    )
+    mean = (internals.logprobs * rollouts.mask).sum(-1) / rollouts.lengths
+    assert advantages.flatten().argsort().equal(mean.flatten().argsort())

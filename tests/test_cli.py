@@ -597,3 +597,22 @@ def test_what_is_no_policy_of_a_run(capfd, tmp_path, runs, random_policy):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "metrics.jsonl").touch()
     assert "holds no checkpoint" in refused(capfd, tmp_path, "sample", tmp_path / "run")
+
+
+def test_tags_are_a_setting_of_a_run(tmp_path, capsys):
+    """Where the reasoning ends is in config.json: a resume with others is refused, and compare tells runs apart by it."""
+    small = "--steps 1 --prompts 4 --minibatches 1 --eval-prompts 2 --eval-responses 1 --max-new-tokens 8".split()
+    out = {name: str(tmp_path / name) for name in ("shown", "given")}
+    assert main(["train", *small, "--out", out["shown"]]) == 0
+    assert main(["train", *small, "--out", out["given"], "--tags", "", "####"]) == 0
+    assert pl.read_run(out["shown"]).config["tags"] == ["<think>", "</think>"]
+    assert pl.read_run(out["given"]).config["tags"] == ["", "####"]
+    capsys.readouterr()
+    assert main(["train", *small, "--out", out["given"], "--resume"]) == 2
+    assert "tags is ['', '####'] there and ['<think>', '</think>'] here" in capsys.readouterr().err
+    assert main(["compare", *out.values()]) == 0
+    table = capsys.readouterr().out
+    assert "tags ['', '####']" in table and "tags ['<think>', '</think>']" in table
+    config = Path(out["shown"], "config.json")
+    config.write_text(json.dumps({k: v for k, v in json.loads(config.read_text()).items() if k != "tags"}))
+    assert main(["train", *small, "--out", out["shown"], "--resume"]) == 0  # begun before there was such a setting

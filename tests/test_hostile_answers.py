@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import re
+import resource
+import signal
+import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from random import Random
 
@@ -11,9 +16,13 @@ import pytest
 from reasoning_gym.factory import DATASETS
 
 import poise_lab as pl
-from poise_lab.tasks import NO_ANSWER
+from poise_lab.tasks import NO_ANSWER, limits
 
-REFUSED = {"composite": "Must specify at least one dataset", "game_of_life_halting": "gives full marks to"}
+REFUSED = {
+    "composite": "Must specify at least one dataset",
+    "game_of_life_halting": "gives full marks to 'no such answer'",
+    "coin_flip": "gives full marks to '0'",  # as to every beginning of the right number
+}
 NAMES = sorted(set(DATASETS) - set(REFUSED))
 TYPED = [
     "", " ", "\n", "\t\n ", "0", "-1", "1e400", "-inf", "NaN", "nan", "None", "null", "True", "1/0", "0x", "1_000", "٣", "½",
@@ -34,17 +43,22 @@ HUGE = [
 ]
 ALPHABETS = ["0123456789", "0123456789 .,-+*/=()", "[]{}(),:'\" 01ab\n", "abcdefghij ,", "RLUDFB' 2", "<>/think0 "]
 
-# Verifiers that compute what an answer says, however long it takes: nothing here can stop sympy within a power of
-# powers, or the cube within a number of moves. Such answers are left out.
-NOTHING, POWERS = re.compile("(?!)"), re.compile(r"\*\*|\^|e\d{4}|!")
-COMPUTES = {
-    "rubiks_cube": re.compile(r"\d{3}"),
-    **dict.fromkeys(
-        ["binary_matrix", "coin_flip", "countdown", "intermediate_integration", "simple_integration", "puzzle24",
-         "polynomial_multiplication"],
-        POWERS,
-    ),
-}  # fmt: skip
+# Each does something beside mathematics. "{}" is a file that none may write.
+PROGRAMS = [
+    "__import__('pathlib').Path('{}').touch()", "[__import__('pathlib').Path('{}').touch()]", "exit()", "quit()",
+    "open('{}', 'w')", "exec(chr(112))", "eval(chr(112))", "print(24)", "input()", "breakpoint()", "test()", "(1).__class__",
+    "x.__class__.__mro__", "lambda: 24", "24 if open('{}', 'w') else 0", "1<<99999999999", "getattr(x, chr(97))", "[0]*10**10",
+]  # fmt: skip
+ENDLESS = [
+    "9**9**9",
+    "9**9**9**9",
+    "2**(10**10)",
+    "99999999!",
+    "(x+1)**99999",
+    "R999999999",
+    "x**9**9**9",
+    "factorial(9**9)",
+]
 
 
 @cache
@@ -67,11 +81,12 @@ def hostile(problem, seed: int = 0) -> list[str]:
     random = Random(f"{problem.task} {seed}")
     drawn = ["".join(random.choices(letters, k=random.randint(1, 40))) for letters in ALPHABETS for _ in range(15)]
     near = [changed(problem.answer or "0 0", random) for _ in range(60)]
-    return [text for text in [*TYPED, *HUGE, *drawn, *near] if not COMPUTES.get(problem.task, NOTHING).search(text)]
+    return [*TYPED, *HUGE, *ENDLESS, *PROGRAMS, *drawn, *near]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_answer_has_a_reward_in_time(name):
+def test_every_answer_has_a_reward_in_time(name, monkeypatch):
+    monkeypatch.setattr(limits, "SECONDS", 0.2)
     problem, before = problems(name)[0], time.process_time()
     answers = hostile(problem)
     assert len(answers) > 150
@@ -129,6 +144,74 @@ def test_a_run_goes_on_and_says_how_often(tmp_path, bundled):
     trainer = pl.Trainer(policy, task, pl.make_baseline("rloo"), config, out=tmp_path / "run", progress=False)
     metrics = trainer.run().metrics
     assert "verifier_errors" not in metrics[0] and all(0 < m["verifier_errors"] <= 24 for m in metrics[1:])
+
+
+@pytest.mark.parametrize("name", limits.EVALUATING + limits.COMPUTING)
+def test_no_answer_is_run_as_a_program(name, tmp_path):
+    """The verifiers of these run an answer as Python, by themselves or through sympy."""
+    problem, marker = pl.load_task(name).sample(1, seed=0)[0], tmp_path / "written"
+    for program in PROGRAMS:
+        assert problem.reward(program.format(marker)) == 0, program
+        assert not marker.exists(), program
+    assert problem.reward(problem.answer) == 1
+
+
+def test_the_tasks_that_run_answers_are_known():
+    sources = {name: inspect.getsource(sys.modules[DATASETS[name][0].__module__]) for name in DATASETS}
+    found = {
+        call: {name for name, source in sources.items() if re.search(rf"\b{call}\(\w*answer\b", source)}
+        for call in ("eval", "parse_expr", "sympify", "exec")
+    }
+    assert found == {
+        "eval": set(limits.EVALUATING),
+        "parse_expr": set(limits.COMPUTING),
+        "sympify": set(),
+        "exec": set(),
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "answer"),
+    [
+        ("rubiks_cube", "R999999999"),
+        ("countdown", "9**9**9"),
+        ("simple_integration", "x**9**9**9"),
+        ("puzzle24", "9**9**9"),
+    ],
+)
+def test_a_verifier_that_takes_too_long_is_stopped(name, answer, monkeypatch):
+    monkeypatch.setattr(limits, "SECONDS", 0.3)
+    task, handler, memory = (
+        pl.load_task(name),
+        signal.getsignal(signal.SIGVTALRM),
+        resource.getrlimit(resource.RLIMIT_AS),
+    )
+    problem, before = task.sample(1, seed=0)[0], time.process_time()
+    assert problem.reward(answer) == 0.0
+    assert time.process_time() - before < 3
+    assert task.verifier_errors == (name != "rubiks_cube")  # whose verifier catches the error
+    assert signal.getsignal(signal.SIGVTALRM) == handler and signal.getitimer(signal.ITIMER_VIRTUAL)[0] == 0
+    assert resource.getrlimit(resource.RLIMIT_AS) == memory
+    assert problem.answer is None or problem.reward(problem.answer) == 1.0
+
+
+@pytest.mark.parametrize("answer", ["nan", "NaN", "nan+nani", "nanj", "inf", "-Infinity", " nan "])
+@pytest.mark.parametrize("name", ["complex_arithmetic", "chain_sum", "decimal_arithmetic", "power_function"])
+def test_what_is_no_number_is_no_answer(name, answer):
+    """The distance of nan from a number is nan, and the smaller of 1 and nan is 1."""
+    problem = problems(name)[0]
+    assert problem.reward(answer) == 0 and problem.reward(problem.answer) == 1
+
+
+def test_words_that_begin_like_no_number_are_answers():
+    task = pl.load_task([{"question": "2 words", "answer": "nan 2"}, {"question": "animal", "answer": "infant nanny"}])
+    assert [problem.reward(problem.answer) for problem in task.problems] == [1, 1]
+
+
+def test_answers_are_graded_in_other_threads():
+    problem = pl.load_task("countdown").sample(1, seed=0)[0]
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(problem.reward, problem.answer).result() == 1.0
 
 
 # --- tasks of every kind --------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from support import EOS, PAD, ToyProblem, assert_close, plain_logits, response, 
 
 import poise_lab as pl
 from poise_lab import internals as module
-from poise_lab.internals import batches_by_length, forward_rows
+from poise_lab.internals import batches_by_length, batches_to_score, forward_rows, packs
 from poise_lab.rollouts import build_rollouts, join
 
 LAYER, POOL = 1, 4
@@ -317,3 +317,47 @@ def test_nothing_is_kept_where_the_pass_gives_other_numbers(toys):
 def test_a_layer_that_is_not_there_cannot_be_kept(qwen, toys, keep, words):
     with pytest.raises(pl.PoiseLabError, match=words):
         pl.sample_rollouts(qwen, toys, 2, keep=keep)
+
+
+# --- all rows in one -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", ["qwen3", "gpt2"])
+def test_packed_rows_score_as_padded_ones(family, policies, rollouts_of, monkeypatch):
+    """Rows in any order, of prompts with one and with several of their responses, one of them empty; and gradients."""
+    policy, rollouts = policies[family], rollouts_of[family]
+    rollouts = dataclasses.replace(rollouts, lengths=rollouts.lengths.clone())
+    rollouts.lengths[2, 1] = 0
+    rows = torch.tensor([7, 3, 5, 8, 4, 0])
+    assert packs(policy, rollouts, rows)
+    found = []
+    for packed in (True, False):
+        monkeypatch.setattr(module, "packs", lambda *args, packed=packed: packed)
+        logprobs, _ = forward_rows(policy, rollouts, rows)
+        weights = torch.randn(logprobs.shape, generator=torch.Generator().manual_seed(0))
+        gradients = torch.autograd.grad((weights * logprobs).sum(), list(policy.model.parameters()))
+        found.append((logprobs, torch.cat([g.flatten() for g in gradients])))
+    (one, its), (other, others) = found
+    assert torch.allclose(one, other, atol=1e-5) and (one[0] == 0).all() and (one[1:] != 0).any(1).all()
+    assert torch.allclose(its, others, atol=1e-4 * float(others.abs().max()))
+    assert policy.model.config._attn_implementation == "sdpa"
+
+
+def test_packed_batches_hold_every_row_once_and_keep_to_the_limit(qwen, toys, monkeypatch):
+    rollouts = pl.sample_rollouts(qwen, toys, 4, seed=0, max_new_tokens=12)
+    monkeypatch.setattr(module, "PACKED_TOKENS", 40)
+    batches = [batch.tolist() for batch in batches_to_score(qwen, rollouts, torch.arange(24))]
+    assert sum(batches, []) == list(range(24)) and len(batches) > 3
+    for batch in batches:
+        prompts = sum(len(rollouts.prompt_ids[i]) for i in {row // 4 for row in batch})
+        assert len(batch) == 1 or prompts + int(rollouts.lengths.flatten()[batch].sum()) <= 40
+
+
+def test_rows_with_windows_or_a_long_beginning_in_common_are_not_packed(policies, qwen, toys, monkeypatch):
+    rollouts = pl.sample_rollouts(qwen, toys, 2, seed=0, max_new_tokens=8)
+    rows = torch.arange(12)
+    assert packs(qwen, rollouts, rows) and not packs(policies["gemma3"], rollouts, rows)
+    beginning = dataclasses.replace(rollouts, prompt_ids=[[5] * 40 + prompt for prompt in rollouts.prompt_ids])
+    assert not packs(qwen, beginning, rows)
+    monkeypatch.setattr(module, "window_of", lambda config: 10)
+    assert not packs(qwen, rollouts, rows)

@@ -22,8 +22,11 @@ from tools.notebooks import PLOTLY, WIDGET_VIEW
 
 HERE = Path(__file__).parent
 NOTEBOOKS = sorted((HERE.parent / "notebooks").glob("*.ipynb"))
-CHECK, IGNORE = "nbval-check-output", "nbval-ignore-output"
+CHECK, IGNORE, EXERCISE = "nbval-check-output", "nbval-ignore-output", "exercise"
 MACHINE_PATH = re.compile(r"(?<![\w.])/(?:home|root|work|tmp|Users|var|opt|usr)/\w|[A-Z]:\\\\?Users")
+LESSONS = [path for path in NOTEBOOKS if path.name[:2] in ("01", "02", "03")]  # written to be read; this grows
+READABLE = [path for path in NOTEBOOKS if path.name[:2] <= "06"]  # those, and lessons whose solutions run elsewhere
+WIDEST_LINE, LONGEST_CELL, LONGEST_OUTPUT = 100, 25, 25
 LARGEST_KB, LARGEST_FIGURE_KB, MOST_DEFINITIONS, HIGHEST_FIGURE = 1500, 300, 3, 700
 
 
@@ -192,10 +195,10 @@ def test_no_machine_paths(notebook):
 def test_defines_next_to_nothing(notebook):
     """What a notebook defines belongs in the library; and it is plain Python, without magics.
 
-    A baseline as a reader would write it does not count.
+    A baseline as a reader would write it does not count, nor what an exercise asks for.
     """
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-    trees = [ast.parse(cell.source) for cell in code_cells(notebook)]
+    trees = [ast.parse(cell.source) for cell in code_cells(notebook) if EXERCISE not in tags(cell)]
     own = {node for tree in trees for node in tree.body if is_baseline(node)}
     written = {part for node in own for part in ast.walk(node)}
     found = [n.name for tree in trees for n in ast.walk(tree) if isinstance(n, kinds) and n not in written]
@@ -293,6 +296,86 @@ def test_comparison_catches_a_changed_constant(tmp_path):
     assert nbval(changed) == 1
 
 
+# --- lessons: what is easy to read, and exercises that answer ------------------------------------
+
+
+@pytest.fixture(params=LESSONS, ids=lambda path: path.stem)
+def lesson(request):
+    return nbformat.read(request.param, as_version=4)
+
+
+@pytest.fixture(params=READABLE, ids=lambda path: path.stem)
+def readable_lesson(request):
+    return nbformat.read(request.param, as_version=4)
+
+
+def hard_to_read(notebook) -> list[str]:
+    """A sentence for each cell of code that is too long or too wide, and for what prints too much."""
+    said = []
+    for cell in code_cells(notebook):
+        lines = cell.source.split("\n")
+        printed = [text_of(o).rstrip("\n").split("\n") for o in cell.outputs if o.output_type == "stream"]
+        if len(lines) > LONGEST_CELL:
+            said.append(f"{len(lines)} lines of code: {lines[0]}")
+        said += [f"{len(line)} characters: {line}" for line in lines if len(line) > WIDEST_LINE]
+        said += [f"prints {len(each)} lines: {lines[0]}" for each in printed if len(each) > LONGEST_OUTPUT]
+    return said
+
+
+def test_code_of_a_lesson_is_easy_to_read(readable_lesson):
+    assert hard_to_read(readable_lesson) == []
+
+
+def test_code_that_is_hard_to_read_is_found():
+    output = nbformat.v4.new_output("stream", text="line\n" * 26)
+    cells = [nbformat.v4.new_code_cell("x = 1\n" * 25), nbformat.v4.new_code_cell("y" * 101, outputs=[output])]
+    said = hard_to_read(nbformat.v4.new_notebook(cells=cells))
+    assert [line.split(":")[0] for line in said] == ["26 lines of code", "101 characters", "prints 26 lines"]
+
+
+def exercises(notebook) -> dict[str, str]:
+    """The heading of each exercise, and all prose up to the next heading."""
+    prose = "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    parts = re.split(r"^(#+ .*)$", prose, flags=re.M)[1:]
+    return {head: text for head, text in zip(parts[::2], parts[1::2], strict=True) if head.startswith("### Exercise")}
+
+
+def fold(title: str, text: str) -> str | None:
+    """What is folded away under a title."""
+    found = re.search(rf"<details><summary>{title}</summary>\n\n(.*?)\n</details>", text, re.S)
+    return found and found[1]
+
+
+def test_every_exercise_says_how_hard_it_is_and_has_a_hint_and_a_solution(readable_lesson):
+    assert len(exercises(readable_lesson)) >= 3
+    for head, text in exercises(readable_lesson).items():
+        assert re.fullmatch(r"### Exercise \d+ · (easy|medium|hard) · \d+ minutes", head)
+        assert fold("Hint", text) and fold("Solution", text), head
+
+
+def test_solutions_of_a_lesson_are_correct(lesson, capsys):
+    """All cells once, as they stand; the check of an exercise a second time, with the solution that is folded away.
+
+    An exercise is a cell tagged `exercise`, the cell that checks it stands after it, and its text around the two.
+    """
+    names: dict = {}
+    solutions = [
+        re.search(r"```python\n(.*?)```", fold("Solution", text) or "", re.S) for text in exercises(lesson).values()
+    ]
+    solutions = [found[1] for found in solutions if found]
+    cells, solved = code_cells(lesson), 0
+    for cell, before in zip(cells, [None, *cells], strict=False):
+        exec(cell.source, names)
+        if before is not None and EXERCISE in tags(before):
+            assert text_of(cell.outputs[0]).startswith("Not yet: "), cell.source
+            exec(solutions[solved], names)
+            capsys.readouterr()
+            exec(cell.source, names)
+            assert capsys.readouterr().out.startswith("Correct.\n"), solutions[solved]
+            solved += 1
+    assert solved == len(solutions) >= 3
+
+
 # --- words and symbols: where each is explained, and where it is used first ----------------------
 #
 # A word is explained where it stands in **bold**, or in the first column of a table "| word | meaning |".
@@ -305,6 +388,7 @@ NAMED = set("DeepSeek DeepScaleR AceCoder ToolDial IF RUNS ADDRESS".split())
 NAME = re.compile(r"(?<![\w/.$-])(?=\w*[A-Z]\w*[A-Z]|\w*[a-z]_[a-z])[A-Za-z]\w*")
 GREEK = "pi|tau|theta|lambda|Sigma"
 SYMBOL = re.compile(rf"(?<![\w'’.&-])(?:{GREEK}|[A-Za-z])(?:_[a-z]+|\d|\*(?=[( ]|$))?(?![\w'’&]|-[a-z]|\.\d)")
+MATH = re.compile(r"\$\$.+?\$\$|\$[^$\n]+\$", re.S)
 MASTERS = sorted((HERE.parent / "notebooks" / "assignments" / "source").glob("*/*.ipynb"))
 WORDS = re.compile(r"(?:^\| word \| meaning.*\n\|[-| ]+\n)((?:^\|.*\n?)+)", re.M)
 
@@ -409,7 +493,7 @@ def unknown_names(pages) -> list[str]:
     }
     found = []
     for name, cell, kind, text in pages:
-        for word in NAME.findall(text):
+        for word in NAME.findall(MATH.sub(" ", text)):
             of_code = "_" in word or re.search("[a-z][A-Z]", word)
             named = "_" in word and kind == "code" or of_code and re.search(rf"\b{word}\b", code[name])
             if not named and word not in BROUGHT | NAMED and not {word.lower(), word.lower().rstrip("s")} & known:
@@ -417,9 +501,21 @@ def unknown_names(pages) -> list[str]:
     return found
 
 
+def typed(found: re.Match) -> str:
+    """A typeset formula as one would type it: letters, Greek names and indices stay, words and signs go."""
+    tex = re.sub(r"\\(?:text|textbf|mathrm|operatorname|begin|end)\{[^}]*\}", " ", found[0].strip("$"))
+    tex = re.sub(r"\^(?:\*|\\star|\{\*\})", "*", tex)
+    tex = re.sub(rf"\\({GREEK}|epsilon|varepsilon|sigma|mu|phi|rho|delta|alpha)(?![a-z])", r" \1", tex)
+    tex = re.sub(r"\\[A-Za-z]+", " ", tex)
+    for _ in range(2):
+        tex = re.sub(r"_\{([A-Za-z]+)\}", r"_\1", tex)
+    return re.sub(r"[{}^\\\d]|_(?![A-Za-z])", " ", tex).replace("\n", " ")
+
+
 def symbols(text: str) -> set[str]:
     """Single letters (with an index) and Greek names of formulas; `code` is no formula, nor are articles."""
     text = re.sub(r"`[^`]*`|\"[^\"]*\"|\]\(.*?\)", " ", text)
+    text = MATH.sub(typed, text)
     return {re.sub(r"\d$", "", s) for s in SYMBOL.findall(text)} - {"a", "I"}
 
 
@@ -462,12 +558,18 @@ def test_every_abbreviation_and_name_in_prose_is_known():
 def unknown_symbols(pages) -> list[str]:
     known = set().union(*(symbols(re.sub(r"\(.*?\)", "", row[0])) for row in table("Symbols")))
     prose = [(name, cell, text) for name, cell, kind, text in pages if kind == "markdown"]
-    return [f"{symbol}: {name} cell {cell}" for name, cell, text in prose for symbol in sorted(symbols(text) - known)]
+    found = [(symbol, name, cell) for name, cell, text in prose for symbol in sorted(symbols(text) - known)]
+    # R_i is R with an index, where it has no row of its own
+    return [f"{s}: {name} cell {cell}" for s, name, cell in found if not ("_" in s and set(s.split("_")) <= known)]
 
 
 def test_every_symbol_in_prose_has_one_row_in_the_table():
     rows = [symbols(re.sub(r"\(.*?\)", "", row[0])) for row in table("Symbols")]
     assert [row for i, row in enumerate(rows) if any(row & other for other in rows[:i])] == []
     assert unknown_symbols(reading()) == []
-    wrong = "a gain of h(x) and theta, b*(x) q_hat, `Q`, in V(x)"
-    assert [line.split(":")[0] for line in unknown_symbols([("01", 0, "markdown", wrong)])] == ["h", "q_hat", "theta"]
+    wrong = "a gain of u(x) and theta, b*(x) q_hat, `Q`, in V(x)"
+    assert [line.split(":")[0] for line in unknown_symbols([("01", 0, "markdown", wrong)])] == ["q_hat", "theta", "u"]
+    typeset = (
+        r"in $\nabla J = \mathbb{E}[(R_i - b^*(x))\, s_{j}]$ and $$\theta \cdot \frac{u}{M} \text{ with U}$$, not u"
+    )
+    assert [line.split(":")[0] for line in unknown_symbols([("01", 0, "markdown", typeset)])] == ["theta", "u"]

@@ -20,9 +20,10 @@ import torch
 import poise_lab as pl
 from poise_lab.show import plots
 from poise_lab.show.plots import COLORS, METRICS, bars, calibration, run_curves, strips, value_histogram
+from poise_lab.show.scatter import score_lengths
 from poise_lab.show.sliders import Sliders
 from poise_lab.show.widgets import LiveCurves
-from poise_lab.show.words import Figure, describe
+from poise_lab.show.words import Figure, describe, span
 from poise_lab.studies import bench
 from poise_lab.variance.scores import read_scores
 from tools.notebooks import PLOTLY, WIDGET_VIEW
@@ -470,3 +471,17 @@ def test_a_figure_without_titles_is_found():
     ]
     assert faults(plots.figure("t", "x", "y", height=800).to_dict()) == ["too high"]
     assert faults(bars({"a": (1.0, 0.5, 2.0)}, "t", "", "y").to_dict()) == ["axis x has no title"]
+
+
+def test_lengths_of_scores_are_drawn_in_two_colours():
+    logprobs, squares = np.array([[-1.0, -2.0], [-3.0, -4.0]]), np.array([[1.0, 10.0], [100.0, 30.0]])
+    fig = score_lengths(logprobs, squares, [[1, 0], [0, 1]])
+    drawn = {trace.name: (list(trace.x), list(trace.y)) for trace in fig.data}
+    assert drawn["right"] == ([-1.0, -4.0], [1.0, 30.0])
+    assert drawn["mean of the wrong ones"] == ([-2.5], [55.0])
+    assert fig.data[0].marker.color == fig.data[1].marker.color != fig.data[2].marker.color
+
+
+def test_a_span_has_no_negative_zero():
+    assert span(-0.001, -0.02, 0.004) == "0.00 [-0.02, 0.00]"
+    assert span(1.25, -0.04, 2.0, digits=1) == "1.2 [0.0, 2.0]"

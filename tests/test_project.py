@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pydoc
 import re
 import tomllib
 from pathlib import Path
@@ -135,3 +136,14 @@ def test_data_is_found_from_anywhere(tmp_path, monkeypatch):
     assert (pl.data_dir() / "tiny-policy" / "config.json").is_file()
     force_include = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]
     assert force_include["wheel"]["force-include"] == {"data": "poise_lab/data"}  # where data_dir looks in a wheel
+
+
+def test_names_of_the_package_in_notebooks_and_planted_answers_exist():
+    texts = [
+        p.read_text(encoding="utf-8") for kind in ("ipynb", "py", "md") for p in (ROOT / "notebooks").rglob(f"*.{kind}")
+    ]
+    names = {name for text in texts for name in re.findall(r"\bpoise_lab(?:\.\w+)+", text)}
+    names = {name for name in names if not name.endswith((".json", ".py", ".md", ".html"))}
+    names = {name for name in names if not name.startswith("poise_lab.trl.")}  # its modules need the extra scale
+    assert len(names) > 20
+    assert sorted(name for name in names if pydoc.locate(name) is None) == []

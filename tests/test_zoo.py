@@ -218,5 +218,17 @@ def test_refused_with_a_sentence(name):
         pl.sample_rollouts(policy, PROMPTS["padded"])
 
 
+def test_most_of_the_zoo_is_packed_and_no_state_is():
+    for name, packs in (
+        ("llama", True),
+        ("gpt2", True),
+        ("olmoe", True),
+        ("bamba", False),
+        ("gpt_oss", False),
+        ("bloom", False),
+    ):
+        assert zoo_policy(name, RIGHT[name]).ways.packs == packs, name
+
+
 def test_the_zoo_is_large():
     assert len(RIGHT) >= 60

@@ -20,6 +20,7 @@ import inspect
 
 from ..errors import unknown_name
 from .base import Baseline
+from .controls import RandomRewards, Sharpen
 from .critic import PPO, Critic
 from .fused import Fused
 from .groups import DAPO, GRPO, OPO, RLOO, DrGRPO
@@ -34,14 +35,16 @@ BASELINES: dict[str, type[Baseline]] = {
         Poise, ScoreWeighted, Fused, Critic, PPO,
     )
 }  # fmt: skip
+CONTROLS = {cls.name: cls for cls in (RandomRewards, Sharpen)}  # found by name too, but methods they are none
 
 
 def make_baseline(name: str, **settings) -> Baseline:
     """A baseline by name; settings go to its class. Raises PoiseLabError for an unknown name or setting, or a bad value."""
-    if name not in BASELINES:
+    known = BASELINES | CONTROLS
+    if name not in known:
         raise unknown_name("baseline", name, BASELINES)
-    understood = inspect.signature(BASELINES[name]).parameters
+    understood = inspect.signature(known[name]).parameters
     for setting in settings:
         if setting not in understood:
             raise unknown_name(f"setting of baseline {name!r}", setting, understood)
-    return BASELINES[name](**settings)
+    return known[name](**settings)

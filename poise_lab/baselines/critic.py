@@ -14,7 +14,7 @@ import torch
 
 from ..checkpoints import copy_weights, load_named_moments, named_moments
 from ..errors import PoiseLabError
-from ..internals import batches_by_length, padded, scoring_states
+from ..internals import batches_to_score, padded, scoring_states
 from ..policies import Policy
 from ..rollouts import Rollouts
 from ..settings import Count, Positive, Share
@@ -67,7 +67,7 @@ class Critic(Baseline):
         """(P, M, T) value before each sampled token, in [0, 1]; 0 at padding."""
         p, m, width = rollouts.response_ids.shape
         values = torch.zeros(p * m, width)
-        for rows in batches_by_length(rollouts, torch.arange(p * m)):
+        for rows in batches_to_score(self.backbone, rollouts, torch.arange(p * m)):
             logits, mask = self._logits(rollouts, rows)
             values[rows] = padded(torch.sigmoid(logits), mask).cpu()
         return values.view(p, m, width)
@@ -97,7 +97,7 @@ class Critic(Baseline):
             order = torch.randperm(rows, generator=torch.Generator().manual_seed(self.steps))
             for part in order.tensor_split(min(self.minibatches, rows)):
                 tokens = rollouts.lengths.flatten()[part].sum()
-                for batch in batches_by_length(rollouts, part):
+                for batch in batches_to_score(self.backbone, rollouts, part):
                     logits, mask = self._logits(rollouts, batch)
                     target = targets[batch][mask].to(device)
                     loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, target, reduction="sum")

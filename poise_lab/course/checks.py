@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -13,7 +13,7 @@ def check(found, right, mistakes: Mapping[str, object] | None = None, *, what: s
     found, right: a number, a list, an array or a tensor. mistakes: from what to say to the value that
     this mistake gives. tolerance: absolute, on top of a relative one of the same size.
     """
-    if found is None:
+    if found is None or isinstance(found, list) and any(x is None for x in found):
         raise AssertionError(f"{what} is None: is there a `return`?")
     try:
         found = _numbers(found)
@@ -31,6 +31,18 @@ def check(found, right, mistakes: Mapping[str, object] | None = None, *, what: s
     if not np.isfinite(found).all():
         raise AssertionError(f"{what} holds NaN or infinity")
     raise AssertionError(f"{what} is {_shown(found)}, expected {_shown(right)}")
+
+
+def answer(found: Callable[[], object], right, mistakes: Mapping[str, object] | None = None, **options) -> None:
+    """Print in one sentence what `check` says of found(): for an exercise in a notebook, which runs unsolved as well."""
+    try:
+        check(found(), right, mistakes, **options)
+    except AssertionError as e:
+        print(f"Not yet: {e}")
+    except Exception as e:  # of the reader's code; a traceback would show this file, not theirs
+        print(f"Not yet: your code stopped with {type(e).__name__}: {e}")
+    else:
+        print("Correct.")
 
 
 def require(condition, says: str) -> None:

@@ -148,3 +148,8 @@ def plain(value) -> str:
     if not isinstance(value, str):
         return "" if value is None else number(value)
     return html.unescape(re.sub(r"<[^>]*>", " ", value)).strip()
+
+
+def span(value: float, low: float, high: float, digits: int = 2) -> str:
+    """A value and its interval, "0.25 [0.21, 0.29]", and never a "-0.00"."""
+    return "{:.{d}f} [{:.{d}f}, {:.{d}f}]".format(*(round(v, digits) + 0.0 for v in (value, low, high)), d=digits)

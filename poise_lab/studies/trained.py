@@ -21,7 +21,7 @@ from ..errors import PoiseLabError
 from ..runs import read_run
 
 SEEDS = (0, 1, 2, 3, 4)
-KEPT = ("config.json", "metrics.jsonl")  # of a recorded run
+KEPT = ("config.json", "metrics.jsonl", "samples.jsonl")  # of a recorded run
 
 # Each name is that of a run folder.
 RUNS = {f"{name}-{seed}": f"--baseline {name} --seed {seed}" for seed in SEEDS for name in ("poise", "rloo")}
@@ -39,6 +39,15 @@ SMOLLM2 = {
     for seed in SEEDS
     for name, spent in _SPENT.items()
 }
+
+# The policy that learns to think: POISE, REINFORCE without a baseline, and two controls that see no reward.
+THINKING = {
+    f"{name}-{seed}": f"--policy thinker --learning-rate 5e-5 --baseline {name} {more}--seed {seed}"
+    for name, more in (
+        ("poise", ""), ("random_rewards", ""), ("sharpen", ""), ("none", "--set responses=1 --prompts 192 ")
+    )
+    for seed in SEEDS
+}  # fmt: skip
 
 ENGINES = {
     f"{engine}-{seed}": f"--engine {engine} --steps 40 --eval-every 20 --seed {seed}"

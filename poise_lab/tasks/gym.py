@@ -16,9 +16,11 @@ import reasoning_gym
 from reasoning_gym.factory import DATASETS
 
 from ..errors import PoiseLabError, unknown_name
+from .limits import TooLong, check_answer, limited
 
 START_OF_REASONING, END_OF_REASONING = "<think>", "</think>"
 NO_ANSWER = "no such answer"  # right for no problem; a verifier that pays for it would pay for anything
+RUBBISH = ("", "0", "0.", "1", "-", "[]")  # and for several answers, each of these
 
 # Settings of the tasks that the bundled policy knows; any of them can be overridden by keyword.
 LAPTOP_SETTINGS = {
@@ -83,14 +85,17 @@ class Problem:
         """1.0 if reasoning-gym's verifier gives the response's answer full marks, else 0.0.
 
         Partial credit (some verifiers give it) counts as wrong, as in the paper (App. B.1). So does a response that
-        breaks off within its reasoning, and an answer that the verifier raises an error on, which the task counts.
+        breaks off within its reasoning, and an answer that the verifier raises an error on or takes too long over, or
+        that is a program (`limits`), which the task counts.
         """
         answer = answer_of(response)
         if answer is None:
             return 0.0
         try:
-            return float(self.dataset.score_answer(answer, self.entry) >= 1.0)
-        except Exception:  # whatever a policy can write must not end a run
+            check_answer(self.task, answer, self.answer)
+            with limited(answer):
+                return float(self.dataset.score_answer(answer, self.entry) >= 1.0)
+        except (Exception, TooLong, SystemExit):  # whatever a policy can write must not end a run
             self.source.verifier_errors += 1
             return 0.0
 
@@ -98,7 +103,7 @@ class Problem:
 class Task:
     """One reasoning-gym task with fixed settings. Made by `load_task`.
 
-    verifier_errors: answers so far that the verifier raised an error on; they count as wrong.
+    verifier_errors: answers so far that the verifier raised an error on or took too long over; they count as wrong.
     """
 
     def __init__(self, name: str, settings: dict):
@@ -181,16 +186,23 @@ class Task:
             self._dataset(seed=self._seeds - 2, size=1)[0]
         except ValueError:  # numpy takes seeds of 32 bits
             self._seeds = 2**31
-        dataset = self._dataset(seed=0, size=1)
+        dataset = self._dataset(seed=0, size=8)
+        for text in (NO_ANSWER, *RUBBISH):
+            if any(self._pays(dataset, text, i) for i in range(3)):
+                right = {str(dataset[i]["answer"]) for i in range(8) if self._pays(dataset, text, i)}
+                if (
+                    text == NO_ANSWER or len(right) > 2
+                ):  # an answer may be right for many problems, but is then the same
+                    raise PoiseLabError(
+                        f"the verifier of task {self.name!r} gives full marks to {text!r}, so there is nothing to learn; "
+                        "use another task"
+                    )
+
+    def _pays(self, dataset, text: str, index: int) -> bool:
         try:
-            pays = dataset.score_answer(NO_ANSWER, dataset[0]) >= 1.0
+            return dataset.score_answer(text, dataset[index]) >= 1.0
         except Exception:  # wrong, as in Problem.reward
-            pays = False
-        if pays:
-            raise PoiseLabError(
-                f"the verifier of task {self.name!r} gives full marks to {NO_ANSWER!r}, so there is nothing to learn; "
-                "use another task"
-            )
+            return False
 
     def _problem(self, entry: dict, dataset) -> Problem:
         metadata = entry["metadata"]

@@ -162,7 +162,7 @@ def run(options: RunOptions, args: PoiseConfig, train: dict | None = None) -> Ru
     train = train or {"learning_rate": args.learning_rate}
     train = {**train, "steps": batches, "prompts": per_batch, "seed": args.seed}
     settings = {
-        "engine": "trl", "policy": options.policy, "task": options.task, "task_settings": {}, "train": train,
+        "engine": "trl", "policy": options.policy, "task": options.task, "task_settings": {}, "tags": args.poise_tags, "train": train,
         "baseline": {**args.baseline().settings(), "layer": args.poise_layer, "pool": args.poise_pool},
     }  # fmt: skip
     if args.process_index == 0:
@@ -173,7 +173,7 @@ def run(options: RunOptions, args: PoiseConfig, train: dict | None = None) -> Ru
 
     # a folder that says how its policy is spoken to is spoken to like that, as on the laptop
     ours = options.policy in (*BUNDLED, *SOURCES) or (Path(options.policy) / "poise_lab.json").is_file()
-    policy = load_policy(options.policy) if ours else None
+    policy = load_policy(options.policy, tags=args.poise_tags) if ours else None
     if policy:
         policy.model.generation_config.eos_token_id = policy.eos_token_ids  # after examples a newline is one
         args.poise_tags = list(policy.tags)
@@ -351,10 +351,19 @@ def from_train_config(config: TrainConfig, out: Path, baseline: str, settings: d
 
 
 def train(
-    config: TrainConfig, *, policy: str, task: str, out: Path, resume: bool, baseline: str, settings: dict
+    config: TrainConfig,
+    *,
+    policy: str,
+    task: str,
+    out: Path,
+    resume: bool,
+    baseline: str,
+    settings: dict,
+    tags: list[str] | None = None,
 ) -> RunRecord:
     """`poise-lab train --engine trl`."""
     args = from_train_config(config, out, baseline, settings)
+    args.poise_tags = tags
     options = RunOptions(policy, task, config.eval_prompts, resume)
     return run(options, args, dataclasses.asdict(config))
 

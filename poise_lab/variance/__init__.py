@@ -15,7 +15,6 @@ right in expectation and errs by about sqrt(2 / width) of the two lengths. With 
 from .estimates import (
     GradientVariance,
     adam_proxy,
-    cosine_to,
     drawn_gradients,
     drawn_trace,
     gradient_variance,
@@ -27,7 +26,6 @@ __all__ = [
     "GradientVariance",
     "Scores",
     "adam_proxy",
-    "cosine_to",
     "drawn_gradients",
     "drawn_trace",
     "gradient_variance",

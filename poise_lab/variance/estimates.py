@@ -95,20 +95,6 @@ def gradient_variance(
     return GradientVariance(share @ own / m - common, common - signal, share @ blocks - signal, signal, group)
 
 
-def cosine_to(
-    reference: torch.Tensor, scores: Scores, advantages: torch.Tensor, found: GradientVariance, budget: int,
-    counts: np.ndarray,
-) -> np.ndarray:  # fmt: skip
-    """E<g, r> / sqrt(E|g|^2 |r|^2): about the cosine of a batch with a reference gradient from other prompts.
-
-    reference: (K,) folded as the scores are. found: of the same scores, advantages and counts.
-    """
-    m = scores.kept.shape[1]
-    means = torch.bmm(advantages.to(scores.kept)[:, None] / m, scores.kept)[:, 0]
-    along = counts / counts.sum(1, keepdims=True) @ (means @ reference).double().numpy()
-    return along / np.sqrt((found.trace(budget) + found.signal) * float(reference.norm()) ** 2)
-
-
 def group_advantages(
     baseline: Baseline, rollouts: Rollouts, internals: Internals | None, group: int | None = None
 ) -> torch.Tensor:

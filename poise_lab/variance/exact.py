@@ -236,7 +236,7 @@ class Moments:
         return (self.within / responses + self.between) / prompts
 
 
-def _groups(policy: ExactPolicy, responses: int):
+def groups(policy: ExactPolicy, responses: int):
     """All groups: their prompt (G,), their responses (G, M), their probability (G,); G = X N^M."""
     x, n = policy.prob.shape
     if x * n**responses > MOST_GROUPS:
@@ -262,7 +262,7 @@ def moments(
     baseline that must be called alone and is not.
     """
     n, size = policy.prob.shape[1], prompts * responses
-    which, chosen, probability = _groups(policy, responses)
+    which, chosen, probability = groups(policy, responses)
     if prompts == 1 and not alone:
         batches = torch.arange(len(which))[:, None]
         advantages = copy.deepcopy(baseline).advantages(*policy.records(which, chosen, extra))
@@ -305,7 +305,7 @@ def after_earlier_step(policy: ExactPolicy, baseline: Baseline, responses: int =
     Arguments as for `moments`.
     """
     by_prompt, second, single = 0.0, 0.0, 0.0
-    which, chosen, probability = _groups(policy, responses)
+    which, chosen, probability = groups(policy, responses)
     for i, weight in enumerate(probability.tolist()):
         learned = copy.deepcopy(baseline)
         learned.update(*policy.records(which[i : i + 1], chosen[i : i + 1]))

@@ -3,7 +3,7 @@
 # says: -1 is no length
 # recognised: 0, -1 or None where there is no tag
 def reasoning_length(ids, tag):
-    # poise_lab.rollouts.reasoning_end, which says -1 where there is no tag
+    # as poise_lab.rollouts.reasoning_ends, which says -1 where there is no tag
     for end in range(len(ids), len(tag) - 1, -1):
         if ids[end - len(tag) : end] == tag:
             return end

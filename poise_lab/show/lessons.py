@@ -1,0 +1,56 @@
+"""Figures that belong to one lesson: what its notebook computes, drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .plots import COLORS, add_line, figure, rounded
+from .words import Figure
+
+
+def learning(runs: dict[str, Sequence[float]], title: str, every: int = 1) -> Figure:
+    """Share of right responses over updates, one line per run, measured after every so many updates."""
+    fig = figure(title, "updates", "share of right responses", yaxis_range=[0, 1])
+    for i, (name, shares) in enumerate(runs.items()):
+        dash = ["solid", "dot", "dash", "dashdot"][i % 4]
+        add_line(fig, range(0, every * len(shares), every), shares, name, COLORS[i], dash=dash)
+    return fig
+
+
+def clouds(points: dict) -> Figure:
+    """Single estimates of a gradient, names to (N, 2), and the gradient itself at (1, 0)."""
+    fig = figure(
+        "Estimates of the gradient", "along the gradient (1 = the gradient itself)", "across it (same unit)",
+        hovermode="closest", xaxis_range=[-6, 8], yaxis_range=[-4, 4], height=460,
+    )  # fmt: skip
+    for (name, xy), color in zip(points.items(), (COLORS[0], COLORS[2]), strict=True):
+        fig.add_scatter(x=rounded(xy[:, 0], 2), y=rounded(xy[:, 1], 2), mode="markers", name=name,
+                        marker=dict(size=5, opacity=0.5, color=color))  # fmt: skip
+    marker = dict(size=13, symbol="x", color=COLORS[5])
+    return fig.add_scatter(x=[1], y=[0], mode="markers", name="the exact gradient", marker=marker)
+
+
+def parabola(numbers: Sequence[float], curve: Sequence[float], levels: dict[str, float], b: float) -> Figure:
+    """Variance over the number b that is subtracted, levels that do not depend on it, and the reader's b."""
+    here = curve[list(numbers).index(b)]
+    fig = figure(
+        f"b = {b}: variance {here:.2f}", "number subtracted from all rewards, b", "variance of the estimate", height=440
+    )
+    add_line(fig, numbers, curve, "the same number for all prompts", COLORS[0])
+    for (name, level), color, dash in zip(levels.items(), COLORS[1:], ("dash", "dot", "dashdot"), strict=False):
+        add_line(fig, numbers, [level] * len(numbers), name, color, dash=dash)
+    marker = dict(size=13, color=COLORS[5])
+    return fig.add_scatter(x=[b], y=rounded([here]), mode="markers", name="your b", marker=marker)
+
+
+def refit(rows: Sequence[int], biases: Sequence[tuple], own: Sequence[float], name: str, ridge: float) -> Figure:
+    """Bias over the rows that a probe had: (advantages first, refit first) of each, and another baseline's."""
+    fig = figure(
+        f"What a refit on the present batch does, ridge {ridge}", "rows that the probe had before",
+        "relative bias (share of the gradient's norm)", yaxis_range=[-0.05, 1.05],
+    )  # fmt: skip
+    fig.update_xaxes(type="log", tickvals=list(rows))
+    for line, label, color in zip(zip(*biases, strict=True), ("advantages first", "refit first"), COLORS, strict=False):
+        add_line(fig, rows, line, label, color)
+    add_line(fig, rows, own, f"refit first, {name}", COLORS[2], dash="dot")
+    return fig

@@ -1,0 +1,32 @@
+"""Single gradient estimates of a policy that can be listed, in the two directions in which they can be seen best."""
+
+from __future__ import annotations
+
+import torch
+
+from ..baselines.base import Baseline
+from .exact import ExactPolicy
+
+
+def estimates(
+    policy: ExactPolicy, baseline: Baseline, responses: int, seed: int = 0, number: int = 200
+) -> torch.Tensor:
+    """(number, 2) estimates, each from `responses` sampled responses, in units of the gradient's length.
+
+    The first direction is the gradient, where 1 is perfect; the second is at right angles to it.
+    """
+    group = baseline.least
+    which, chosen = policy.draw(number * responses // group, responses=group, seed=seed)
+    advantages = baseline.advantages(*policy.records(which, chosen))
+    seen = policy.score @ directions(policy).T  # (X, N, 2)
+    return (advantages[..., None] * seen[which[:, None], chosen]).reshape(number, -1, 2).mean(1)
+
+
+def directions(policy: ExactPolicy) -> torch.Tensor:
+    """(2, K) the gradient, and the direction across it in which reward times score scatters most; over its length."""
+    gradient = policy.gradient()
+    unit = gradient / gradient.norm()
+    terms = ((policy.prob / policy.prompts).sqrt() * policy.reward)[..., None] * policy.score
+    across = terms - (terms @ unit)[..., None] * unit
+    most = torch.linalg.svd(across.flatten(0, 1), full_matrices=False).Vh[0]
+    return torch.stack([unit, most]) / gradient.norm()

@@ -1,0 +1,74 @@
+"""Exercises of notebooks 4 to 6: the folded solutions are correct, the empty ones are told so, mistakes are named."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+import torch
+
+from poise_lab.course.checks import answer
+
+NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("0[456]_*.ipynb"))
+BLOCK = re.compile(r"^ *```python\n(.*?)^ *```", re.M | re.S)
+WRONG = {
+    "training_rows": ("features.reshape(-1, 2), rewards.reshape(-1)", "the response's own reward"),
+    "own_share": ("(b * R).mean() / ((R - V) ** 2).mean()", "rewards are not centred"),
+    "poise_advantages": ("rewards - values", "its own prediction"),
+    "within": ("W.diagonal(dim1=1, dim2=2).mean()", "subtract what the responses of a prompt have in common"),
+}
+
+
+def blocks(cell) -> list[str]:
+    """The pieces of code in the folds of a cell of prose."""
+    return [textwrap.dedent(block) for block in BLOCK.findall(cell.source)]
+
+
+def exercises() -> dict[str, tuple[str, str, str]]:
+    """Name of the function to write: the solution, the cell to be filled, and the cell that checks it."""
+    found = {}
+    for path in NOTEBOOKS:
+        cells = nbformat.read(path, as_version=4).cells
+        for before, empty, test in zip(cells, cells[1:], cells[2:], strict=False):
+            if "# your code here" in empty.source:
+                (solution,) = blocks(before)
+                found[re.search(r"def (\w+)", solution)[1]] = solution, empty.source, test.source
+    return found
+
+
+def said(capsys, source: str, test: str) -> list[str]:
+    names = dict(np=np, torch=torch, answer=answer)
+    exec(source, names)
+    capsys.readouterr()
+    exec(test, names)
+    return capsys.readouterr().out.splitlines()
+
+
+def test_every_exercise_is_known():
+    assert set(exercises()) == set(WRONG)
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_solutions_are_correct_and_mistakes_are_named(capsys, name):
+    solution, empty, test = exercises()[name]
+    assert set(said(capsys, solution, test)) == {"Correct."}
+    assert all(line.startswith("Not yet") for line in said(capsys, empty, test))
+    body, mistake = WRONG[name]
+    head = re.match(r"def .*:\n", solution)[0]
+    lines = said(capsys, head + "    return " + body, test)
+    assert any(line.startswith("Not yet") and mistake in line for line in lines), lines
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_solutions_at_the_end_are_run_by_the_notebook(path):
+    """Each stands in a collapsed cell as it stands in its fold, so that nbval runs it."""
+    cells = nbformat.read(path, as_version=4).cells
+    (last,) = [c for c in cells if c.cell_type == "markdown"][-1:]
+    after = [c for c in cells[cells.index(last) + 1 :] if c.metadata.get("jupyter", {}).get("source_hidden")]
+    assert len(blocks(last)) == last.source.count("<summary>Solution") == last.source.count("<summary>Hint") == 3
+    for block in blocks(last):
+        assert any(c.source.startswith(block.rstrip("\n")) for c in after), block
