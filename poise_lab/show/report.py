@@ -14,6 +14,7 @@ from ..files import write_text
 from ..runs import RunRecord, compare, read_lines
 from .page import CONFIG
 from .plots import METRICS, accuracy_by_task, run_curves, seconds_by_part
+from .strategies import ways_of_working
 from .tokens import ShownPrompt, ShownResponse
 from .viewer import RolloutViewer
 from .words import describe
@@ -45,6 +46,7 @@ CAPTIONS = {
     "gradient_norm": "Mean over the mini-batches of a step.",
     "clip_fraction": "Share of tokens whose gradient the clipped surrogate stops.",
     "response_length": "Mean over the responses of each step.",
+    "held_out_length": "Mean over the sampled responses to held-out problems.",
     "tokens": "Sampled for training; evaluations are not counted.",
     "peak_memory_mb": "Largest resident memory of the process so far.",
 }
@@ -60,6 +62,9 @@ def write_report(runs: Sequence[RunRecord], path: str | Path, first: Sequence[tu
     rows = compare(list(runs))
     figures = [(run_curves(runs, metric), CAPTIONS[metric]) for metric in METRICS]
     figures.insert(1, (accuracy_by_task(runs), "The same, by task, mean over the runs shown."))
+    figures.insert(
+        1, (ways_of_working(runs), "Read from the texts: without reasoning, results alone, or every step written.")
+    )
     figures.append((seconds_by_part(runs), "Mean over steps and seeds; evaluations are spread over all steps."))
     figures = [(fig, caption) for fig, caption in [*first, *figures] if fig.data]
     parts = [
