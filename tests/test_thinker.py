@@ -136,7 +136,7 @@ def recorded(name):
 def test_recorded_runs_are_what_make_run_does():
     assert trained.THINKING["poise-0"] == "--policy thinker --learning-rate 5e-5 --baseline poise --seed 0"
     assert "poise-lab train --policy thinker --learning-rate 5e-5 --out" in (ROOT / "Makefile").read_text()
-    for name in ("poise", "random_rewards", "sharpen", "none"):
+    for name in ("poise", "random_rewards", "sharpen"):
         for run in recorded(name):
             assert run.finished and run.config["policy"] == "thinker"
             assert run.config["train"]["learning_rate"] == recorded("poise")[0].config["train"]["learning_rate"]
