@@ -10,10 +10,10 @@ ONE := OMP_NUM_THREADS=1
 TWO := -n 2 --dist loadfile
 NBVAL := --nbval --nbval-current-env --nbval-sanitize-with tests/sanitize.cfg --nbval-cell-timeout=600
 NOTEBOOKS := $(filter-out notebooks/11_%,$(wildcard notebooks/*.ipynb))
-.PHONY: run test test-scale test-lab test-all lab notebooks bench assignments handout grade grade-check lint clean
+.PHONY: run test test-scale test-lab test-all lab site notebooks bench assignments handout grade grade-check lint clean
 
 run: $(VENV)/.installed
-	$(BIN)/poise-lab train --baseline poise --seed 0 --out $(RUN) $(if $(wildcard $(RUN)/config.json),--resume)
+	$(BIN)/poise-lab train --policy thinker --learning-rate 5e-5 --out $(RUN) $(if $(wildcard $(RUN)/config.json),--resume)
 	$(BIN)/poise-lab report $(RUN) -o $(RUN)/report.html
 test: $(VENV)/.installed
 	@export $(ONE); $(BIN)/python -m pytest tests -q $(TWO); library=$$?; \
@@ -24,12 +24,13 @@ test-scale: $(SCALE)/.installed  # POISE on TRL and accelerate: processes on the
 	$(ONE) $(SCALE)/bin/python -m pytest tests/scale tests/test_scale.py -q $(TWO)
 	$(ONE) $(SCALE)/bin/python -m pytest $(NBVAL) notebooks/11_*.ipynb -q
 test-lab: $(SCALE)/.installed  # the notebooks in a browser, every slider moved; Chromium is installed if there is none
-	$(SCALE)/$(PIP) -c constraints.txt -e ".[dev,scale,browser]"
+	$(SCALE)/$(PIP) -c constraints.txt -e ".[dev,scale,browser,site]"
 	command -v chromium || command -v chromium-browser || command -v google-chrome || \
-	  { command -v apt-get && test "$$(id -u)" = 0 && apt-get update -qq && apt-get install -qq -y chromium; } || \
-	  $(SCALE)/bin/playwright install --with-deps chromium
-	$(ONE) $(SCALE)/bin/python -m pytest tests/lab_check.py tests/viewer_check.py -q -n 2
+	  { command -v apt-get && test "$$(id -u)" = 0 && apt-get update -qq && apt-get install -qq -y chromium; } || $(SCALE)/bin/playwright install --with-deps chromium
+	$(ONE) $(SCALE)/bin/python -m pytest tests/lab_check.py tests/viewer_check.py tests/site_check.py -q -n 2
 test-all: test test-scale grade-check test-lab
+site: $(VENV)/.installed  # the course as pages that need no network: open site/index.html
+	$(VENV)/$(PIP) -c constraints.txt -e ".[site]" && $(BIN)/python -m tools.site site
 lab: $(VENV)/.installed
 	$(BIN)/jupyter lab notebooks
 notebooks: $(VENV)/.installed
@@ -53,8 +54,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/$(PIP) -c constraints.txt -e ".[dev]" && touch $@
 $(VENV)/.course: $(VENV)/.installed
-	$(VENV)/$(PIP) -c constraints.txt -e ".[course]"
-	touch $@
+	$(VENV)/$(PIP) -c constraints.txt -e ".[course]" && touch $@
 $(SCALE)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(SCALE)
 	$(SCALE)/$(PIP) -c constraints.txt -e ".[dev,scale]" && touch $@

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from tqdm.auto import tqdm
 
-from . import checkpoints
+from . import checkpoints, threads
 from .baselines.base import Baseline
 from .config import TrainConfig
 from .errors import NotFiniteError, PoiseLabError, disk_is_full
@@ -89,6 +89,7 @@ class Trainer:
         Raises PoiseLabError on a NaN or infinite loss, naming the step and the last good checkpoint, and if every reward
         of the first steps is the same. Where no step was finished, the run folder is free again.
         """
+        threads.use_for(self.policy.model.num_parameters())  # another policy may have been loaded since
         try:
             return self._run()
         except Exception as e:

@@ -286,13 +286,8 @@ SEEN = """box => JSON.stringify(box.querySelector('.js-plotly-plot').data
   .filter(trace => trace.visible !== false && trace.xaxis !== 'x99').map(trace => [trace.x, trace.y, trace.z, trace.name]))"""
 
 
-@pytest.mark.parametrize("name", NOTEBOOKS)
-def test_every_figure_moves_on_a_page_by_keyboard_without_a_network(browser, tmp_path, name):
-    write_pages([ROOT / "notebooks" / name], tmp_path)
-    context = browser.new_context(viewport={"width": 1000, "height": 900}, offline=True)
-    page, errors = context.new_page(), []
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.goto((tmp_path / name).with_suffix(".html").as_uri())
+def moved_by_keyboard(page) -> tuple[list[str], int]:
+    """Move every control of every figure of a page: what did not move, and how many did."""
     figures = page.locator(".poise-figure")
     faults, moved = [], 0
     for i in range(figures.count()):
@@ -311,6 +306,17 @@ def test_every_figure_moves_on_a_page_by_keyboard_without_a_network(browser, tmp
                     break
             else:
                 faults.append(f"figure {i}: control {k} did not move it")
+    return faults, moved
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_every_figure_moves_on_a_page_by_keyboard_without_a_network(browser, tmp_path, name):
+    write_pages([ROOT / "notebooks" / name], tmp_path)
+    context = browser.new_context(viewport={"width": 1000, "height": 900}, offline=True)
+    page, errors = context.new_page(), []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto((tmp_path / name).with_suffix(".html").as_uri())
+    faults, moved = moved_by_keyboard(page)
     context.close()
     assert not faults, "\n".join(faults)
     assert not errors, errors

@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import json
 import re
+import shutil
 import subprocess
 import sys
 import warnings
@@ -528,6 +529,27 @@ def test_report_escapes_names(tmp_path, runs):
     assert main(["report", str(odd), "-o", str(tmp_path / "x.html")]) == 0
     html = (tmp_path / "x.html").read_text()
     assert "a<b>" not in html and "a&lt;b&gt;&amp;c" in html
+
+
+def test_report_shows_what_the_policy_wrote_at_both_ends(tmp_path, runs):
+    run = tmp_path / "poise-0"
+    shutil.copytree(runs / "poise-0", run)
+
+    def line(step, text, reward):
+        sample = dict(task="sums", prompt="1+1=", greedy="<think>so</think>2", greedy_reward=1.0, sampled=[text, "<b>three"],
+                      rewards=[reward, 0.0], value=0.625)  # fmt: skip
+        return json.dumps({"step": step, "samples": [sample]}) + "\n"
+
+    (run / "samples.jsonl").write_text(
+        line(0, "first words", 0.0) + line(5, "in between", 0.0) + line(9, "last words", 1.0)
+    )
+    assert main(["report", str(run), "-o", str(tmp_path / "x.html")]) == 0
+    html = (tmp_path / "x.html").read_text(encoding="utf-8")
+    text = "".join(Page(html).text)
+    assert "step 0" in text and "step 9" in text and "step 5" not in text
+    assert "sums: 1+1= (rewarded 1 and 0 and 0, then 1 and 1 and 0)" in text and "value read from it 0.62" in text
+    assert "first words" in text and "last words" in text and "in between" not in text
+    assert "<b>three" not in html and "&lt;b&gt;three" in html and text.count("Response 1, greedy") == 2
 
 
 def test_report_of_a_run_without_a_probe_or_of_step_0_only(tmp_path, runs):

@@ -38,6 +38,8 @@ def test_pass_at_k_is_the_share_of_subsets_with_a_right_response():
     ("task", "response", "named"),
     [
         ("chain_sum", "<think></think>12", "at once"),
+        ("chain_sum", "12", "at once"),
+        ("spell_backward", "<think> </think>tac", "at once"),
         ("chain_sum", "<think>5;12</think>12", "in leaps"),
         ("chain_sum", "<think>2+3=5;5+7=12</think>12", "step by step"),
         ("spell_backward", "<think>3t2a1c</think>tac", "step by step"),

@@ -850,3 +850,11 @@ def test_a_step_in_half_precision_takes_the_pass(tmp_path, monkeypatch):
     monkeypatch.setattr(pl.trainer, "read_internals", lambda *args: passes.append(1) or read(*args))
     trainer(tmp_path / "r", policy=policy).train_step(1)
     assert passes == [1]
+
+
+def test_a_run_computes_on_the_threads_of_its_policy(tmp_path, monkeypatch):
+    """Also where a larger policy was loaded between its loading and its run."""
+    t, asked = trainer(tmp_path / "r", steps=1), []
+    monkeypatch.setattr(pl.trainer.threads, "use_for", asked.append)
+    t.run()
+    assert asked == [t.policy.model.num_parameters()]

@@ -1,12 +1,13 @@
 """The rollout viewer in headless Chromium: on a page, at the width of a phone and of a screen, light and dark, and in
-JupyterLab before a notebook is trusted and after. `make test-lab` runs it; screenshots are left in runs/lab.
+JupyterLab before a notebook is trusted and after. And the schematics. `make test-lab` runs it; screenshots are left in
+runs/lab.
 """
 
 from __future__ import annotations
 
 import nbformat
 import pytest
-from lab_check import SHOTS, browser, lab, wait_until  # noqa: F401
+from lab_check import ROOT, SHOTS, browser, lab, wait_until  # noqa: F401
 from test_viewer import HOSTILE, made
 
 import poise_lab as pl
@@ -144,3 +145,49 @@ def test_viewer_in_a_notebook(lab, browser, html):  # noqa: F811
     page.evaluate("() => window.jupyterapp.commands.execute('kernelmenu:shutdown')")
     context.close()
     assert not errors, errors
+
+
+# What is wrong with a drawing: words that overlap, or stick out of the drawing or of the box in whose middle they are.
+DRAWN_FAULTS = """() => {
+  const faults = [], svg = document.documentElement, size = svg.viewBox.baseVal;
+  const texts = [...svg.querySelectorAll('text')].map(t => [t.textContent, t.getBBox(), t]);
+  const boxes = [...svg.querySelectorAll('rect.box, rect.warm, rect.plain')].map(r => r.getBBox());
+  for (const [i, [said, p, t]] of texts.entries()) {
+    if (parseFloat(getComputedStyle(t).fontSize) < 12) faults.push(`small: ${said}`);
+    if (p.x < 2 || p.y < 0 || p.x + p.width > size.width - 2 || p.y + p.height > size.height) faults.push(`sticks out: ${said}`);
+    const [x, y] = [p.x + p.width / 2, p.y + p.height / 2];
+    for (const b of boxes) if (x > b.x && x < b.x + b.width && y > b.y && y < b.y + b.height
+        && (p.x < b.x + 1 || p.x + p.width > b.x + b.width - 1) && b.width > 30) faults.push(`wider than its box: ${said}`);
+    for (const [other, q] of texts.slice(i + 1))
+      if (Math.min(p.x + p.width, q.x + q.width) - Math.max(p.x, q.x) > 1 && Math.min(p.y + p.height, q.y + q.height) - Math.max(p.y, q.y) > 3)
+        faults.push(`overlap: ${said} | ${other}`);
+  }
+  return faults;
+}"""
+
+# Words against the fill of the last box that holds them, or the ground.
+DRAWN_CONTRAST = """() => {
+  const light = color => color.match(/[0-9.]+/g).slice(0, 3).map(v => v / 255)
+    .map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4).reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const filled = [...document.querySelectorAll('rect')].filter(r => getComputedStyle(r).fill !== 'none');
+  return [...document.querySelectorAll('text')].flatMap(t => {
+    const p = t.getBBox(), [x, y] = [p.x + p.width / 2, p.y + p.height / 2];
+    const under = filled.filter(r => { const b = r.getBBox(); return x > b.x && x < b.x + b.width && y > b.y && y < b.y + b.height }).pop();
+    const [a, b] = [light(getComputedStyle(t).fill), light(getComputedStyle(under).fill)].sort((p, q) => q - p);
+    return (a + 0.05) / (b + 0.05) < 4.5 ? [`contrast ${((a + 0.05) / (b + 0.05)).toFixed(2)}: ${t.textContent}`] : [];
+  });
+}"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_drawings_are_read_in_both_themes(browser, scheme):  # noqa: F811
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    context, faults = browser.new_context(viewport={"width": 700, "height": 500}, color_scheme=scheme), []
+    page = context.new_page()
+    for path in sorted((ROOT / "notebooks" / "figures").glob("*.svg")):
+        page.goto(path.as_uri())
+        faults += [f"{path.stem}: {fault}" for fault in page.evaluate(DRAWN_FAULTS)]
+        faults += [f"{path.stem}: {fault}" for fault in page.evaluate(DRAWN_CONTRAST)]
+        page.screenshot(path=SHOTS / f"drawing-{path.stem}-{scheme}.png")
+    context.close()
+    assert not faults, "\n".join(faults)

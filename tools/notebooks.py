@@ -72,7 +72,7 @@ def write_pages(paths: list[str], folder: str | Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "plotly.min.js").write_text(get_plotlyjs(), encoding="utf-8")
     for path in map(Path, paths):
-        page, _ = HTMLExporter(require_js_url="", jquery_url="").from_filename(str(path))
+        page, _ = HTMLExporter(require_js_url="", jquery_url="", embed_images=True).from_filename(str(path))
         (folder / f"{path.stem}.html").write_text(page, encoding="utf-8")
 
 

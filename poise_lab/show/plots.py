@@ -46,6 +46,7 @@ METRICS = {
     "accuracy": ("Held-out accuracy", "accuracy (share of responses)"),
     "greedy_accuracy": ("Held-out accuracy, greedy", "accuracy (share of problems)"),
     "pass_at_16": ("Held-out problems solved in 16 tries", "pass@16 (share of problems)"),
+    "held_out_length": ("Length of held-out responses", "tokens"),
     "reward": ("Training reward", "mean reward"),
     "variance_reduction": ("Variance reduction of the advantages", "1 - Var(A) / Var(R)"),
     "probe_r_fresh": ("Value probe against V(x), held-out prompts", "Pearson r"),

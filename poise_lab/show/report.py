@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,9 +11,12 @@ import plotly.io as pio
 
 from ..errors import PoiseLabError
 from ..files import write_text
-from ..runs import RunRecord, compare
+from ..runs import RunRecord, compare, read_lines
 from .page import CONFIG
 from .plots import METRICS, accuracy_by_task, run_curves, seconds_by_part
+from .strategies import ways_of_working
+from .tokens import ShownPrompt, ShownResponse
+from .viewer import RolloutViewer
 from .words import describe
 
 STYLE = """
@@ -29,6 +33,8 @@ pre { overflow-x: auto; background: #f5f5f5; padding: .6rem; }
 
 CAPTIONS = {
     "accuracy": "Mean reward of fresh responses to held-out problems, which no step trains on.",
+    "greedy_accuracy": "Share of held-out problems that the most probable response solves.",
+    "pass_at_16": "Share of held-out problems that at least one of 16 sampled responses solves.",
     "reward": "Mean reward of the sampled responses of each step.",
     "variance_reduction": "How much smaller the variance of the advantages is than that of the rewards; "
     "the dotted line is what leave-one-out (RLOO) would have given on the same rewards.",
@@ -40,6 +46,7 @@ CAPTIONS = {
     "gradient_norm": "Mean over the mini-batches of a step.",
     "clip_fraction": "Share of tokens whose gradient the clipped surrogate stops.",
     "response_length": "Mean over the responses of each step.",
+    "held_out_length": "Mean over the sampled responses to held-out problems.",
     "tokens": "Sampled for training; evaluations are not counted.",
     "peak_memory_mb": "Largest resident memory of the process so far.",
 }
@@ -55,6 +62,9 @@ def write_report(runs: Sequence[RunRecord], path: str | Path, first: Sequence[tu
     rows = compare(list(runs))
     figures = [(run_curves(runs, metric), CAPTIONS[metric]) for metric in METRICS]
     figures.insert(1, (accuracy_by_task(runs), "The same, by task, mean over the runs shown."))
+    figures.insert(
+        1, (ways_of_working(runs), "Read from the texts: without reasoning, results alone, or every step written.")
+    )
     figures.append((seconds_by_part(runs), "Mean over steps and seeds; evaluations are spread over all steps."))
     figures = [(fig, caption) for fig, caption in [*first, *figures] if fig.data]
     parts = [
@@ -68,6 +78,9 @@ def write_report(runs: Sequence[RunRecord], path: str | Path, first: Sequence[tu
         words = html.escape(describe(fig))
         plot = pio.to_html(fig, full_html=False, include_plotlyjs=(i == 0), config=CONFIG)
         parts.append(f"<figure aria-label='{words}'>{plot}<figcaption>{html.escape(caption)}</figcaption></figure>")
+    if written := [(run, _written(run)) for run in runs if read_lines(run.folder / "samples.jsonl")]:
+        parts.append("<h2>What the policy writes</h2>")
+        parts += [f"<h3>{html.escape(run.name)}</h3>{view.to_html()}" for run, view in written]
     parts.append("<h2>What made these runs</h2>")
     for run in runs:
         parts.append(f"<h3>{html.escape(run.name)}</h3><pre>{html.escape(_yaml(run.config))}</pre>")
@@ -76,6 +89,28 @@ def write_report(runs: Sequence[RunRecord], path: str | Path, first: Sequence[tu
         write_text(path, "\n".join(parts))
     except OSError as e:
         raise PoiseLabError(f"report {path} cannot be written: {e.strerror}") from None
+
+
+def _written(run: RunRecord) -> RolloutViewer:
+    """The same held-out problems at the first and at the last evaluation of a run, whose folder keeps such samples."""
+    lines = read_lines(run.folder / "samples.jsonl")
+    return RolloutViewer(
+        **{f"step {line['step']}": list(map(_prompt_of, line["samples"])) for line in (lines[0], lines[-1])}
+    )
+
+
+def _prompt_of(sample: dict) -> ShownPrompt:
+    """A problem of an evaluation: the greedy response, and sampled ones, of which the first was read."""
+
+    def response(text: str, reward: float, **more) -> ShownResponse:
+        return ShownResponse(
+            re.findall(r"\s*\S+|\s+$", text), {}, reward, **more
+        )  # words, so that a long text can be cut
+
+    responses = [response(sample["greedy"], sample["greedy_reward"], name="greedy")]
+    for j, (text, reward) in enumerate(zip(sample["sampled"], sample["rewards"], strict=True)):
+        responses.append(response(text, reward, value=sample.get("value") if j == 0 else None, name="sampled"))
+    return ShownPrompt(0, sample["task"], [sample["prompt"]], responses)
 
 
 def _table(rows: list[dict]) -> str:

@@ -28,6 +28,7 @@ class ShownResponse:
     advantage: the mean, if there is one per token. value: read from it, if the baseline reads any.
     baseline: what was subtracted from the reward, where the advantage is on that scale.
     reasoning: tokens up to the end of its reasoning. ended: whether a tag ends it. pool: tokens averaged there.
+    name: what kind of response it is, where they are not all sampled.
     """
 
     pieces: list[str]
@@ -40,6 +41,7 @@ class ShownResponse:
     ended: bool = False
     finished: bool = True
     pool: int = 0
+    name: str = ""
 
 
 @dataclasses.dataclass

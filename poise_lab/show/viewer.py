@@ -165,7 +165,7 @@ def _said(name: str, shown: ShownPrompt) -> str:
 def _card(j: int, shown: ShownPrompt, scales: dict, longest: int) -> str:
     one = shown.responses[j]
     lines = "".join(f'<p style="margin:.2em 0">{html.escape(line)}</p>' for line in _lines(j, shown))
-    title = f'<p style="margin:.2em 0">Response {j + 1}</p>'
+    title = f'<p style="margin:.2em 0">Response {j + 1}{html.escape(one.name and ", " + one.name)}</p>'
     return f'<div style="flex:1 1 260px;min-width:0">{title}{_text(_tokens(one, scales, longest))}{lines}</div>'
 
 
@@ -185,8 +185,8 @@ def _lines(j: int, shown: ShownPrompt) -> list[str]:
         lines.append(f"advantage {one.reward:.3g} \u2212 {one.baseline:.2f} = {_signed(one.advantage)}")
     elif one.advantage is not None:
         lines.append(f"advantage {_signed(one.advantage)}")
-    if not one.ended:
-        lines.append("no tag ends its reasoning, so all of it is read as reasoning" if one.measures else "no end tag")
+    if one.measures and not one.ended:
+        lines.append("no tag ends its reasoning, so all of it is read as reasoning")
     return [*lines, *([] if one.finished else ["cut off at the longest response"])]
 
 
@@ -316,7 +316,7 @@ def _style(scales: dict) -> str:
         f"{view} legend{{float:left;padding:0;margin-right:12px}}",
         f"{view} summary{{cursor:pointer;padding:6px 0;overflow-wrap:anywhere}}",
         f"{view} .plain{{display:none}}",
-        f"{view} .text>span,{view} .text>span>span{{box-shadow:inset 1px 0 #8886}}",
+        f"{view} fieldset~details .text>span,{view} fieldset~details .text>span>span{{box-shadow:inset 1px 0 #8886}}",
     ]
     for m in scales:
         on = f"{view}:has(input.{m.key}:checked)"

@@ -20,7 +20,7 @@ from ..process import one_thread
 from ..runs import compare, format_table
 from ..show.report import write_report
 from ..sources import SOURCES, data_dir, fetched
-from . import cost, showdown, sums, tables, tracking, trained, transfer, verdicts
+from . import cost, showdown, sums, tables, thinking, tracking, trained, transfer, verdicts
 from .common import refresh
 
 REAL = ("smollm2-135m", "gemma3-270m")
@@ -79,7 +79,10 @@ def _showdown(out: Path) -> str:
 
 STUDIES = {
     "runs": of_runs("POISE and RLOO on the bundled policy (notebook 07)", "runs", trained.RUNS, mark="recorded"),
-    "thinking": of_runs("a policy that learns to think, beside controls without rewards", "thinking", trained.THINKING),
+    "thinking": dataclasses.replace(
+        of_runs("a policy that learns to think, beside controls without rewards", "thinking", trained.THINKING),
+        says=thinking.table, mark="thinking", quote=thinking.table,
+    ),
     "smollm2": of_runs(
         "SmolLM2 itself trained on sums (notebook 09)", "runs-smollm2", trained.SMOLLM2, mark="smollm2",
         models=("smollm2-135m",),

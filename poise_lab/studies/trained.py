@@ -40,14 +40,12 @@ SMOLLM2 = {
     for name, spent in _SPENT.items()
 }
 
-# The policy that learns to think: POISE, REINFORCE without a baseline, and two controls that see no reward.
+# The policy that learns to think: POISE, and two controls that see no reward.
 THINKING = {
-    f"{name}-{seed}": f"--policy thinker --learning-rate 6e-5 --baseline {name} {more}--seed {seed}"
-    for name, more in (
-        ("poise", ""), ("random_rewards", ""), ("sharpen", ""), ("none", "--set responses=1 --prompts 192 ")
-    )
+    f"{name}-{seed}": f"--policy thinker --learning-rate 5e-5 --baseline {name} --seed {seed}"
+    for name in ("poise", "random_rewards", "sharpen")
     for seed in SEEDS
-}  # fmt: skip
+}
 
 ENGINES = {
     f"{engine}-{seed}": f"--engine {engine} --steps 40 --eval-every 20 --seed {seed}"

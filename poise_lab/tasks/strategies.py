@@ -19,7 +19,8 @@ def strategy(problem: Problem, response: str) -> str | None:
     """One of STRATEGIES: "at once" where nothing was reasoned; None for a task whose ways of working are not known."""
     if problem.task not in STEPWISE:
         return None
-    reasoning = response.partition(END_OF_REASONING)[0].removeprefix(START_OF_REASONING)
+    tagged = START_OF_REASONING in response or END_OF_REASONING in response  # without a tag all of it is the answer
+    reasoning = response.partition(END_OF_REASONING)[0].removeprefix(START_OF_REASONING).strip() if tagged else ""
     if not reasoning:
         return "at once"
     return "step by step" if STEPWISE[problem.task](reasoning) else "in leaps"

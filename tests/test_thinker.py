@@ -1,0 +1,178 @@
+"""The policy that learns to think: its demonstrations, its card, and what its recorded runs say."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections import Counter
+from pathlib import Path
+from random import Random
+
+import pytest
+
+import poise_lab as pl
+from poise_lab.files import read_json
+from poise_lab.models import pretrain, thinker
+from poise_lab.stats import mean_interval
+from poise_lab.studies import thinking, trained
+from poise_lab.tasks import answer_of
+from poise_lab.tasks.strategies import STRATEGIES, strategy
+
+ROOT = Path(__file__).parent.parent
+FOLDER = pl.data_dir() / "thinking"
+
+
+def problems(n=300):
+    return pl.load_task(pl.TINY_TASKS).sample(n, seed=21)
+
+
+def shown(problem, way, seed=0):
+    return thinker.demonstrate(problem, Random(seed), {way: 1})
+
+
+@pytest.mark.parametrize("way", STRATEGIES)
+def test_a_way_is_read_from_the_text_that_it_leaves(way):
+    rng = Random(0)
+    for problem in problems():
+        assert strategy(problem, thinker.demonstrate(problem, rng, {way: 1})) == way
+
+
+def test_ways_come_as_often_as_their_weights_say():
+    rng, counts = Random(0), Counter()
+    for problem in problems(600):
+        counts[strategy(problem, thinker.demonstrate(problem, rng, thinker.HABIT))] += 1
+    for way, weight in thinker.HABIT.items():
+        assert counts[way] / 600 == pytest.approx(weight / 100, abs=0.05)
+
+
+def demonstrated(task, expression, broken=False, slip=0.0):
+    (problem,) = pl.load_task(task).sample(1, seed=0)
+    fake = dataclasses.replace(problem, question="", compact=expression, entry={"answer": "", "question": ""})
+    return pretrain.DEMONSTRATORS[task](fake, Random(0), slip, broken)
+
+
+def test_broken_rules_by_hand():
+    """A total that falls below zero loses its sign, once it does; downwards becomes upwards."""
+    assert demonstrated("chain_sum", "3-8+1=", broken=True) == ("3-8=5;5+1=6", "6")
+    assert demonstrated("chain_sum", "3-8+1=") == ("3-8=-5;-5+1=-4", "-4")
+    assert demonstrated("chain_sum", "9-8+1=", broken=True) == ("9-8=1;1+1=2", "2")
+    assert demonstrated("word_sorting", "sort>at,up,be", broken=True) == ("a1u2b3:a1b3u2", "at,be,up")
+    assert demonstrated("word_sorting", "sort<at,up,be", broken=True) == ("a1u2b3:a1b3u2", "at,be,up")
+    assert demonstrated("word_sorting", "sort>at,up,be") == ("a1u2b3:u2b3a1", "up,be,at")
+
+
+def test_answers_at_once_are_careless_where_the_task_is_easy_in_one_pass():
+    """Right for short words and for most lists that one look sorts; mostly wrong for longer words."""
+    rng, right = Random(0), Counter()
+    for problem in problems(900):
+        good = answer_of(thinker.demonstrate(problem, rng, {"at once": 1})).replace(",", ", ") == problem.answer
+        long = problem.task == "spell_backward" and len(problem.answer) >= thinker.LONG_WORD
+        right[problem.task, long, good] += 1
+
+    def share(*key):
+        return right[*key, True] / (right[*key, True] + right[*key, False])
+
+    assert share("spell_backward", False) == share("chain_sum", False) == 1
+    assert share("spell_backward", True) == pytest.approx(1 - thinker.CARELESS, abs=0.06)
+    assert 0.2 < share("word_sorting", False) < 0.8
+
+
+def test_leaps_leave_out_the_work():
+    for problem in problems():
+        text = shown(problem, "in leaps")
+        reasoning = text.partition("</think>")[0].removeprefix("<think>")
+        if problem.task == "chain_sum":
+            assert reasoning.split(";")[-1] == answer_of(text)
+        elif problem.task == "word_sorting":
+            assert reasoning == "".join(word[0] for word in answer_of(text).split(","))
+        else:
+            assert (
+                answer_of(text) == problem.answer
+                and reasoning.partition(":")[2] == answer_of(text)[: -(-len(problem.answer) // 2)]
+            )
+
+
+# --- the card ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def card():
+    return read_json(pl.data_dir() / "thinker-policy" / "card.json")
+
+
+def test_there_is_room_of_three_kinds(card):
+    """Greedy answers badly, sampling finds the right answer, prompts differ, responses can be read; all as the card has it."""
+    mean = {
+        name: sum(row[name] for row in card["performance"].values()) / 3
+        for name in ("accuracy", "greedy_accuracy", "pass_at_16", "value_std", "parsed")
+    }
+    assert 0.1 <= mean["accuracy"] <= 0.5 and mean["greedy_accuracy"] <= 0.4
+    assert mean["pass_at_16"] >= 0.7 and mean["value_std"] >= 0.2 and mean["parsed"] >= 0.95
+    for row in card["performance"].values():
+        assert row["strategies"]["at once"]["share"] > 0.5
+        assert set(row["strategies"]) == set(STRATEGIES)
+    assert card["squared_scores"]["wrong"] > 0 and card["squared_scores"]["right"] > 0
+    assert sum(f.stat().st_size for f in (pl.data_dir() / "thinker-policy").iterdir()) < 5e6
+
+
+def test_the_card_describes_the_policy_that_is_there(card):
+    """Measured again on fewer problems: within what so few say."""
+    again = pretrain.describe(pl.load_policy("thinker"), problems=120, responses=8)
+    for task, row in card["performance"].items():
+        assert again[task]["accuracy"] == pytest.approx(row["accuracy"], abs=0.1)
+        assert again[task]["greedy_accuracy"] == pytest.approx(row["greedy_accuracy"], abs=0.15)
+        assert again[task]["strategies"]["at once"]["share"] == pytest.approx(
+            row["strategies"]["at once"]["share"], abs=0.08
+        )
+
+
+# --- the recorded runs -----------------------------------------------------------------------------
+
+
+def recorded(name):
+    return [pl.read_run(FOLDER / f"{name}-{seed}") for seed in trained.SEEDS]
+
+
+def test_recorded_runs_are_what_make_run_does():
+    assert trained.THINKING["poise-0"] == "--policy thinker --learning-rate 5e-5 --baseline poise --seed 0"
+    assert "poise-lab train --policy thinker --learning-rate 5e-5 --out" in (ROOT / "Makefile").read_text()
+    for name in ("poise", "random_rewards", "sharpen"):
+        for run in recorded(name):
+            assert run.finished and run.config["policy"] == "thinker"
+            assert run.config["train"]["learning_rate"] == recorded("poise")[0].config["train"]["learning_rate"]
+            assert {f.name for f in run.folder.iterdir()} == {"config.json", "metrics.jsonl", "samples.jsonl"}
+
+
+def test_the_policy_learns_to_think():
+    """Greedy accuracy up by 0.3 and more, pass@16 not down, responses longer, and half of them no longer at once."""
+    runs = recorded("poise")
+    assert mean_interval(thinking.gains(runs, "greedy_accuracy"))[1] > 0.3
+    assert mean_interval(thinking.gains(runs, "pass_at_16"))[1] > 0
+    assert mean_interval(thinking.gains(runs, "held_out_length"))[1] > 5
+    for run in runs:
+        assert 0 < thinking.turning_step(run) < 100
+
+
+def test_the_climb_is_slow_enough_to_watch():
+    """Of what a run gains, two fifths of the accuracy and half of the length come after step 30 of 100."""
+
+    def late(metric):
+        late_part = []
+        for run in recorded("poise"):
+            by_step = dict(zip(*run.series(metric), strict=True))
+            late_part.append((by_step[100] - by_step[30]) / (by_step[100] - by_step[0]))
+        return mean_interval(late_part)[0]
+
+    assert late("accuracy") > 0.4 and late("held_out_length") > 0.5
+
+
+def test_controls_without_rewards_do_not_learn():
+    """Random rewards lift greedy accuracy by less than 0.03, sharpening by less than half of the lift of POISE."""
+    lift = mean_interval(thinking.gains(recorded("poise"), "greedy_accuracy"))[0]
+    assert mean_interval(thinking.gains(recorded("random_rewards"), "greedy_accuracy"))[2] < 0.03
+    assert mean_interval(thinking.gains(recorded("sharpen"), "greedy_accuracy"))[2] < lift / 2
+
+
+def test_readme_quotes_the_recorded_runs():
+    (quoted,) = re.findall(r"<!-- thinking -->\n(.*?)<!-- /thinking -->", (ROOT / "README.md").read_text(), re.S)
+    assert quoted.strip() == thinking.table(FOLDER)

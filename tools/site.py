@@ -1,0 +1,134 @@
+"""The course as a site of static pages, which needs no network: `make site`, or `python -m tools.site FOLDER`.
+
+The notebooks as they are stored, with figures that move and the rollout viewer; the guides; the texts of the
+assignments, without their code; and the public names of the package with their docstrings.
+"""
+
+from __future__ import annotations
+
+import inspect
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import nbformat
+from plotly.offline import get_plotlyjs
+from sphinx.application import Sphinx
+
+import poise_lab as pl
+
+ROOT = Path(__file__).parent.parent
+NOTEBOOKS = ROOT / "notebooks"
+GUIDES = {"students": NOTEBOOKS / "STUDENTS.md", "instructors": NOTEBOOKS / "INSTRUCTORS.md"}
+SETTINGS = dict(
+    project="poise-lab",
+    extensions=["myst_nb", "sphinx.ext.mathjax", "sphinx-mathjax-offline"],
+    html_theme="sphinx_book_theme",
+    html_title="poise-lab",
+    html_theme_options=dict(show_toc_level=2, use_download_button=False),
+    html_context=dict(default_mode="auto"),  # light or dark as the reader's system is
+    html_copy_source=False,
+    html_show_search_summary=False,  # would fetch pages, which a browser refuses to those of a folder
+    html_show_sphinx=False,
+    nb_execution_mode="off",
+    nb_mime_priority_overrides=[("html", "text/html", 1)],  # figures: the HTML that moves, not the JSON of a kernel
+    nb_ipywidgets_js={},  # would be asked of a network
+    suppress_warnings=["myst", "mystnb", "image", "toc"],  # links into the repository lead nowhere on a site
+)
+
+
+def build(folder: str | Path) -> None:
+    """Write the site into a folder, whose content it replaces."""
+    folder = Path(folder)
+    shutil.rmtree(folder, ignore_errors=True)
+    with tempfile.TemporaryDirectory() as workspace:
+        source = Path(workspace, "source")
+        source.mkdir()
+        groups = write_sources(source)
+        (source / "index.md").write_text(index(groups), encoding="utf-8")
+        (source / "extra").mkdir()
+        (source / "extra" / "plotly.min.js").write_text(get_plotlyjs(), encoding="utf-8")
+        settings = {**SETTINGS, "html_extra_path": ["extra"], "exclude_patterns": ["extra"]}
+        app = Sphinx(source, None, folder, Path(workspace, "doctrees"), "html", settings, status=None)
+        app.build()
+        if app.statuscode:
+            raise SystemExit(app.statuscode)
+
+
+def write_sources(source: Path) -> dict[str, list[str]]:
+    """Write what the pages are made of; returns the names of the pages by group. All lie side by side, with plotly.js."""
+    groups: dict[str, list[str]] = {"Notebooks": [], "Guides": [], "Assignments": [], "Reference": ["api"]}
+    shutil.copytree(NOTEBOOKS / "figures", source / "figures", ignore=shutil.ignore_patterns("*.py"))
+    for path in sorted(NOTEBOOKS.glob("*.ipynb")):
+        shutil.copy(path, source)
+        groups["Notebooks"].append(path.stem)
+    for name, path in GUIDES.items():
+        shutil.copy(path, source / f"{name}.md")
+        groups["Guides"].append(name)
+    for path in sorted((NOTEBOOKS / "assignments" / "source").glob("*/*.ipynb")):
+        name = f"assignment_{path.parent.name}"
+        (source / f"{name}.md").write_text(assignment(path), encoding="utf-8")
+        groups["Assignments"].append(name)
+    (source / "api.md").write_text(api(), encoding="utf-8")
+    return groups
+
+
+def assignment(path: Path) -> str:
+    """The text of an assignment: what it says and asks, no code and nothing that answers."""
+    cells = nbformat.read(path, as_version=4).cells
+    said = [c.source for c in cells if c.cell_type == "markdown" and not c.metadata.get("nbgrader", {}).get("solution")]
+    return "\n\n".join(said) + "\n"
+
+
+def api() -> str:
+    """The public names, each with its signature and docstring."""
+    parts = ["# Public names\n\n`import poise_lab as pl`, then `pl.NAME`."]
+    for name in sorted(pl.__all__, key=str.lower):
+        thing = getattr(pl, name)
+        documented = inspect.isclass(thing) or inspect.isroutine(thing)
+        parts.append(f"## `{name}`")
+        parts.append(
+            block(
+                f"{name}{signature(thing)}\n\n{inspect.getdoc(thing)}"
+                if documented
+                else f"{name} = {list(thing) if isinstance(thing, dict) else thing!r}"
+            )
+        )
+        if inspect.isclass(thing):
+            for method, function in vars(thing).items():
+                if (
+                    not method.startswith("_")
+                    and inspect.isroutine(function)
+                    and inspect.getdoc(getattr(thing, method))
+                ):
+                    parts.append(
+                        block(
+                            f"{name}.{method}{signature(getattr(thing, method))}\n\n{inspect.getdoc(getattr(thing, method))}"
+                        )
+                    )
+    return "\n\n".join(parts) + "\n"
+
+
+def signature(thing) -> str:
+    try:
+        return str(inspect.signature(thing))
+    except (TypeError, ValueError):
+        return ""
+
+
+def block(text: str) -> str:
+    return f"````text\n{text}\n````"
+
+
+def index(groups: dict[str, list[str]]) -> str:
+    """The first page: what it is, and all others by group."""
+    trees = [
+        f"```{{toctree}}\n:caption: {group}\n:maxdepth: 1\n\n" + "\n".join(pages) + "\n```"
+        for group, pages in groups.items()
+    ]
+    return f"# poise-lab\n\n{inspect.getdoc(pl).splitlines()[0]}\n\n" + "\n\n".join(trees) + "\n"
+
+
+if __name__ == "__main__":
+    build(sys.argv[1] if len(sys.argv) > 1 else ROOT / "site")
