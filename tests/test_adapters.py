@@ -108,7 +108,7 @@ def test_a_folder_of_an_adapter_alone(tmp_path):
 )
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_gradient_checkpointing_in_a_run(when, policy_of, tmp_path):
-    passes, weights = [], []
+    passes, gradients = [], []
     for enabled in (False, True):
         policy = policy_of()
         if enabled:
@@ -122,10 +122,20 @@ def test_gradient_checkpointing_in_a_run(when, policy_of, tmp_path):
             passes[-1] += torch.is_grad_enabled()
 
         policy.layers[1].mlp.register_forward_pre_hook(count)
+        step = run.optimizer.step
+
+        def keep(step=step, run=run):  # not the weights: Adam's first step takes the sign of noise, too
+            gradients.append({name: p.grad.clone() for name, p in run.trained.items()})
+            step()
+
+        run.optimizer.step = keep
         run.run()
-        weights.append({name: p.detach().clone() for name, p in run.trained.items()})
     assert passes[1] == 2 * passes[0] > 0, "every pass with gradients is made twice"
-    assert all(torch.allclose(weights[1][name], p, atol=1e-4) for name, p in weights[0].items())
+    plain, again = gradients
+    largest = max(float(g.abs().max()) for g in plain.values())
+    assert largest > 0 and all(
+        torch.allclose(again[name], g, rtol=1e-4, atol=1e-5 * largest) for name, g in plain.items()
+    )
 
 
 @pytest.mark.parametrize("policy", [tiny_policy("llama"), adapted("get_peft_model", "llama")], ids=["whole", "adapter"])
