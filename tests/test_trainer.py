@@ -115,7 +115,7 @@ def test_folder_holds_what_made_it(run):
     assert config["baseline"]["name"] == "poise" and config["task"] == "toy"
     assert {"torch", "transformers", "numpy"} <= set(config["versions"]) and config["threads"] >= 1
     files = {f.name for f in record.folder.iterdir()}
-    assert files == {"config.json", "metrics.jsonl", "checkpoints"}
+    assert files == {"config.json", "metrics.jsonl", "samples.jsonl", "checkpoints"}
     assert [f.name for f in sorted((record.folder / "checkpoints").iterdir())] == [
         "step-000002",
         "step-000004",
