@@ -291,7 +291,7 @@ def test_nbgrader_is_pinned_within_its_bounds_and_installed_by_make():
     requirement = Requirement(text)
     pin = re.search(rf"^{requirement.name}==(.*)$", (ROOT / "constraints.txt").read_text(), re.M)
     assert requirement.specifier.contains(pin[1])
-    assert re.search(r"-c constraints.txt -e \"\.\[course\]\"$", (ROOT / "Makefile").read_text(), re.M)
+    assert re.search(r"-c constraints.txt -e \"\.\[course\]\" && touch \$@$", (ROOT / "Makefile").read_text(), re.M)
 
 
 # --- what test cells call ------------------------------------------------------------------------

@@ -271,10 +271,10 @@ def test_every_reward_equal(capfd, tmp_path, random_policy, monkeypatch, reward)
 
 def test_a_reward_that_was_different_once_is_something_to_learn_from(capfd, tmp_path, random_policy, monkeypatch):
     texts = []
-    monkeypatch.setattr(pl.Problem, "reward", lambda self, text: float(texts.append(text) or len(texts) == 50))
+    monkeypatch.setattr(pl.Problem, "reward", lambda self, text: float(texts.append(text) or len(texts) == 51))
     flags = [f"--{k.replace('_', '-')}={v}" for k, v in {**SMALL, "steps": 4}.items()]
     command = ["train", "--task", "chain_sum", "--policy", str(random_policy), "--out", str(tmp_path / "r"), *flags]
-    assert main(command) == 0 and len(texts) > 50
+    assert main(command) == 0 and len(texts) > 51
 
 
 FULL = [
@@ -341,6 +341,7 @@ def test_flags_are_the_fields_of_train_config():
         "task_settings",
         "wording",
         "shots",
+        "tags",
         "baseline",
         "settings",
         "engine",

@@ -771,14 +771,6 @@ def test_a_policy_without_weights_to_train(tmp_path):
     assert not (tmp_path / "r").exists()
 
 
-def test_gradient_checkpointing_changes_nothing(tmp_path):
-    policy = tiny_policy()
-    policy.model.gradient_checkpointing_enable()
-    trainer(tmp_path / "r", policy=policy).run()
-    trainer(tmp_path / "plain").run()
-    assert_same_run(tmp_path / "r", tmp_path / "plain")
-
-
 # --- an own baseline -----------------------------------------------------------------------------
 
 
