@@ -186,7 +186,11 @@ def test_interrupted_job_goes_on_and_leaves_a_run_folder(tmp_path, monkeypatch):
     method = showdown.Method("poise", 2, 4)
     whole, cut = (showdown.Job(method, 1e-3, 7, tmp_path / name, TRAIN) for name in ("whole", "cut"))
     record = whole()
-    assert record.finished and {f.name for f in record.folder.iterdir()} == {"config.json", "metrics.jsonl"}
+    assert record.finished and {f.name for f in record.folder.iterdir()} == {
+        "config.json",
+        "metrics.jsonl",
+        "samples.jsonl",
+    }
     assert record.config["train"]["learning_rate"] == 1e-3 and record.seed == 7 and record.label == "poise x2"
     step = pl.Trainer.train_step
     with monkeypatch.context() as patch:

@@ -78,7 +78,13 @@ def test_a_run_is_made_once_and_put_in_its_place(tmp_path, monkeypatch):
     assert (tmp_path / "rloo-0" / "metrics.jsonl").read_text() == "recorded"
     run = pl.read_run(tmp_path / "rloo-1")
     assert run.finished and run.config["threads"] == 1 and run.seed == 1
-    assert {path.name for path in tmp_path.rglob("*")} == {"rloo-0", "rloo-1", "config.json", "metrics.jsonl"}
+    assert {path.name for path in tmp_path.rglob("*")} == {
+        "rloo-0",
+        "rloo-1",
+        "config.json",
+        "metrics.jsonl",
+        "samples.jsonl",
+    }
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     monkeypatch.setattr(trained.subprocess, "run", lambda *args, **options: pytest.fail("made again"))
     trained.record(runs, tmp_path)
