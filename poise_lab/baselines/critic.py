@@ -55,11 +55,16 @@ class Critic(Baseline):
             self.parameters.values(), lr=self.learning_rate, weight_decay=0.0, fused=True
         )
 
-    def _logits(self, rollouts: Rollouts, rows: torch.Tensor):
-        """Value logits before each sampled token of some rows: (N,), and their mask (R, T)."""
+    @property
+    def started(self) -> Policy:
+        """The critic's trunk. Raises PoiseLabError if there is none yet."""
         if self.backbone is None:
             raise PoiseLabError(f"baseline {self.name!r} has no critic yet: call start(policy) first, as Trainer does")
-        states, mask = scoring_states(self.backbone, rollouts, rows)
+        return self.backbone
+
+    def _logits(self, rollouts: Rollouts, rows: torch.Tensor):
+        """Value logits before each sampled token of some rows: (N,), and their mask (R, T)."""
+        states, mask = scoring_states(self.started, rollouts, rows)
         return self.head(states.float())[:, 0].float(), mask
 
     @torch.no_grad()
@@ -67,7 +72,7 @@ class Critic(Baseline):
         """(P, M, T) value before each sampled token, in [0, 1]; 0 at padding."""
         p, m, width = rollouts.response_ids.shape
         values = torch.zeros(p * m, width)
-        for rows in batches_to_score(self.backbone, rollouts, torch.arange(p * m)):
+        for rows in batches_to_score(self.started, rollouts, torch.arange(p * m)):
             logits, mask = self._logits(rollouts, rows)
             values[rows] = padded(torch.sigmoid(logits), mask).cpu()
         return values.view(p, m, width)
@@ -97,7 +102,7 @@ class Critic(Baseline):
             order = torch.randperm(rows, generator=torch.Generator().manual_seed(self.steps))
             for part in order.tensor_split(min(self.minibatches, rows)):
                 tokens = rollouts.lengths.flatten()[part].sum()
-                for batch in batches_to_score(self.backbone, rollouts, part):
+                for batch in batches_to_score(self.started, rollouts, part):
                     logits, mask = self._logits(rollouts, batch)
                     target = targets[batch][mask].to(device)
                     loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, target, reduction="sum")
