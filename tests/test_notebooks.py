@@ -152,6 +152,14 @@ def test_every_control_of_a_stored_figure_moves_it(notebook):
     assert [stuck for figure in stored_figures(notebook) for stuck in stuck_controls(figure)] == []
 
 
+def test_a_logarithmic_axis_says_where_its_ticks_are(notebook):
+    """Else plotly writes 2 and 5 between the tens in letters too small to read."""
+    for figure in stored_figures(notebook):
+        for name, axis in figure["layout"].items():
+            if re.fullmatch(r"[xy]axis\d*", name) and axis.get("type") == "log":
+                assert "tickvals" in axis or "dtick" in axis, (figure["layout"]["title"]["text"], name)
+
+
 def test_a_control_that_moves_nothing_is_found():
     """As stored once: every trace stood on the axes that are seen, whatever the buttons said."""
     figure = next(

@@ -16,7 +16,7 @@ def score_lengths(logprobs, squares, right, title: str = "Which responses have l
     """
     logprobs, squares, right = (np.asarray(x, dtype=float).reshape(-1) for x in (logprobs, squares, right))
     fig = figure(title, "log p(y | x) in nats", "squared length of the score", 420, hovermode="closest")
-    fig.update_yaxes(type="log")
+    fig.update_yaxes(type="log", dtick=1)
     for name, at, color, symbol in (("right", right == 1, COLORS[0], "circle"), ("wrong", right != 1, COLORS[1], "x")):
         fig.add_scatter(x=rounded(logprobs[at], 2), y=rounded(squares[at], 3), mode="markers", name=name,
                         marker=dict(size=5, opacity=0.5, color=color, symbol=symbol))  # fmt: skip
