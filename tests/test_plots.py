@@ -19,8 +19,9 @@ import torch
 
 import poise_lab as pl
 from poise_lab.show import plots
-from poise_lab.show.plots import COLORS, METRICS, bars, calibration, run_curves, strips, value_histogram
-from poise_lab.show.scatter import score_lengths
+from poise_lab.show.curves import METRICS, run_curves
+from poise_lab.show.lessons import score_lengths
+from poise_lab.show.plots import COLORS, bars, calibration, strips, value_histogram
 from poise_lab.show.sliders import Sliders
 from poise_lab.show.widgets import LiveCurves
 from poise_lab.show.words import Figure, describe, span

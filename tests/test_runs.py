@@ -10,7 +10,7 @@ from support import ToyTask, tiny_policy
 
 import poise_lab as pl
 from poise_lab.runs import SETTINGS, RunRecord, by_label, what_differs
-from poise_lab.show.plots import run_curves
+from poise_lab.show.curves import run_curves
 
 CONFIG = {
     "policy": "tiny",

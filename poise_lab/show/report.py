@@ -12,9 +12,8 @@ import plotly.io as pio
 from ..errors import PoiseLabError
 from ..files import write_text
 from ..runs import RunRecord, compare, read_lines
+from .curves import METRICS, accuracy_by_task, run_curves, seconds_by_part, ways_of_working
 from .page import CONFIG
-from .plots import METRICS, accuracy_by_task, run_curves, seconds_by_part
-from .strategies import ways_of_working
 from .tokens import ShownPrompt, ShownResponse
 from .viewer import RolloutViewer
 from .words import describe

@@ -8,8 +8,9 @@ import ipywidgets
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from .curves import METRICS
 from .page import CONFIG
-from .plots import COLORS, METRICS, TEMPLATE
+from .plots import COLORS, TEMPLATE
 from .words import describe, disclosed
 
 

@@ -1,0 +1,99 @@
+"""Figures of runs: their metrics over the steps, and where the time goes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import plotly.graph_objects as go
+
+from ..runs import RunRecord, by_label
+from ..stats import mean_interval
+from ..tasks.strategies import STRATEGIES
+from .plots import COLORS, add_line, figure, line_styles, rounded
+from .words import Figure
+
+# metric: (title, axis title with unit)
+METRICS = {
+    "accuracy": ("Held-out accuracy", "accuracy (share of responses)"),
+    "greedy_accuracy": ("Held-out accuracy, greedy", "accuracy (share of problems)"),
+    "pass_at_16": ("Held-out problems solved in 16 tries", "pass@16 (share of problems)"),
+    "held_out_length": ("Length of held-out responses", "tokens"),
+    "reward": ("Training reward", "mean reward"),
+    "variance_reduction": ("Variance reduction of the advantages", "1 - Var(A) / Var(R)"),
+    "probe_r_fresh": ("Value probe against V(x), held-out prompts", "Pearson r"),
+    "probe_mae_fresh": ("Value probe against V(x), held-out prompts", "mean absolute error (reward)"),
+    "probe_r_partner": ("Value probe against the partner's reward", "Pearson r"),
+    "probe_mae_partner": ("Value probe against the partner's reward", "mean absolute error (reward)"),
+    "entropy": ("Token entropy of the policy", "entropy (nats)"),
+    "gradient_norm": ("Gradient norm", "L2 norm before clipping"),
+    "clip_fraction": ("Clipped tokens", "share of tokens"),
+    "response_length": ("Response length", "tokens"),
+    "tokens": ("Sampled tokens", "tokens so far"),
+    "peak_memory_mb": ("Peak memory", "MB"),
+}
+
+
+def run_curves(runs: Sequence[RunRecord], metric: str) -> Figure:
+    """One metric over the steps of runs; runs that differ in their seed only become a mean with a 95 % band."""
+    title, unit = METRICS[metric]
+    groups = by_label(runs)
+    fig = figure(title, "step", unit)
+    for (label, group), style in zip(groups.items(), line_styles(len(groups)), strict=True):
+        by_step: dict[int, list[float]] = {}
+        for run in group:
+            for step, value in zip(*run.series(metric), strict=True):
+                by_step.setdefault(step, []).append(value)
+        steps = [s for s in sorted(by_step) if len(by_step[s]) == len(group)]
+        if not steps:
+            continue
+        mean, low, high = np.array([mean_interval(by_step[s]) for s in steps]).T
+        band = dict(low=low, high=high) if len(group) > 1 else {}
+        name = f"{label}, {len(group)} seeds" if len(group) > 1 else f"{label}, seed {group[0].seed}"
+        add_line(fig, steps, mean, name, **style, **band)
+        if metric == "variance_reduction" and label.startswith("poise"):
+            rloo = [run.series("variance_reduction_rloo") for run in group]
+            common = sorted(set.intersection(*(set(s) for s, _ in rloo)))
+            values = [[dict(zip(*pair, strict=True))[s] for pair in rloo] for s in common]
+            add_line(fig, common, np.mean(values, 1), f"RLOO on the same rewards ({label})", COLORS[7], dash="dot")
+    return fig
+
+
+def accuracy_by_task(runs: Sequence[RunRecord]) -> Figure:
+    """Held-out accuracy of each task over the steps, mean over the runs with a 95 % band."""
+    fig = figure("Held-out accuracy by task", "step", "accuracy (share of responses)")
+    names = sorted({k for run in runs for m in run.metrics for k in m if k.startswith("accuracy_")})
+    for name, color in zip(names, COLORS * len(names), strict=False):
+        pairs = [dict(zip(*run.series(name), strict=True)) for run in runs]
+        steps = sorted(set.intersection(*(set(p) for p in pairs)))
+        mean, low, high = np.array([mean_interval([p[s] for p in pairs]) for s in steps]).T
+        band = dict(low=low, high=high) if len(runs) > 1 else {}
+        add_line(fig, steps, mean, name.removeprefix("accuracy_"), color, **band)
+    return fig
+
+
+def ways_of_working(runs: Sequence[RunRecord]) -> Figure:
+    """Share of each strategy among the held-out responses over the steps, mean over the runs with a 95 % band."""
+    fig = figure("Ways of working", "step", "share of held-out responses")
+    for name, style in zip(STRATEGIES, line_styles(len(STRATEGIES)), strict=True):
+        pairs = [dict(zip(*run.series(f"share_{name.replace(' ', '_')}"), strict=True)) for run in runs]
+        steps = sorted(set.intersection(*(set(pair) for pair in pairs)))
+        if steps:
+            mean, low, high = np.array([mean_interval([pair[step] for pair in pairs]) for step in steps]).T
+            band = dict(low=low, high=high) if len(runs) > 1 else {}
+            add_line(fig, steps, mean, name, **style, **band)
+    return fig
+
+
+def seconds_by_part(runs: Sequence[RunRecord]) -> Figure:
+    """Where the time of a step goes, mean over steps, one bar per setting (mean over its seeds)."""
+    groups = by_label(runs)
+    height = max(380, 200 + 28 * len(groups))
+    fig = figure("Where the time goes", "seconds per step", "setting", height, barmode="stack", hovermode="closest")
+    for part, color in zip(("sample", "internals", "baseline", "update", "evaluate"), COLORS, strict=False):
+        seconds = [
+            np.mean([sum(run.series(f"seconds_{part}")[1]) / max(1, run.metrics[-1]["step"]) for run in group])
+            for group in groups.values()
+        ]
+        fig.add_trace(go.Bar(y=list(groups), x=rounded(seconds, 3), name=part, orientation="h", marker_color=color))
+    return fig
