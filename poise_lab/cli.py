@@ -6,17 +6,14 @@ Bad input ends with one sentence on stderr and exit status 2.
 from __future__ import annotations
 
 import argparse
-import ast
 import dataclasses
-import difflib
-import inspect
 import os
 import sys
-import textwrap
 import warnings
 from pathlib import Path
 
 from .errors import PoiseLabError, disk_is_full
+from .flags import Parser, add_config_flags, named_values
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -51,36 +48,13 @@ def _one_line(message, *where, **more) -> str:
     return f"poise-lab: {' '.join(str(message).split())}\n"
 
 
-class _Parser(argparse.ArgumentParser):
-    """Says what was wrong in one sentence, without the usage lines; --help has them."""
-
-    def error(self, message):
-        self.exit(2, f"poise-lab: {message} (see {self.prog} --help)\n")
-
-    def parse_args(self, args=None, namespace=None):
-        found, unknown = self.parse_known_args(args, namespace)
-        if unknown:
-            found.parser.error(f"unknown flag {unknown[0]}{_did_you_mean(unknown[0], found.parser)}")
-        return found
-
-
-def _did_you_mean(flag: str, parser: argparse.ArgumentParser) -> str:
-    """The flag that is meant by initials (--lr) or by a slip of the hand (--leaning-rate), if there is one."""
-    name = flag.split("=")[0]
-    options = [option for action in parser._actions for option in action.option_strings if option.startswith("--")]
-    initials = {"".join(word[0] for word in option[2:].split("-")): option for option in options}
-    close = difflib.get_close_matches(name, options, 1)
-    meant = initials.get(name.lstrip("-")) or (close[0] if close else "")
-    return f"; did you mean {meant}?" if meant else ""
-
-
 def _parser() -> argparse.ArgumentParser:
     from . import __version__
     from .baselines import BASELINES
     from .sources import BUNDLED, SOURCES
 
     known = ", ".join([*BUNDLED, *SOURCES])
-    parser = _Parser(prog="poise-lab", description="RL with value estimates from the actor's own states")
+    parser = Parser(prog="poise-lab", description="RL with value estimates from the actor's own states")
     parser.add_argument("--version", action="version", version=f"poise-lab {__version__}")
     parser.set_defaults(parser=parser)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -120,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     train.add_argument("--out", required=True, type=Path, help="run folder")
     train.add_argument("--resume", action="store_true", help="go on with the run in --out")
-    _add_config_flags(train)
+    add_config_flags(train)
 
     compare = command("compare", _compare, "table of runs, with intervals over seeds")
     compare.add_argument("runs", nargs="+", type=Path, metavar="RUN")
@@ -166,49 +140,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_config_flags(parser: argparse.ArgumentParser) -> None:
-    """One flag for each field of TrainConfig; its docstring is the help."""
-    from .trainer import TrainConfig
-
-    docs = field_docs(TrainConfig)
-    group = parser.add_argument_group("settings of the run")
-    for field in dataclasses.fields(TrainConfig):
-        group.add_argument(
-            "--" + field.name.replace("_", "-"),
-            type=type(field.default),
-            default=field.default,
-            help=f"{docs[field.name]} (default: {field.default})".replace("%", "%%"),
-        )
-
-
-def field_docs(cls) -> dict[str, str]:
-    """The string below each field of a dataclass."""
-    body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0].body
-    docs = {}
-    for field, doc in zip(body, body[1:], strict=False):
-        if isinstance(field, ast.AnnAssign) and isinstance(doc, ast.Expr):
-            docs[field.target.id] = ast.literal_eval(doc.value)
-    return docs
-
-
-def _named_values(flag: str, pairs: list[str]) -> dict:
-    settings = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not equals:
-            raise PoiseLabError(f"{flag} {pair!r}: write NAME=VALUE")
-        try:
-            settings[name] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            settings[name] = value
-    return settings
-
-
 def _train(args) -> int:
     from . import TINY_TASKS, TrainConfig, Trainer, load_policy, load_task, make_baseline
 
     config = TrainConfig(**{f.name: getattr(args, f.name) for f in dataclasses.fields(TrainConfig)})
-    settings, task_settings = _named_values("--set", args.settings), _named_values("--task-set", args.task_settings)
+    settings, task_settings = named_values("--set", args.settings), named_values("--task-set", args.task_settings)
     if args.engine == "trl":
         if task_settings or args.wording or args.shots:
             raise PoiseLabError("--task-set, --wording and --shots belong to the engine lab; leave them out with trl")

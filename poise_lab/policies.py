@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import json
-import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,17 +18,9 @@ from .errors import PoiseLabError, unknown_name
 from .files import read_json
 from .sources import BUNDLED, SOURCES, data_dir, fetched
 from .tasks import END_OF_REASONING, START_OF_REASONING, Problem
+from .templates import reasoning_tags, undated
 from .ways import Compared, Ways, find_ways, merged
 
-# What else than <think> and </think> the reasoning stands between: a word in brackets and the same with a slash, or
-END_TAG = re.compile(r"([<\[◁]\|?)/([\w:]*(?:think|thought|reason)\w*)(\|?[>\]▷])", re.IGNORECASE)
-OTHER_TAGS = (
-    ("<|START_THINKING|>", "<|END_THINKING|>"),
-    ("<|inner_prefix|>", "<|inner_suffix|>"),
-    ("<|channel|>analysis<|message|>", "<|channel|>final<|message|>"),
-)
-
-DAY = datetime.date(2024, 7, 26)  # "today" for chat templates; Llama 3 has this one where it knows no other
 WORDINGS = ("compact", "question", "line")
 
 
@@ -204,24 +194,6 @@ class Policy:
         if self.tags != reasoning_tags(self.tokenizer):
             spoken["tags"] = self.tags
         (folder / "poise_lab.json").write_text(json.dumps(spoken) + "\n")
-
-
-def reasoning_tags(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
-    """The tags of the reasoning that a chat template names, else those in the vocabulary, else <think> and </think>."""
-    for text in (str(tokenizer.chat_template or ""), " ".join(tokenizer.get_added_vocab())):
-        if END_OF_REASONING in text:
-            break
-        if named := END_TAG.search(text):
-            return "".join(named.groups()), named[0]
-        for tags in OTHER_TAGS:
-            if tags[1] in text:
-                return tags
-    return START_OF_REASONING, END_OF_REASONING
-
-
-def undated(template: str) -> str:
-    """A chat template that prints DAY where it asks for the day, in its format: a run resumed tomorrow is the same run."""
-    return re.sub(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""", lambda call: repr(DAY.strftime(call[2])), template)
 
 
 def load_policy(

@@ -20,7 +20,8 @@ from support import ToyTask, tiny_policy
 
 import poise_lab as pl
 from poise_lab import checkpoints, cli, trainer
-from poise_lab.cli import field_docs, main
+from poise_lab.cli import main
+from poise_lab.flags import field_docs
 from poise_lab.runs import compare, format_table
 
 SMALL = dict(

@@ -19,6 +19,7 @@ PLAN = [
     ["checkpoints", "engine", "objective"],
     ["config", "packed", "tasks"],
     ["ways"],
+    ["templates"],
     ["policies"],
     ["rollouts"],
     ["internals"],
@@ -31,6 +32,7 @@ PLAN = [
     ["models"],
     ["studies", "course", "trl"],
     ["__init__"],
+    ["flags"],
     ["cli"],
     ["__main__"],
 ]

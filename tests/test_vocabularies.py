@@ -13,8 +13,8 @@ from transformers import PreTrainedTokenizerFast
 
 import poise_lab as pl
 from poise_lab.models.pretrain import character_tokenizer
-from poise_lab.policies import reasoning_tags
 from poise_lab.rollouts import build_rollouts, reasoning_ends
+from poise_lab.templates import reasoning_tags
 
 ENDS = ["<|endoftext|>", "<|im_end|>"]
 QWEN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"

@@ -11,19 +11,13 @@ Accuracy is measured by TRL's own evaluation, so it works where the policy's wei
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import importlib.metadata
 import math
-import os
-import signal
-import socket
 import sys
-import threading
 import time
 from pathlib import Path
 
-import torch
 import yaml
 from datasets import Dataset
 from transformers import AutoTokenizer, TrainerCallback
@@ -31,15 +25,16 @@ from trl import TrlParser
 
 from ..errors import PoiseLabError
 from ..files import json_line, provenance, read_json, write_text
-from ..policies import load_policy, undated
+from ..policies import load_policy
 from ..runs import RunRecord, claim_folder, read_metrics
 from ..sampler import step_seed
 from ..sources import BUNDLED, SOURCES
 from ..tasks import TINY_TASKS, Problem, load_task
+from ..templates import undated
 from ..trainer import TrainConfig
-from .trainer import PoiseConfig, PoiseTrainer
-
-EVALUATED_TOGETHER = 64  # held-out prompts in one batch of an evaluation
+from .config import PoiseConfig, from_train_config
+from .processes import one_sentence_if_a_process_is_lost, whole_checkpoints
+from .trainer import PoiseTrainer
 
 
 @dataclasses.dataclass
@@ -116,29 +111,6 @@ class Recorder(TrainerCallback):
 def batch_of(step: int, updates: float) -> int:
     """Batches sampled by an optimizer step; in the middle of the steps on a batch, it counts."""
     return math.ceil(step / updates - 1e-9)
-
-
-def free_port() -> int:
-    """A port of this machine that nothing listens on now."""
-    with socket.socket() as s:
-        s.bind(("", 0))
-        return s.getsockname()[1]
-
-
-def accelerate_command(processes: int, *arguments) -> list[str]:
-    """`accelerate launch` on this machine, as a list for subprocess, with a port that is free now.
-
-    Without a GPU several processes run on the CPU and talk over gloo; accelerate wants --multi_gpu for that too.
-    """
-    launch = f"-m accelerate.commands.launch --num_processes {processes} --num_machines 1"
-    start = [sys.executable, *f"{launch} --mixed_precision no --dynamo_backend no".split()]
-    start += ["--multi_gpu", "--main_process_port", str(free_port())] if processes > 1 else []
-    return start + [str(argument) for argument in arguments]
-
-
-def cpu_environment() -> dict[str, str]:
-    """The environment for processes that are to stay on the CPU. accelerate gives each of them one thread."""
-    return {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
 
 
 def batches_of(args: PoiseConfig) -> tuple[int, float]:
@@ -232,17 +204,6 @@ def prompt_of(problem: Problem, policy, tokenizer):
     return [{"role": "user", "content": problem.question}] if tokenizer.chat_template else problem.question
 
 
-def whole_checkpoints(folder: Path) -> list[Path]:
-    """The whole checkpoints of a run folder, oldest first. A kill may leave one that is not whole."""
-    found = sorted(folder.glob("checkpoint-*[0-9]"), key=lambda path: int(path.name.split("-")[1]))
-    return [path for path in found if (path / "trainer_state.json").is_file()]
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint of a run folder, None if there is none."""
-    return (whole_checkpoints(folder) or [None])[-1]
-
-
 def reached_checkpoint(folder: Path, updates: float) -> Path | None:
     """The newest whole checkpoint that the metrics reach, None if there is no checkpoint; updates: as of `Recorder`.
 
@@ -261,93 +222,6 @@ def reached_checkpoint(folder: Path, updates: float) -> Path | None:
             "put the file back, or start a new run"
         )
     return None
-
-
-@contextlib.contextmanager
-def one_sentence_if_a_process_is_lost(folder: Path, processes: int):
-    """Within the context, the end of another process ends this one with a sentence that says how to go on.
-
-    The launcher then sends SIGTERM to the rest. A process that waits for the others inside C++ (NCCL) never gets to run
-    a signal handler of Python's, so a thread of its own does it: the interpreter writes each signal's number to a pipe
-    at once, and the thread reads from that.
-    """
-
-    def how_to_go_on(reason: str) -> str:
-        checkpoint = last_checkpoint(folder)
-        saved = f"the last checkpoint is {checkpoint}" if checkpoint else "there is no checkpoint yet"
-        return f"{reason}; {saved}; start the same command again with --resume"
-
-    def watch(pipe: int) -> None:
-        while number := os.read(pipe, 1):
-            if number[0] == signal.SIGTERM:
-                reason = "stopped by the launcher: another process of the run was lost, or the job was ended"
-                os.write(2, f"poise-lab: {how_to_go_on(reason)}\n".encode())
-                os._exit(143)  # peers are gone: nothing that waits for them may run
-        os.close(pipe)
-
-    if processes == 1:
-        yield
-        return
-    read_end, write_end = os.pipe()
-    os.set_blocking(write_end, False)
-    threading.Thread(target=watch, args=(read_end,), daemon=True, name="signals").start()
-    before = signal.signal(signal.SIGTERM, lambda *_: None), signal.set_wakeup_fd(write_end)
-    try:
-        yield
-    except RuntimeError as e:
-        words = ("gloo", "nccl", "connection")
-        if not (isinstance(e, torch.distributed.DistError) or any(word in str(e).lower() for word in words)):
-            raise
-        reason = f"another process of the run was lost or stopped answering ({str(e).strip().splitlines()[0]})"
-        raise PoiseLabError(how_to_go_on(reason)) from None
-    finally:
-        signal.signal(signal.SIGTERM, before[0])
-        signal.set_wakeup_fd(before[1])
-        os.close(write_end)  # ends the thread
-
-
-def from_train_config(config: TrainConfig, out: Path, baseline: str, settings: dict) -> PoiseConfig:
-    """The settings of `poise-lab train` as TRL's: the same batches, mini-batches, clips and optimizer.
-
-    Raises PoiseLabError for another baseline, and for mini-batches that the processes cannot share.
-    """
-    if baseline != "poise":
-        raise PoiseLabError(f"engine trl has the baseline poise only, not {baseline!r}; TRL's own trainers have others")
-    names = {"responses": "num_generations", "probe": "poise_probe", "buffer_rows": "poise_buffer_rows"}
-    names |= {name: f"poise_{name}" for name in ("warmup", "per_task")}
-    if unknown := set(settings) - set(names):
-        raise PoiseLabError(f"engine trl has no setting {', '.join(sorted(unknown))}; known: {', '.join(names)}")
-    chosen = {names[k]: v for k, v in settings.items()}
-    processes = int(os.environ.get("WORLD_SIZE", 1))
-    rows, responses = config.prompts * chosen.get("num_generations", 2), config.eval_responses
-    if rows % (config.minibatches * processes):
-        raise PoiseLabError(
-            f"{rows} responses cannot be split into {config.minibatches} mini-batches on {processes} processes evenly; "
-            "choose another number of prompts"
-        )
-    together = [
-        n * responses // processes
-        for n in range(min(EVALUATED_TOGETHER, config.eval_prompts), 0, -1)
-        if config.eval_prompts % n == 0 and n * responses % processes == 0
-    ]
-    if responses < 2 or not together:
-        raise PoiseLabError(
-            f"eval_prompts={config.eval_prompts} and eval_responses={responses}: engine trl needs at least 2 responses "
-            f"and prompts x responses to be a multiple of the {processes} processes"
-        )
-    m = config.minibatches
-    return PoiseConfig(
-        str(out), per_device_train_batch_size=rows // m // processes, steps_per_generation=m,
-        per_device_eval_batch_size=together[0], num_generations_eval=responses, eval_strategy="steps",
-        gradient_accumulation_steps=1, max_steps=config.steps * m, eval_steps=config.eval_every * m, logging_steps=m,
-        save_steps=config.checkpoint_every * m, save_total_limit=2, learning_rate=config.learning_rate,
-        weight_decay=config.weight_decay, lr_scheduler_type="constant", max_grad_norm=config.max_grad_norm,
-        epsilon=config.clip_low, epsilon_high=config.clip_high, delta=config.dual_clip, beta=config.kl,
-        loss_type={"token_mean": "dapo", "sequence_mean": "grpo"}[config.aggregation], seed=config.seed,
-        max_completion_length=config.max_new_tokens, temperature=config.temperature, poise_layer=config.layer,
-        poise_pool=config.pool, report_to="none", bf16=False, gradient_checkpointing=False,
-        use_cpu=not torch.cuda.is_available(), **chosen,
-    )  # fmt: skip
 
 
 def train(

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from poise_lab.trl.launch import accelerate_command, cpu_environment, free_port
+from poise_lab.trl.processes import accelerate_command, cpu_environment, free_port
 
 ROOT = Path(__file__).parents[2]
 

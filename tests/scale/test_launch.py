@@ -27,18 +27,16 @@ from poise_lab.rollouts import reasoning_ends
 from poise_lab.runs import read_metrics
 from poise_lab.sampler import step_seed
 from poise_lab.trl import PoiseConfig, PoiseTrainer
-from poise_lab.trl import trainer as module
+from poise_lab.trl import config as module
+from poise_lab.trl.config import from_train_config
 from poise_lab.trl.launch import (
     Recorder,
     RunOptions,
-    accelerate_command,
     batches_of,
-    from_train_config,
-    last_checkpoint,
-    one_sentence_if_a_process_is_lost,
     run,
 )
 from poise_lab.trl.launch import main as launch_main
+from poise_lab.trl.processes import accelerate_command, last_checkpoint, one_sentence_if_a_process_is_lost
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from support import tiny_policy  # noqa: E402
@@ -139,7 +137,7 @@ def test_killed_process_stops_the_rest_and_the_run_resumes(two, tmp_path, proces
 BLOCKED = """
 import ctypes, sys
 from pathlib import Path
-from poise_lab.trl.launch import one_sentence_if_a_process_is_lost
+from poise_lab.trl.processes import one_sentence_if_a_process_is_lost
 lock = ctypes.create_string_buffer(64)
 take = ctypes.CDLL(None).pthread_mutex_lock
 with one_sentence_if_a_process_is_lost(Path(sys.argv[1]), 2):

@@ -16,6 +16,7 @@ from trl import GRPOConfig
 import poise_lab as pl
 from poise_lab.errors import NotFiniteError
 from poise_lab.trl import PoiseConfig, PoiseTrainer
+from poise_lab.trl import config as settings_of_trl
 from poise_lab.trl import trainer as module
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -197,7 +198,7 @@ def test_unknown_preset(tmp_path):
 
 
 def test_vllm_absent(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "is_vllm_available", lambda: False)
+    monkeypatch.setattr(settings_of_trl, "is_vllm_available", lambda: False)
     refused("use_vllm=True, but vLLM is not installed", PoiseConfig, str(tmp_path), **PLAIN, use_vllm=True)
 
 
