@@ -275,6 +275,8 @@ def _pretrain(args) -> int:
 
     if args.steps is not None and args.steps < 1:
         raise PoiseLabError(f"steps={args.steps}; it must be at least 1")
+    if args.policy == "thinker" and args.width != 128:
+        raise PoiseLabError("--width belongs to tiny; thinker has the width of the policy that it is made from")
     if args.width < 64 or args.width % 64:
         raise PoiseLabError(f"width={args.width}; it must be a multiple of 64")
     _check_new_folder(args.out)

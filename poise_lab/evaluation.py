@@ -27,8 +27,8 @@ def evaluate(
 
     The figures: `accuracy`, the mean reward of sampled responses, in all and by task; `greedy_accuracy`; `pass_at_K`, the
     share of problems solved at least once in K = `eval_responses` tries; `value_std`, the standard deviation of V(x)
-    over the problems; `response_length` in tokens and the share of each strategy, of the sampled responses; and the probe
-    against V(x) from responses that it has not read. The same random numbers are drawn at every evaluation of a run.
+    over the problems; `held_out_length`, tokens of a sampled response, and `share_NAME` of each strategy; and the probe
+    against V(x) from responses that it has not read, `probe_r_fresh` and `probe_mae_fresh`. The same random numbers are drawn at every evaluation of a run.
     """
     asked = dict(seed=step_seed(config.seed, 0, "evaluation"), max_new_tokens=config.max_new_tokens)
     rollouts = sample_rollouts(policy, problems, config.eval_responses + 1, temperature=config.temperature, **asked)

@@ -283,7 +283,8 @@ def _of_run(run: Path, **spoken) -> Policy:
     """The policy that a run started from, with the weights of its last checkpoint."""
     saved = checkpoints.saved(run / "checkpoints")
     if not saved:
-        raise PoiseLabError(f"run folder {run} holds no checkpoint, so no policy")
+        trl = "; those of a run on TRL are its folders checkpoint-STEP" if any(run.glob("checkpoint-*")) else ""
+        raise PoiseLabError(f"run folder {run} holds no checkpoint, so no policy{trl}")
     settings = read_json(run / "config.json")
     for name in ("shots", "wording", "tags"):
         spoken[name] = settings.get(name) if spoken[name] is None else spoken[name]

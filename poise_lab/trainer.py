@@ -334,5 +334,5 @@ class Trainer:
             )
             self.metrics = metrics[: checkpoints.step_of(reached[-1]) + 1]
         write_text(self.out / "metrics.jsonl", "".join(map(json_line, self.metrics)))
-        samples = [record for record in read_lines(self.out / "samples.jsonl") if record["step"] <= self.step]
-        write_text(self.out / "samples.jsonl", "".join(map(json_line, samples if self.metrics else [])))
+        samples = [record for record in read_lines(self.out / "samples.jsonl") if record["step"] < len(self.metrics)]
+        write_text(self.out / "samples.jsonl", "".join(map(json_line, samples)))

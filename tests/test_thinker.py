@@ -11,8 +11,10 @@ from random import Random
 import pytest
 
 import poise_lab as pl
+from poise_lab.evaluation import KEPT
 from poise_lab.files import read_json
 from poise_lab.models import pretrain, thinker
+from poise_lab.runs import read_lines
 from poise_lab.stats import mean_interval
 from poise_lab.studies import thinking, trained
 from poise_lab.tasks import answer_of
@@ -149,8 +151,17 @@ def test_the_policy_learns_to_think():
     assert mean_interval(thinking.gains(runs, "greedy_accuracy"))[1] > 0.3
     assert mean_interval(thinking.gains(runs, "pass_at_16"))[1] > 0
     assert mean_interval(thinking.gains(runs, "held_out_length"))[1] > 5
-    for run in runs:
-        assert 0 < thinking.turning_step(run) < 100
+    for run in runs:  # there is a step at which most responses are no longer given at once
+        shares = run.series("share_at_once")[1]
+        assert shares[0] > 0.7 and shares[-1] < 0.5
+
+
+def test_the_texts_show_the_habit_and_its_end():
+    """The most probable response to the kept problems: at once before training, mostly in another way after it."""
+    for run in recorded("poise"):
+        first, *_, last = read_lines(run.folder / "samples.jsonl")
+        at_once = [sum(s["greedy"].startswith("<think></think>") for s in line["samples"]) for line in (first, last)]
+        assert at_once[0] >= 0.9 * KEPT and at_once[1] <= 0.5 * KEPT
 
 
 def test_the_climb_is_slow_enough_to_watch():

@@ -82,32 +82,26 @@ def assignment(path: Path) -> str:
 
 
 def api() -> str:
-    """The public names, each with its signature and docstring."""
+    """The public names, each with its signature and docstring, and those of a class's methods below it."""
     parts = ["# Public names\n\n`import poise_lab as pl`, then `pl.NAME`."]
     for name in sorted(pl.__all__, key=str.lower):
         thing = getattr(pl, name)
-        documented = inspect.isclass(thing) or inspect.isroutine(thing)
         parts.append(f"## `{name}`")
-        parts.append(
-            block(
-                f"{name}{signature(thing)}\n\n{inspect.getdoc(thing)}"
-                if documented
-                else f"{name} = {list(thing) if isinstance(thing, dict) else thing!r}"
-            )
+        if not (inspect.isclass(thing) or inspect.isroutine(thing)):
+            parts.append(block(f"{name} = {list(thing) if isinstance(thing, dict) else thing!r}"))
+            continue
+        parts.append(entry(name, thing))
+        methods = (
+            [m for m, f in vars(thing).items() if m[0] != "_" and inspect.isroutine(f)]
+            if inspect.isclass(thing)
+            else []
         )
-        if inspect.isclass(thing):
-            for method, function in vars(thing).items():
-                if (
-                    not method.startswith("_")
-                    and inspect.isroutine(function)
-                    and inspect.getdoc(getattr(thing, method))
-                ):
-                    parts.append(
-                        block(
-                            f"{name}.{method}{signature(getattr(thing, method))}\n\n{inspect.getdoc(getattr(thing, method))}"
-                        )
-                    )
+        parts += [entry(f"{name}.{m}", getattr(thing, m)) for m in methods if inspect.getdoc(getattr(thing, m))]
     return "\n\n".join(parts) + "\n"
+
+
+def entry(name: str, thing) -> str:
+    return block(f"{name}{signature(thing)}\n\n{inspect.getdoc(thing)}")
 
 
 def signature(thing) -> str:

@@ -35,7 +35,7 @@ BASELINES: dict[str, type[Baseline]] = {
         Poise, ScoreWeighted, Fused, Critic, PPO,
     )
 }  # fmt: skip
-CONTROLS = {cls.name: cls for cls in (RandomRewards, Sharpen)}  # found by name too, but methods they are none
+CONTROLS = {cls.name: cls for cls in (RandomRewards, Sharpen)}  # found by name too, but they are no methods
 
 
 def make_baseline(name: str, **settings) -> Baseline:

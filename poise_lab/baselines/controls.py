@@ -10,7 +10,7 @@ from .base import Baseline, standardised
 
 
 class RandomRewards(Baseline):
-    """A reward of 0 or 1 by the toss of a coin, minus 1/2. The tosses follow from the batch's tokens, so a resume repeats them."""
+    """The toss of a coin in place of the reward, 1 or 0, minus 1/2. It follows from the batch's tokens: a resume repeats it."""
 
     name = "random_rewards"
 
@@ -23,7 +23,8 @@ class RandomRewards(Baseline):
 class Sharpen(Baseline):
     """Entropy minimisation: the reward of a response is its mean log-probability per token, standardised over the batch.
 
-    As in "One-shot entropy minimization" (https://arxiv.org/abs/2505.20282) the policy is only made surer of what it does.
+    The policy is only made surer of what it does: EM-RL of Agarwal et al. (https://arxiv.org/abs/2505.15134), but for the
+    mean over the tokens in place of their sum, which short responses would win.
     """
 
     name = "sharpen"

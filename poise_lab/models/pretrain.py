@@ -13,6 +13,7 @@ accumulation; two CPU cores do not need them.
 from __future__ import annotations
 
 import math
+import os
 import re
 import time
 from collections.abc import Callable
@@ -109,6 +110,14 @@ def demonstrate(problem: Problem, rng: Random, slip: float | None = None) -> str
     slip = SLIP[problem.task] if slip is None else slip
     reasoning, answer = DEMONSTRATORS[problem.task](problem, rng, slip)
     return f"{START_OF_REASONING}{reasoning}{END_OF_REASONING}{answer}"
+
+
+def before_first_slip(problem: Problem) -> str | None:
+    """A perfect demonstration up to the first hard spot of the problem; None for a problem without one."""
+    slipped, perfect = (demonstrate(problem, Random(0), slip) for slip in (1, 0))
+    if slipped == perfect:
+        return None
+    return os.path.commonprefix([slipped, perfect])
 
 
 # --- the policy ----------------------------------------------------------------------------------
@@ -255,23 +264,31 @@ def _by_strategy(rollouts: Rollouts) -> dict[str, dict[str, float]]:
     return table
 
 
-def make_bundled_policy(folder: str | Path, *, steps: int = 5000, seed: int = 0, width: int = 128) -> dict:
-    """Pretrain the bundled policy, or one of another width, from scratch; write it with its card, return the card."""
-    start = time.perf_counter()
-    policy = new_policy(width, seed=seed)
-    losses = pretrain(policy, steps=steps, seed=seed)
-    seconds = time.perf_counter() - start
+def save_with_card(policy: Policy, folder: str | Path, seconds: float, **facts) -> dict:
+    """Write a bundled policy with its card: these facts, what it can do, and what made it. Returns the card."""
     policy.save(folder)
     card = {
-        "what": "Qwen3-shaped character policy, taught demonstrations with slips; see poise_lab/models/pretrain.py",
-        "command": f"poise-lab pretrain --out {folder} --steps {steps} --seed {seed} --width {width}",
+        **facts,
         "licence": "as this repository",
         "parameters": sum(p.numel() for p in policy.model.parameters()),
-        "data": {"tasks": LAPTOP_SETTINGS, "slip": SLIP, "close_letters": CLOSE_LETTERS},
-        "final_loss": round(sum(losses[-100:]) / len(losses[-100:]), 4),
         "minutes": round(seconds / 60, 1),
         "performance": describe(policy),
         **provenance(),
     }
     write_json(Path(folder) / "card.json", card)
     return card
+
+
+def make_bundled_policy(folder: str | Path, *, steps: int = 5000, seed: int = 0, width: int = 128) -> dict:
+    """Pretrain the bundled policy, or one of another width, from scratch; write it with its card, return the card."""
+    start = time.perf_counter()
+    policy = new_policy(width, seed=seed)
+    losses = pretrain(policy, steps=steps, seed=seed)
+    seconds = time.perf_counter() - start
+    return save_with_card(
+        policy, folder, seconds,
+        what="Qwen3-shaped character policy, taught demonstrations with slips; see poise_lab/models/pretrain.py",
+        command=f"poise-lab pretrain --out {folder} --steps {steps} --seed {seed} --width {width}",
+        data={"tasks": LAPTOP_SETTINGS, "slip": SLIP, "close_letters": CLOSE_LETTERS},
+        final_loss=round(sum(losses[-100:]) / len(losses[-100:]), 4),
+    )  # fmt: skip

@@ -20,13 +20,12 @@ import time
 from pathlib import Path
 from random import Random
 
-from ..files import provenance, write_json
 from ..generate import sample_rollouts
 from ..policies import Policy, load_policy
 from ..tasks import END_OF_REASONING, LAPTOP_SETTINGS, START_OF_REASONING, TINY_TASKS, Problem, load_task
 from ..tasks.strategies import STRATEGIES
 from ..variance.scores import read_scores
-from .pretrain import DEMONSTRATORS, describe, pretrain
+from .pretrain import DEMONSTRATORS, pretrain, save_with_card
 
 SLIP = 0.25  # at each hard spot of a way step by step
 BROKEN = {"chain_sum": 0.6, "word_sorting": 0.55}  # how often the task's rule is broken where it would apply
@@ -104,24 +103,17 @@ def make_thinker(folder: str | Path, *, steps: int = 1500, habit_steps: int = 80
             demonstrate=lambda problem, rng, weights=weights: demonstrate(problem, rng, weights),
         )  # fmt: skip
     seconds = time.perf_counter() - start
-    policy.save(folder)
-    card = {
-        "what": "the bundled policy with the habit of answering at once; see poise_lab/models/thinker.py",
-        "command": f"poise-lab pretrain --policy thinker --out {folder} --steps {steps} --seed {seed}",
-        "licence": "as this repository",
-        "parameters": sum(p.numel() for p in policy.model.parameters()),
-        "data": {
+    return save_with_card(
+        policy, folder, seconds,
+        what="the bundled policy with the habit of answering at once; see poise_lab/models/thinker.py",
+        command=f"poise-lab pretrain --policy thinker --out {folder} --steps {steps} --seed {seed}",
+        data={
             "tasks": LAPTOP_SETTINGS, "slip": SLIP, "broken": BROKEN, "careless": CARELESS, "shown": SHOWN, "habit": HABIT,
             "habit_steps": habit_steps,
         },
-        "final_loss": round(sum(losses[-50:]) / len(losses[-50:]), 4),
-        "minutes": round(seconds / 60, 1),
-        "performance": describe(policy),
-        "squared_scores": squared_scores(policy),
-        **provenance(),
-    }  # fmt: skip
-    write_json(Path(folder) / "card.json", card)
-    return card
+        final_loss=round(sum(losses[-50:]) / len(losses[-50:]), 4),
+        squared_scores=squared_scores(policy),
+    )  # fmt: skip
 
 
 def squared_scores(policy: Policy, problems: int = 150, responses: int = 4, seed: int = 2) -> dict[str, float]:

@@ -43,9 +43,3 @@ def table(out: Path) -> str:
         for label, runs in groups.items()
     ]
     return format_table(rows)
-
-
-def turning_step(run: RunRecord) -> int | None:
-    """The first evaluated step at which most responses are no longer given at once; None if that never comes."""
-    steps, shares = run.series("share_at_once")
-    return next((step for step, share in zip(steps, shares, strict=True) if share < 0.5), None)

@@ -190,9 +190,8 @@ class Task:
         for text in (NO_ANSWER, *RUBBISH):
             if any(self._pays(dataset, text, i) for i in range(3)):
                 right = {str(dataset[i]["answer"]) for i in range(8) if self._pays(dataset, text, i)}
-                if (
-                    text == NO_ANSWER or len(right) > 2
-                ):  # an answer may be right for many problems, but is then the same
+                # one answer may be right for many problems, but what they have for an answer is the same then
+                if text == NO_ANSWER or len(right) > 2:
                     raise PoiseLabError(
                         f"the verifier of task {self.name!r} gives full marks to {text!r}, so there is nothing to learn; "
                         "use another task"
