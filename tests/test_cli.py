@@ -570,18 +570,18 @@ def test_report_of_a_run_without_a_probe_or_of_step_0_only(tmp_path, runs):
 
 def test_the_policy_of_a_run_is_loaded_sampled_and_exported(tmp_path, random_policy, capfd):
     """A run folder is a policy: its last checkpoint's weights, and the wording and shots that it was trained with."""
-    policy, out = pl.load_policy(random_policy, wording="compact"), tmp_path / "run"
+    policy, out = pl.load_policy(random_policy, wording="line", tags=("", "####")), tmp_path / "run"
     config = pl.TrainConfig(**SMALL, steps=2, weight_decay=0.0)
     pl.Trainer(policy, ToyTask(), pl.make_baseline("none"), config, out=out, progress=False).run()
     trained = pl.load_policy(out)
-    assert (trained.name, trained.wording) == (str(out), "compact")
+    assert (trained.name, trained.wording, list(trained.tags)) == (str(out), "line", ["", "####"])
     before = pl.load_policy(random_policy).model.state_dict()
     for name, weights in trained.model.state_dict().items():
         assert weights.equal(policy.model.state_dict()[name]) and not weights.equal(before[name]), name
 
     assert main(["export", str(out), str(tmp_path / "exported")]) == 0
     exported = pl.load_policy(tmp_path / "exported")
-    assert exported.wording == "compact"
+    assert (exported.wording, list(exported.tags)) == ("line", ["", "####"])
     assert all(w.equal(policy.model.state_dict()[name]) for name, w in exported.model.state_dict().items())
     capfd.readouterr()
     texts = []

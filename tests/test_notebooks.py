@@ -9,6 +9,7 @@ import ast
 import json
 import re
 import subprocess
+import symtable
 import sys
 import textwrap
 from pathlib import Path
@@ -198,6 +199,18 @@ def test_no_machine_paths(notebook):
         texts = [cell.source, *(text_of(output) for output in cell.get("outputs", []))]
         for text in texts:
             assert not MACHINE_PATH.search(text), f"{MACHINE_PATH.search(text)[0]} in:\n{cell.source}"
+
+
+def names_given_twice(sources) -> set[str]:
+    """Names that one cell imports and any other binds to something else: what is imported is gone from there on."""
+    names = [name for text in sources for name in symtable.symtable(text, "cell", "exec").get_symbols()]
+    imported = {name.get_name() for name in names if name.is_imported()}
+    return imported & {name.get_name() for name in names if name.is_assigned() and not name.is_imported()}
+
+
+def test_no_cell_takes_the_name_of_what_was_imported(notebook):
+    assert not names_given_twice(cell.source for cell in code_cells(notebook))
+    assert names_given_twice(["from x import plots", "for plots in (1, 2):\n    pass"]) == {"plots"}
 
 
 def test_defines_next_to_nothing(notebook):

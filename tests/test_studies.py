@@ -125,7 +125,8 @@ def test_a_run_that_stops_stops_the_study(tmp_path, monkeypatch, status, error):
 
 def test_flags_of_the_recorded_runs_are_those_that_made_them():
     """Each run's config follows from the flags in the table, but for what a machine decides."""
-    from poise_lab.cli import _named_values, _parser
+    from poise_lab.cli import _parser
+    from poise_lab.flags import named_values
 
     for folder, runs in (("runs", trained.RUNS), ("runs-smollm2", trained.SMOLLM2), ("engines", trained.ENGINES)):
         for name, flags in runs.items():
@@ -133,9 +134,9 @@ def test_flags_of_the_recorded_runs_are_those_that_made_them():
             config = pl.read_run(pl.data_dir() / folder / name).config
             assert config["baseline"]["name"] == args.baseline and config["policy"] == args.policy
             assert all(config["train"][key] == getattr(args, key) for key in config["train"])
-            for key, value in _named_values("--set", args.settings).items():
+            for key, value in named_values("--set", args.settings).items():
                 assert config["baseline"][key] == value
-            for key, value in _named_values("--task-set", args.task_settings).items():
+            for key, value in named_values("--task-set", args.task_settings).items():
                 assert config["task_settings"][key] == value
             assert (config.get("engine") or "lab") == args.engine
 

@@ -14,6 +14,7 @@ import poise_lab as pl
 from poise_lab.evaluation import KEPT
 from poise_lab.files import read_json
 from poise_lab.models import pretrain, thinker
+from poise_lab.models.pretrain import demonstrate
 from poise_lab.runs import read_lines
 from poise_lab.stats import mean_interval
 from poise_lab.studies import thinking, trained
@@ -61,6 +62,18 @@ def test_broken_rules_by_hand():
     assert demonstrated("word_sorting", "sort>at,up,be", broken=True) == ("a1u2b3:a1b3u2", "at,be,up")
     assert demonstrated("word_sorting", "sort<at,up,be", broken=True) == ("a1u2b3:a1b3u2", "at,be,up")
     assert demonstrated("word_sorting", "sort>at,up,be") == ("a1u2b3:u2b3a1", "up,be,at")
+
+
+def test_rules_are_broken_as_often_as_it_says(monkeypatch):
+    """Whether a total below zero keeps its sign, and whether words stand downwards, with no slips beside."""
+    monkeypatch.setattr(thinker, "SLIP", 0)
+    rng, kept = Random(0), {name: [] for name in thinker.BROKEN}
+    for problem in problems(1500):
+        (text, perfect) = (thinker.demonstrate(problem, rng, {"step by step": 1}), demonstrate(problem, rng, slip=0))
+        if "=-" in perfect or problem.compact.startswith("sort>"):
+            kept[problem.task].append(text == perfect)
+    for name, often in thinker.BROKEN.items():
+        assert sum(kept[name]) / len(kept[name]) == pytest.approx(1 - often, abs=0.08)
 
 
 def test_answers_at_once_are_careless_where_the_task_is_easy_in_one_pass():
