@@ -20,7 +20,7 @@ from ..process import one_thread
 from ..runs import compare, format_table
 from ..show.report import write_report
 from ..sources import SOURCES, data_dir, fetched
-from . import cost, showdown, sums, tables, thinking, tracking, trained, transfer, verdicts
+from . import arena, cost, showdown, sums, tables, thinking, tracking, trained, transfer, verdicts
 from .common import refresh
 
 REAL = ("smollm2-135m", "gemma3-270m")
@@ -90,6 +90,9 @@ STUDIES = {
     "showdown": Study(
         "every baseline at equal budget, over seeds (notebook 08)", "showdown", showdown.missing, showdown.record, _showdown,
         mark="showdown", quote=lambda out: verdicts.quote(showdown.recorded(out)),
+    ),
+    "arena": Study(
+        "every baseline on the policy that learns to think", "arena", arena.missing, arena.record, arena.says
     ),
     "real": real(),
     "sums": Study(

@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from ..errors import PoiseLabError
 from ..runs import read_run
 
 SEEDS = (0, 1, 2, 3, 4)
-KEPT = ("config.json", "metrics.jsonl", "samples.jsonl")  # of a recorded run
+KEPT = ("config.json", "metrics.jsonl", "samples.jsonl", "final.json")  # of a recorded run
 
 # Each name is that of a run folder.
 RUNS = {f"{name}-{seed}": f"--baseline {name} --seed {seed}" for seed in SEEDS for name in ("poise", "rloo")}
@@ -90,8 +90,13 @@ def finished_partial(folder: Path) -> bool:
     return (partial / "config.json").is_file() and read_run(partial).finished
 
 
-def train(folder: Path, flags: str) -> None:
-    """Make one run folder. Raises PoiseLabError if `poise-lab train` did not finish, KeyboardInterrupt if it was interrupted."""
+def train(folder: Path, flags: str, finish: Callable[[Path], None] | None = None) -> None:
+    """Make one run folder.
+
+    finish: what is done with the finished run, before its checkpoints go.
+
+    Raises PoiseLabError if `poise-lab train` did not finish, KeyboardInterrupt if it was interrupted.
+    """
     partial = partial_of(folder)
     if not finished_partial(folder):
         resume = ["--resume"] if (partial / "config.json").is_file() else []
@@ -101,10 +106,12 @@ def train(folder: Path, flags: str) -> None:
             raise KeyboardInterrupt
         if status:
             raise PoiseLabError(f"run {folder} was not finished; what stopped it is said above")
+    if finish:
+        finish(partial)
     put_in_place(partial, folder)
 
 
-def record(runs: dict[str, str], out: Path, at_once: int = 2) -> None:
+def record(runs: dict[str, str], out: Path, at_once: int = 2, finish: Callable[[Path], None] | None = None) -> None:
     """Make the runs that are missing in a folder, some at a time; when one stops, those at work end and no other begins."""
     out.mkdir(parents=True, exist_ok=True)
     stopped = threading.Event()
@@ -112,7 +119,7 @@ def record(runs: dict[str, str], out: Path, at_once: int = 2) -> None:
     def make(name: str) -> None:
         if not stopped.is_set():
             try:
-                train(out / name, runs[name])
+                train(out / name, runs[name], finish)
             except BaseException:
                 stopped.set()
                 raise

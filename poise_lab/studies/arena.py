@@ -1,0 +1,143 @@
+"""Every baseline on the policy that learns to think, at equal responses a step, over seeds: `poise-lab study arena`.
+
+What is the same for all: policy, tasks, held-out problems of a seed, the clipped surrogate, mini-batches, and the
+responses sampled per step. What differs is the baseline, how it spends those responses on prompts, and the learning
+rate, which one search chooses for each: by sampled accuracy, averaged over seeds that are not used again, and widened
+until the best rate lies inside. Methods are made one after the other, so an interrupted study holds whole methods.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+from ..baselines import make_baseline
+from ..config import TrainConfig
+from ..evaluation import evaluate
+from ..files import read_json, write_json
+from ..policies import load_policy
+from ..runs import format_table, read_run
+from ..sampler import step_seed
+from ..stats import mean_interval
+from ..tasks import load_task
+from . import trained
+
+BUDGET = 192  # responses per step
+# label: baseline, responses to a prompt, prompts
+METHODS = {
+    f"{name} x{responses}": (name, responses, prompts)
+    for name, responses, prompts in (
+        ("poise", 2, 96), ("none", 1, 192), ("constant", 1, 192), ("rloo", 2, 96), ("rloo", 8, 24), ("grpo", 8, 24),
+        ("oracle", 1, 192), ("batch_mean", 1, 192), ("critic", 1, 192), ("none", 2, 96), ("batch_mean", 2, 96),
+        ("constant", 2, 96), ("critic", 2, 96), ("score_weighted", 2, 96), ("fused", 2, 96), ("ppo", 1, 192),
+        ("dapo", 8, 16), ("spo", 1, 192), ("remax", 1, 96), ("dr_grpo", 8, 24), ("opo", 8, 24), ("sharpen", 1, 192),
+    )
+}  # fmt: skip
+RATES, LOWEST, HIGHEST = (5e-5, 1e-4, 2e-4), 6.25e-6, 1.6e-3  # where the search begins, and how far it may go
+SEARCH_SEEDS, SEEDS = (100, 101), (0, 1, 2, 3, 4)
+SEARCH = "--steps 60 --eval-every 60 --eval-responses 8"
+TRAIN = "--steps 100 --eval-every 20 --eval-responses 8"
+FINAL_RESPONSES = 16  # to each held-out problem, of the final policy
+COOL = 0.5  # the lower temperature at which the final policy is evaluated too
+# column: the evaluation of the final policy that it comes from, and its figure there
+COLUMNS = {
+    "sampled accuracy": ("sampled", "accuracy"),
+    "at temperature 0.5": ("cool", "accuracy"),
+    "greedy accuracy": ("sampled", "greedy_accuracy"),
+    "pass@16": ("sampled", "pass_at_16"),
+    "tokens a response": ("sampled", "held_out_length"),
+}
+
+
+def flags(label: str, rate: float, seed: int, settings: str) -> str:
+    """The run as flags of `poise-lab train`."""
+    name, responses, prompts = METHODS[label]
+    spent = f"--baseline {name} --set responses={responses} --prompts {prompts}"
+    return f"--policy thinker {spent} --learning-rate {rate:g} --seed {seed} {settings}"
+
+
+def folder_of(label: str, seed: int, rate: float | None = None) -> str:
+    """Name of a run's folder; with its rate if it is one of the search."""
+    return "-".join([label.replace(" ", "-"), *([] if rate is None else [f"{rate:g}"]), str(seed)])
+
+
+def scores(out: Path, label: str) -> dict[float, float]:
+    """Mean held-out accuracy at the end of the search, of each rate that was searched with every seed."""
+    rates = {float(path.name.split("-", 2)[2].rpartition("-")[0]) for path in
+             (out / "search").glob(f"{label.replace(' ', '-')}-*") if not path.name.endswith(".partial")}  # fmt: skip
+    folders = {rate: [out / "search" / folder_of(label, seed, rate) for seed in SEARCH_SEEDS] for rate in rates}
+    return {
+        rate: float(np.mean([read_run(folder).series("accuracy")[1][-1] for folder in folders[rate]]))
+        for rate in sorted(rates)
+        if all(folder.is_dir() for folder in folders[rate])
+    }
+
+
+def next_rates(found: dict[float, float]) -> list[float]:
+    """The rates to search next: those it begins with, then one beyond an edge that won; none when the best lies inside."""
+    left = [rate for rate in RATES if rate not in found]
+    if left:
+        return left
+    best = best_rate(found)
+    if best == min(found) and best > LOWEST:
+        return [best / 2]
+    return [best * 2] if best == max(found) and best < HIGHEST else []
+
+
+def best_rate(found: dict[float, float]) -> float:
+    """The rate with the highest accuracy, the lower one of equals."""
+    return max(sorted(found), key=found.get)
+
+
+def final(run: Path) -> None:
+    """Write `final.json` into a finished run folder: its last policy on its held-out problems, at temperatures 1 and 0.5."""
+    made = read_run(run).config
+    config = dataclasses.replace(TrainConfig(**made["train"]), eval_responses=FINAL_RESPONSES)
+    policy, task = load_policy(run), load_task(made["task"])
+    problems = task.sample(config.eval_prompts, step_seed(config.seed, 0, "held-out"))
+    figures = {}
+    for name, temperature in (("sampled", 1.0), ("cool", COOL)):
+        asked = dataclasses.replace(config, temperature=temperature)
+        figures[name] = evaluate(policy, problems, make_baseline("none"), asked)[0]
+    write_json(run / "final.json", figures)
+    without_texts(run)
+
+
+def without_texts(run: Path) -> None:
+    """The texts of so many runs would weigh more than all their numbers."""
+    (run / "samples.jsonl").unlink(missing_ok=True)
+
+
+def whole(out: Path, label: str) -> bool:
+    """Whether all runs of a method are there."""
+    return all((out / "runs" / folder_of(label, seed)).is_dir() for seed in SEEDS)
+
+
+def missing(out: Path) -> dict[str, float]:
+    """The methods that are not whole; what one takes depends on how far its search must go."""
+    return {label: float("nan") for label in METHODS if not whole(out, label)}
+
+
+def record(out: Path) -> None:
+    """Make what is missing, one method after the other: its search, then its seeds."""
+    for label in missing(out):
+        while rates := next_rates(scores(out, label)):
+            runs = {folder_of(label, s, r): flags(label, r, s, SEARCH) for r in rates for s in SEARCH_SEEDS}
+            trained.record(runs, out / "search", finish=without_texts)
+        rate = best_rate(scores(out, label))
+        runs = {folder_of(label, s): flags(label, rate, s, TRAIN) for s in SEEDS}
+        trained.record(runs, out / "runs", finish=final)
+
+
+def says(out: Path) -> str:
+    """One row for each whole method: its rate, and the final policies of its seeds by every way of decoding."""
+    rows = []
+    for label in (label for label in METHODS if whole(out, label)):
+        ends = [read_json(out / "runs" / folder_of(label, seed) / "final.json") for seed in SEEDS]
+        rows.append(
+            {"method": label, "learning rate": f"{best_rate(scores(out, label)):g}"}
+            | {column: mean_interval([end[part][name] for end in ends]) for column, (part, name) in COLUMNS.items()}
+        )
+    return format_table(sorted(rows, key=lambda row: -row["sampled accuracy"][0]))

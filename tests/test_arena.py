@@ -1,0 +1,80 @@
+"""The arena of baselines: equal responses, a search that goes on until the best rate lies inside, whole methods."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+import poise_lab as pl
+from poise_lab.cli import main
+from poise_lab.files import read_json
+from poise_lab.studies import arena, trained
+
+
+def test_methods_sample_the_same_number_of_responses():
+    for label, (name, responses, prompts) in arena.METHODS.items():
+        greedy = prompts if name == "remax" else 0
+        assert pl.make_baseline(name, responses=responses).responses == responses and label == f"{name} x{responses}"
+        assert name == "dapo" or prompts * responses + greedy == arena.BUDGET, label
+    assert not set(arena.SEARCH_SEEDS) & set(arena.SEEDS) and len(set(arena.SEEDS)) >= 5
+
+
+@pytest.mark.parametrize(
+    ("best", "tried"),
+    [
+        (1e-4, [[5e-5, 1e-4, 2e-4]]),
+        (4e-4, [[5e-5, 1e-4, 2e-4], [4e-4], [8e-4]]),
+        (1e-5, [[5e-5, 1e-4, 2e-4], [2.5e-5], [1.25e-5], [6.25e-6]]),
+        (1, [[5e-5, 1e-4, 2e-4], [4e-4], [8e-4], [1.6e-3]]),  # and no further
+    ],
+)
+def test_search_goes_on_until_the_best_rate_lies_inside(best, tried):
+    found, made = {}, []
+    while rates := arena.next_rates(found):
+        made.append(rates)
+        found |= {rate: -abs(rate - best) for rate in rates}
+    assert made == tried
+    assert arena.best_rate({1e-4: 0.5, 5e-5: 0.5}) == 5e-5  # the smaller of equals
+
+
+def test_a_whole_method_is_recorded_and_read(tmp_path, monkeypatch, capsys):
+    """Searched, run, evaluated at the end, killed between runs and taken up again; nothing is made twice."""
+    quick = " --steps 2 --eval-every 2 --eval-responses 2 --eval-prompts 4 --minibatches 1 --max-new-tokens 16"
+    monkeypatch.setattr(arena, "METHODS", {"rloo x2": ("rloo", 2, 4)})
+    monkeypatch.setattr(arena, "RATES", (1e-4,))
+    monkeypatch.setattr(arena, "LOWEST", 1e-4)
+    monkeypatch.setattr(arena, "HIGHEST", 1e-4)
+    monkeypatch.setattr(arena, "SEARCH_SEEDS", (100,))
+    monkeypatch.setattr(arena, "SEEDS", (0, 1))
+    monkeypatch.setattr(arena, "SEARCH", quick)
+    monkeypatch.setattr(arena, "TRAIN", quick)
+    made = []
+
+    def train(command, env):
+        made.append(command)
+        if len(made) == 3:
+            raise KeyboardInterrupt
+        main(command[3:])
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(trained, "subprocess", SimpleNamespace(run=train))
+    record = trained.record
+    monkeypatch.setattr(trained, "record", lambda *a, **kw: record(*a, at_once=1, **kw))
+    with pytest.raises(KeyboardInterrupt):
+        arena.record(tmp_path)
+    assert list(arena.missing(tmp_path)) == ["rloo x2"]
+    arena.record(tmp_path)
+    assert not arena.missing(tmp_path) and len(made) == 4  # one of the search, two seeds, one of them begun twice
+    for seed in (0, 1):
+        run = tmp_path / "runs" / f"rloo-x2-{seed}"
+        assert {path.name for path in run.iterdir()} == {"config.json", "metrics.jsonl", "final.json"}
+        final, last = read_json(run / "final.json"), pl.read_run(run).metrics[-1]
+        assert final["sampled"]["greedy_accuracy"] == last["greedy_accuracy"]  # the policy at the run's end
+        assert set(final) == {"sampled", "cool"} and final["sampled"] != final["cool"]
+    assert {path.name for path in (tmp_path / "search").iterdir()} == {"rloo-x2-0.0001-100"}
+    assert json.loads((tmp_path / "search" / "rloo-x2-0.0001-100" / "config.json").read_text())["policy"] == "thinker"
+    (row,) = arena.says(tmp_path).splitlines()[2:]
+    assert row.startswith("| rloo x2 | 0.0001 |")
+    capsys.readouterr()
