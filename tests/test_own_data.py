@@ -200,9 +200,9 @@ def test_a_run_from_a_file_on_the_command_line(tmp_path, capfd):
     assert main([*command[:-4], "--resume"]) in (0, 2)
 
 
-def test_the_readmes_lines_from_a_file_to_a_trained_policy(tmp_path, monkeypatch, capsys):
-    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-    section = readme[readme.index("## Your own questions") :]
+def test_the_guides_lines_from_a_file_to_a_trained_policy(tmp_path, monkeypatch, capsys):
+    guide = (Path(__file__).parent.parent / "notebooks" / "GUIDE.md").read_text(encoding="utf-8")
+    section = guide[guide.index("## Your own questions") :]
     code = section[section.index("```python\n") + 10 :].partition("```")[0]
     assert len(code.strip().splitlines()) <= 10
     write(
@@ -210,7 +210,7 @@ def test_the_readmes_lines_from_a_file_to_a_trained_policy(tmp_path, monkeypatch
         [{"question": f"{a}+{b}=", "answer": a + b} for a in range(17, 27) for b in range(25, 30)],
     )
     monkeypatch.chdir(tmp_path)
-    exec(compile(code.replace("sample(1, seed=0)[0]", "problems[0]"), "README", "exec"), {})
+    exec(compile(code.replace("sample(1, seed=0)[0]", "problems[0]"), "GUIDE", "exec"), {})
     said = capsys.readouterr().out
     assert said.startswith("1.0\n") and pl.read_run("runs/own").finished
     assert pl.load_policy("my-policy").wording == "compact"

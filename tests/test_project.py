@@ -20,6 +20,7 @@ from poise_lab.cli import _parser
 from poise_lab.studies.catalogue import STUDIES
 
 ROOT = Path(__file__).parent.parent
+README, HOUSE = ROOT / "README.md", ROOT / "poise_lab" / "README.md"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 SOURCES = sorted((ROOT / "poise_lab").rglob("*.py"))
 
@@ -72,8 +73,9 @@ def test_conda_environment_installs_what_pyproject_says(file):
 
 
 def test_make_and_readme_install_the_same():
-    makefile, readme = (ROOT / "Makefile").read_text(), (ROOT / "README.md").read_text()
-    for text in (makefile, readme):
+    makefile = (ROOT / "Makefile").read_text()
+    readme, guide = (ROOT / "README.md").read_text(), (ROOT / "notebooks" / "GUIDE.md").read_text()
+    for text in (makefile, readme, guide):
         assert re.search(r"-c constraints\.txt -e [\"']?\.\[dev\]", text)
     assert PROJECT["requires-python"].removeprefix(">=") in readme
 
@@ -103,21 +105,42 @@ def test_makefile_is_short_and_no_target_makes_data():
     )
 
 
-def test_the_tree_of_the_readme_is_the_house():
+def test_the_tree_is_the_house():
     """Every room is in it, with a line that says what it is for, and all that is in it exists."""
-    tree = re.search(r"^poise_lab/\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)[1]
+    tree = re.search(r"^poise_lab/\n(.*?)^```", HOUSE.read_text(), re.M | re.S)[1]
     lines = [re.fullmatch(r"  (\S+) +(\S.*)", line) for line in tree.splitlines()]
-    rooms = [path.name + "/" * path.is_dir() for path in (ROOT / "poise_lab").iterdir() if path.name != "__pycache__"]
+    rooms = [
+        path.name + "/" * path.is_dir()
+        for path in (ROOT / "poise_lab").iterdir()
+        if path.suffix == ".py" or path.is_dir() and path.name != "__pycache__"
+    ]
     assert sorted(line[1] for line in lines) == sorted(rooms)
 
 
-def test_the_walk_of_the_readme_names_what_exists():
+def test_the_front_page_is_one_page():
+    lines = README.read_text().splitlines()
+    assert len(lines) < 120 and any(line.startswith("![") for line in lines[:10])
+
+
+def test_links_between_pages_lead_somewhere():
+    for page in (README, HOUSE, ROOT / "data" / "README.md", *(ROOT / "notebooks").glob("*.md")):
+        for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+            path, _, part = target.partition("#")
+            if not path.startswith("http"):
+                assert (page.parent / path).exists(), f"{page.name}: {target}"
+                heads = (
+                    re.findall(r"^#+ (.*)$", (page.parent / path).read_text() if path else page.read_text(), re.M)
+                    if part
+                    else []
+                )
+                assert not part or part in [re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in heads], target
+
+
+def test_what_is_said_of_the_house_exists():
     """Each `file.py`, `function`: the function is defined in that file."""
-    text = (ROOT / "README.md").read_text()
-    walk = " ".join(text[text.index("**From a rollout to the loss**") : text.index("## The bundled policy")].split())
-    named = re.findall(r"`([\w/]+\.py)`, `([\w.]+)`", walk)
-    assert len(named) >= 15
-    for file, name in named:
+    named = [re.findall(r"`([\w/]+\.py)`, `([\w.]+)`", " ".join(page.read_text().split())) for page in (HOUSE, README)]
+    assert len(named[0]) >= 15 and len(named[1]) >= 7
+    for file, name in (*named[0], *named[1]):
         source = (ROOT / "poise_lab" / file).read_text()
         for part in name.split("."):
             assert re.search(rf"^ *(def|class) {part}\b|^{part}\b.* = ", source, re.M), f"{file}: {name}"

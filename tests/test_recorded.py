@@ -1,4 +1,4 @@
-"""What the README says of POISE, against the runs recorded under data/runs."""
+"""What is said of POISE, against the runs recorded under data/runs."""
 
 from __future__ import annotations
 
@@ -99,8 +99,8 @@ def test_runs_hold_no_checkpoints_and_no_paths_of_a_machine(poise):
         assert not re.search(r"/(?:home|root|work|tmp)/", (run.folder / "config.json").read_text())
 
 
-def test_readme_quotes_the_recorded_runs():
-    text = (ROOT / "README.md").read_text()
+def test_the_results_quote_the_recorded_runs():
+    text = (ROOT / "notebooks" / "RESULTS.md").read_text()
     (quoted,) = re.findall(r"<!-- recorded -->\n(.*?)<!-- /recorded -->", text, re.S)
     runs = [pl.read_run(f) for f in sorted(FOLDER.iterdir()) if re.fullmatch(r"\w+-\d+", f.name)]
     assert quoted.strip() == format_table(pl.compare(runs))
@@ -167,8 +167,8 @@ def test_learned_values_of_the_showdown_have_skill(showdown_runs):
             assert low > 0.2, label
 
 
-def test_readme_quotes_the_showdown(showdown_runs):
-    text = (ROOT / "README.md").read_text()
+def test_the_results_quote_the_showdown(showdown_runs):
+    text = (ROOT / "notebooks" / "RESULTS.md").read_text()
     (quoted,) = re.findall(r"<!-- showdown -->\n(.*?)<!-- /showdown -->", text, re.S)
     assert quoted.strip() == verdicts.quote(showdown_runs)
 
@@ -184,10 +184,10 @@ def one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def test_what_the_readme_says_in_words_of_the_showdown(showdown_runs):
+def test_what_the_results_say_in_words_of_the_showdown(showdown_runs):
     """Every sentence on verdicts stands there, and the recorded runs say it."""
-    text = (ROOT / "README.md").read_text()
-    section = one_line(text[text.index("<!-- /showdown -->") : text.index("## Notebooks")])
+    text = (ROOT / "notebooks" / "RESULTS.md").read_text()
+    section = one_line(text[text.index("<!-- /showdown -->") : text.index("## Real models")])
     found, labels = words(showdown_runs), list(by_label(showdown_runs))
     (_, low, high), _ = verdicts.ratio_to(showdown_runs, "poise x2", "dapo x8", "seconds", 0.72)
     said = {
@@ -311,12 +311,12 @@ def test_engines_were_given_the_same(engines):
 
 
 def test_both_engines_reach_the_same_accuracy_within_its_interval(engines):
-    """Five seeds, paired: zero lies inside, and what is left outside bounds the difference, as the README says."""
+    """Five seeds, paired: zero lies inside, and what is left outside bounds the difference, as the results say."""
     ends = {k: run.series("accuracy")[1][-1] for k, run in engines.items()}
     mean, low, high = pl.mean_interval([ends["trl", seed] - ends["lab", seed] for seed in range(5)])
     found = f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]"
     assert low < 0 < high, found
-    assert found in " ".join((ROOT / "README.md").read_text().split())
+    assert found in " ".join((ROOT / "notebooks" / "RESULTS.md").read_text().split())
     assert all(run.lift() > 0.1 for run in engines.values())
 
 
@@ -362,7 +362,7 @@ def test_the_real_model_learned_in_every_run(smollm2):
     assert all(run.mean("probe_r_fresh") > 0.7 for run in smollm2["poise x2"])
 
 
-def test_readme_quotes_the_runs_of_the_real_model(smollm2):
-    text = (ROOT / "README.md").read_text()
+def test_the_results_quote_the_runs_of_the_real_model(smollm2):
+    text = (ROOT / "notebooks" / "RESULTS.md").read_text()
     (quoted,) = re.findall(r"<!-- smollm2 -->\n(.*?)<!-- /smollm2 -->", text, re.S)
     assert quoted.strip() == format_table(pl.compare([run for group in smollm2.values() for run in group]))

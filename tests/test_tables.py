@@ -455,8 +455,8 @@ def test_recorded_quick_probe():
     assert abs(found["float32"]["r"] - mean) < 0.05
 
 
-def test_readme_quotes_the_quick_probe_and_the_variance_of_the_real_model():
-    text = " ".join((pl.data_dir().parent / "README.md").read_text().split())
+def test_the_results_quote_the_quick_probe_and_the_variance_of_the_real_model():
+    text = " ".join((pl.data_dir().parent / "notebooks" / "RESULTS.md").read_text().split())
     runs = read_json(FOLDER / "sums.json")["runs"]
     interval = "{:.3f} [{:.3f}, {:.3f}]".format(*mean_interval([run["r"] for run in runs]))
     slowest = max(run["seconds"] for run in runs)
@@ -515,6 +515,6 @@ def test_what_notebook_09_says_of_the_critics():
     for sentence, true in said.items():
         assert sentence in prose, sentence
         assert true, sentence
-    readme = " ".join((pl.data_dir().parent / "README.md").read_text(encoding="utf-8").split())
+    results = " ".join((pl.data_dir().parent / "notebooks" / "RESULTS.md").read_text(encoding="utf-8").split())
     gap = paper.compared(every[gemma], "critic", "probe", "critic", "variance_reduction")[1]
-    assert "ahead on Gemma (1 - Var(A)/Var(R) {:+.3f} [{:+.3f}, {:+.3f}])".format(*gap) in readme
+    assert "ahead on Gemma (1 - Var(A)/Var(R) {:+.3f} [{:+.3f}, {:+.3f}])".format(*gap) in results

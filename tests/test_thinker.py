@@ -197,6 +197,14 @@ def test_controls_without_rewards_do_not_learn():
     assert mean_interval(thinking.gains(recorded("sharpen"), "greedy_accuracy"))[2] < lift / 2
 
 
-def test_readme_quotes_the_recorded_runs():
-    (quoted,) = re.findall(r"<!-- thinking -->\n(.*?)<!-- /thinking -->", (ROOT / "README.md").read_text(), re.S)
+def test_the_results_quote_the_recorded_runs():
+    text = (ROOT / "notebooks" / "RESULTS.md").read_text()
+    (quoted,) = re.findall(r"<!-- thinking -->\n(.*?)<!-- /thinking -->", text, re.S)
     assert quoted.strip() == thinking.table(FOLDER)
+
+
+def test_what_the_front_page_says_in_words_is_what_the_runs_say():
+    text = " ".join((ROOT / "README.md").read_text().split())
+    assert f"from {thinking.change(recorded('poise'), 'greedy_accuracy')} over five seeds" in text
+    assert f"responses from {thinking.change(recorded('poise'), 'held_out_length').partition(',')[0]} tokens" in text
+    assert f"{len(pl.BASELINES)} baselines" in text

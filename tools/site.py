@@ -20,7 +20,13 @@ import poise_lab as pl
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = ROOT / "notebooks"
-GUIDES = {"students": NOTEBOOKS / "STUDENTS.md", "instructors": NOTEBOOKS / "INSTRUCTORS.md"}
+GUIDES = {
+    "guide": NOTEBOOKS / "GUIDE.md",
+    "results": NOTEBOOKS / "RESULTS.md",
+    "house": ROOT / "poise_lab" / "README.md",
+    "students": NOTEBOOKS / "STUDENTS.md",
+    "instructors": NOTEBOOKS / "INSTRUCTORS.md",
+}
 SETTINGS = dict(
     project="poise-lab",
     extensions=["myst_nb", "sphinx.ext.mathjax", "sphinx-mathjax-offline"],

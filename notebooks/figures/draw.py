@@ -1,4 +1,4 @@
-"""Draw the schematics of the notebooks: `python notebooks/figures/draw.py` writes the SVG files beside this script.
+"""Draw the schematics and the picture of the front page: `python notebooks/figures/draw.py` writes SVG files beside this.
 
 Every drawing has a ground of its own, light or dark as the reader's system is, so that it is read on any page. What a
 colour says is said by a word or a dash as well. The same script writes the same bytes.
@@ -6,11 +6,15 @@ colour says is said by a word or a dash as well. The same script writes the same
 
 from __future__ import annotations
 
+import json
 import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
 WIDTH, FONT = 620, 15  # px; a notebook shows them as wide as they are
+RECORDED = Path(__file__).parents[2] / "data" / "thinking"
+SHOWN, PROBLEMS = 3, (18, 3, 1)  # the run whose texts are shown, and the problems among its held-out ones
+SECONDS = 2  # that an evaluation stays
 STYLE = """
 .ground{fill:#fff}.box{fill:#eef1f8;stroke:#555}.warm{fill:#fdeee0;stroke:#555}.plain{fill:none;stroke:#555}
 text{font:15px system-ui,sans-serif;fill:#222}.small{font-size:13px}.strong{font-weight:600}
@@ -22,19 +26,25 @@ text{font:15px system-ui,sans-serif;fill:#222}.small{font-size:13px}.strong{font
 .plain{stroke:#aaa}text{fill:#eee}.line{stroke:#bbb}.value{stroke:#8ea6ff}.never{stroke:#ff8d8d}text.never{fill:#ff8d8d}
 .tip{fill:#bbb}.tip.value{fill:#8ea6ff}.tip.never{fill:#ff8d8d}.full{fill:#8ea6ff;stroke:#8ea6ff}.empty{stroke:#bbb}}
 """
+MOVING = """.mono{font:14px ui-monospace,monospace;white-space:pre}.other{fill:none;stroke:#bbb}.right{fill:#086e56}.wrong{fill:#c20c12}
+.frame{opacity:0}.last{opacity:1}
+@media (prefers-reduced-motion:no-preference){.frame{opacity:0;animation:shown 22s step-end infinite}}
+@keyframes shown{0%{opacity:1}9.0909%{opacity:0}}
+@media (prefers-color-scheme:dark){.other{stroke:#666}.right{fill:#7fd8b8}.wrong{fill:#ff8d8d}}
+"""
 
 
 class Drawing:
     """An SVG file in the making. title, desc: for who does not see it. Lengths in px, from the upper left."""
 
-    def __init__(self, title: str, desc: str, height: int):
+    def __init__(self, title: str, desc: str, height: int, style: str = STYLE):
         size = {"width": str(WIDTH), "height": str(height), "viewBox": f"0 0 {WIDTH} {height}"}
         self.root = ET.Element(
             "svg", {"xmlns": "http://www.w3.org/2000/svg", "role": "img", "aria-labelledby": "title desc", **size}
         )
         ET.SubElement(self.root, "title", id="title").text = title
         ET.SubElement(self.root, "desc", id="desc").text = desc
-        ET.SubElement(self.root, "style").text = STYLE
+        ET.SubElement(self.root, "style").text = style
         self.add("rect", "ground", width=WIDTH, height=height)
 
     def add(self, tag: str, kind: str, **attributes) -> ET.Element:
@@ -250,7 +260,75 @@ def gpus() -> Drawing:
     return d
 
 
-DRAWINGS = {"loop": loop, "pair": pair, "refit": refit, "budget": budget, "reading": reading, "gpus": gpus}
+def lines_of(seed: int, name: str) -> list[dict]:
+    return [json.loads(line) for line in (RECORDED / f"poise-{seed}" / name).read_text("utf-8").splitlines()]
+
+
+def learning() -> Drawing:
+    """A recorded run, evaluation after evaluation: what it writes to three problems, and five runs' curves beside it."""
+    d = Drawing(
+        "A policy learns to think",
+        "One recorded run of POISE, shown at its eleven evaluations in turn: the greedy response to three held-out problems, "
+        "right or wrong, first answered at once and in the end worked step by step. Below, greedy accuracy and tokens a "
+        "response against steps, for that run and four others.", 400, STYLE + MOVING)  # fmt: skip
+    evaluations = [[m for m in lines_of(seed, "metrics.jsonl") if "greedy_accuracy" in m] for seed in range(5)]
+    steps = [m["step"] for m in evaluations[SHOWN]]
+    frames = [
+        d.add("g", "frame last" if step == steps[-1] else "frame", style=f"animation-delay:{SECONDS * i}s")
+        for i, step in enumerate(steps)
+    ]
+    for frame, record in zip(frames, lines_of(SHOWN, "samples.jsonl"), strict=True):
+        label(frame, 605, 26, f"after step {record['step']}", "strong", "end")
+        for row, problem in enumerate(PROBLEMS):
+            sample, y = record["samples"][problem], 82 + 52 * row
+            word = "right" if sample["greedy_reward"] == 1 else "wrong"
+            label(frame, 15, y, sample["greedy"], "mono")
+            label(frame, 605, y, word, word, "end")
+    for row, problem in enumerate(PROBLEMS):
+        d.text(15, 62 + 52 * row, lines_of(SHOWN, "samples.jsonl")[0]["samples"][problem]["prompt"], "strong", "start")
+    d.text(15, 26, "What it writes to three held-out problems", "small", "start")
+    for left, name, title, top in (
+        (15, "greedy_accuracy", "greedy accuracy", 1.0),
+        (325, "held_out_length", "tokens a response", 30.0),
+    ):
+        panel(d, frames, left, title, [[(m["step"], m[name]) for m in run] for run in evaluations], top)
+    return d
+
+
+def panel(d: Drawing, frames: list[ET.Element], left: float, title: str, curves: list, top: float) -> None:
+    """Curves over steps 0 to 100 and values 0 to `top`; the shown run in front, with a dot in each frame."""
+
+    def at(step: float, value: float) -> tuple[float, float]:
+        return left + 35 + 2.35 * step, 355 - 125 * value / top
+
+    d.text(left, 215, title, "small", "start")
+    for value in (0, top / 2, top):
+        d.text(left + 28, at(0, value)[1] + 5, f"{value:g}", "small", "end")
+    for step in (0, 50, 100):
+        d.text(at(step, 0)[0], 376, f"{step}", "small")
+    d.text(at(25, 0)[0], 392, "step", "small")
+    d.add("polyline", "line", points=" ".join(f"{x:g},{y:g}" for x, y in (at(0, top), at(0, 0), at(100, 0))))
+    for seed, curve in sorted(enumerate(curves), key=lambda pair: pair[0] == SHOWN):
+        points = " ".join("{:.0f},{:.0f}".format(*at(*point)) for point in curve)
+        d.add("polyline", "line value" if seed == SHOWN else "other", points=points)
+    for frame, point in zip(frames, curves[SHOWN], strict=True):
+        x, y = at(*point)
+        ET.SubElement(frame, "circle", {"class": "full", "cx": f"{x:.0f}", "cy": f"{y:.0f}", "r": "6"})
+
+
+def label(parent: ET.Element, x: float, y: float, text: str, kind: str, anchor: str = "start") -> None:
+    ET.SubElement(parent, "text", {"class": kind, "x": f"{x:g}", "y": f"{y:g}", "text-anchor": anchor}).text = text
+
+
+DRAWINGS = {
+    "loop": loop,
+    "pair": pair,
+    "refit": refit,
+    "budget": budget,
+    "reading": reading,
+    "gpus": gpus,
+    "learning": learning,
+}
 
 
 def write(folder: Path) -> None:

@@ -33,7 +33,7 @@ class Study:
     what: it, in one line. folder: of its records, under the data.
     missing: the records that are not there, each with the minutes that it takes as far as recorded ones tell, or NaN.
     record: makes them. says: what the records say, in Markdown. models: real models that it needs.
-    mark: of the table in the README that `quote` gives.
+    mark: of the table in notebooks/RESULTS.md that `quote` gives.
     """
 
     what: str
@@ -141,7 +141,7 @@ def run(name: str, out: Path | None = None, policy: str | None = None, log: Call
         if study.says:
             log(study.says(out))
         if checkout and study.quote and out.resolve() == home.resolve():
-            refresh(data_dir().parent / "README.md", study.mark, study.quote(out))
+            refresh(data_dir().parent / "notebooks" / "RESULTS.md", study.mark, study.quote(out))
 
 
 def will_take(study: Study, out: Path, left: dict[str, float]) -> str:

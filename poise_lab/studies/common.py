@@ -41,13 +41,13 @@ def piece(path: Path, make: Callable[[], object]):
     return read_json(path)
 
 
-def refresh(readme: Path, mark: str, text: str) -> None:
-    """Put a table between the README's two marks of this name."""
+def refresh(page: Path, mark: str, text: str) -> None:
+    """Put a table between a page's two marks of this name."""
     start, end = f"<!-- {mark} -->\n", f"<!-- /{mark} -->"
-    before, _, rest = readme.read_text(encoding="utf-8").partition(start)
+    before, _, rest = page.read_text(encoding="utf-8").partition(start)
     new = f"{before}{start}{text}\n{end}{rest.partition(end)[2]}"
     if new != before + start + rest:
-        write_text(readme, new)
+        write_text(page, new)
 
 
 def splits(prompts: int) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -216,7 +216,7 @@ def pairs(runs: Sequence[RunRecord]) -> str:
 
 
 def quote(runs: Sequence[RunRecord]) -> str:
-    """The README's table and its list of verdicts, in Markdown."""
+    """The table of notebooks/RESULTS.md and its list of verdicts, in Markdown."""
     rows = summary(runs)
     names, lines_ = [row["method"] for row in rows], []
     for budget, methods in (("tokens", ON_VERDICTS), ("seconds", ("poise x2",))):
