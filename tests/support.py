@@ -68,6 +68,10 @@ class ToyProblem:
         return self.compact
 
     @property
+    def line(self) -> str:
+        return f"{self.compact}: "
+
+    @property
     def difficulty(self) -> dict:
         return {"length": float(len(self.compact))}
 
