@@ -146,6 +146,19 @@ def test_a_run_goes_on_and_says_how_often(tmp_path, bundled):
     assert "verifier_errors" not in metrics[0] and all(0 < m["verifier_errors"] <= 24 for m in metrics[1:])
 
 
+@pytest.mark.parametrize("name", limits.COMPUTING)
+def test_a_word_that_does_something_is_no_mathematics(name, capsys):
+    """Such a call needs neither quotes nor attributes; what names mathematics is still read."""
+    problem = pl.load_task(name).sample(1, seed=0)[0]
+    for call in ("print(7)", "7 + print(7)", "plot(x)", "vars()", "__import__(7)", "init_printing()"):
+        assert problem.reward(call) == 0
+        assert capsys.readouterr().out == ""
+        with pytest.raises(ValueError, match="no mathematics"):
+            limits.check_answer(name, call, "7")
+    for plain in ("sqrt(49)", "7*x**2 + sin(x)", "max(3, 4) + C"):
+        limits.check_answer(name, plain, "7")
+
+
 @pytest.mark.parametrize("name", limits.EVALUATING + limits.COMPUTING)
 def test_no_answer_is_run_as_a_program(name, tmp_path):
     """The verifiers of these run an answer as Python, by themselves or through sympy."""

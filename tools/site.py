@@ -7,6 +7,7 @@ assignments, without their code; and the public names of the package with their 
 from __future__ import annotations
 
 import inspect
+import re
 import shutil
 import sys
 import tempfile
@@ -127,7 +128,9 @@ def index(groups: dict[str, list[str]]) -> str:
         f"```{{toctree}}\n:caption: {group}\n:maxdepth: 1\n\n" + "\n".join(pages) + "\n```"
         for group, pages in groups.items()
     ]
-    return f"# poise-lab\n\n{inspect.getdoc(pl).splitlines()[0]}\n\n" + "\n\n".join(trees) + "\n"
+    picture = re.search(r"^!\[.*$", (ROOT / "README.md").read_text(encoding="utf-8"), re.M)[0].replace("notebooks/", "")
+    parts = ["# poise-lab", inspect.getdoc(pl).splitlines()[0], picture, *trees]
+    return "\n\n".join(parts) + "\n"
 
 
 if __name__ == "__main__":
