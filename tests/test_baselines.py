@@ -59,6 +59,51 @@ def test_rloo_by_hand():
     assert advantages("rloo", THREE).tolist() == [[1.0, -0.5, -0.5], [0.5, 0.5, -1.0], [0.0, 0.0, 0.0]]
 
 
+def test_james_stein_by_hand():
+    """Prompts with means 1/2, 1 and 0, of which the first alone is noisy: variance 1/2, over M = 2 a quarter."""
+    found = advantages("james_stein", [[1.0, 0.0], [1.0, 1.0], [0.0, 0.0]])
+    # first prompt: the others agree within (v = 0), so nothing is shrunk; second: v = 1/8, means 1/2 and 0: s = 1/16
+    w = (1 / 8) / (1 / 8 + 1 / 16 + 1e-6)
+    second, third = 1 - ((1 - w) * 1 + w * 0.25), 0 - ((1 - w) * 0 + w * 0.75)
+    assert found.tolist() == [
+        pytest.approx([1.0, -1.0]),
+        pytest.approx([second, second]),
+        pytest.approx([third, third]),
+    ]
+    with pytest.raises(pl.PoiseLabError, match="at least 2 prompts"):
+        advantages("james_stein", [[1.0, 0.0]])
+
+
+@pytest.mark.parametrize("name", ["same_rollout", "prompt_only"])
+def test_ablations_of_the_pair_by_hand(name):
+    """Before the first fit the mean of all others; then what the probe reads, of the response or of its prompt alone."""
+    rewards = [[1.0], [0.0], [1.0]]
+    rollouts, internals = toy_rollouts(rewards), random_internals(3, 1, 2)
+    baseline = pl.make_baseline(name, warmup=1, probe=pl.ValueProbe(ridge=1.0))
+    assert baseline.responses == 1
+    assert baseline.advantages(rollouts, internals).flatten().tolist() == [0.5, -1.0, 0.5]
+    baseline.update(rollouts, internals)
+    inputs = ("prompt",) if name == "prompt_only" else ("prompt", "reasoning", "entropy")
+    own = pl.ValueProbe(ridge=1.0, inputs=inputs).fit(internals.features()[:, 0], rollouts.rewards[:, 0])
+    values = own.predict(internals.features()[:, 0])
+    assert baseline.advantages(rollouts, internals).flatten().tolist() == pytest.approx(
+        (rollouts.rewards[:, 0] - torch.as_tensor(values)).tolist(), abs=1e-6
+    )
+    assert baseline.settings()["probe"]["inputs"] == list(inputs)
+
+
+def test_ev_switch_asks_whether_the_critic_explains_the_rewards(monkeypatch):
+    rollouts = toy_rollouts([[1.0], [0.0], [1.0]])
+    baseline = pl.make_baseline("ev_switch")
+    for read, expected in (
+        ([0.9, 0.1, 0.8], [0.1, -0.1, 0.2]),  # explains: the critic's values
+        ([0.1, 0.9, 0.2], [0.5, -1.0, 0.5]),  # worse than nothing: the mean of the others
+        ([0.4, 0.4, 0.4], [0.5, -1.0, 0.5]),  # explains nothing
+    ):
+        monkeypatch.setattr(type(baseline), "values", lambda self, *a, v=read: torch.tensor(v)[:, None])
+        assert baseline.advantages(rollouts, None).flatten().tolist() == pytest.approx(expected)
+
+
 def test_grpo_by_hand():
     expected = torch.tensor([[1.0, -1.0], [0.0, 0.0], [0.0, 0.0], [-1.0, 1.0]])
     assert torch.allclose(advantages("grpo", TWO), expected, atol=1e-5)
@@ -341,7 +386,7 @@ def test_own_probe_is_not_changed():
 def test_unknown_baseline_lists_the_known_ones():
     with pytest.raises(
         pl.PoiseLabError,
-        match="unknown baseline 'nosuch'; known: batch_mean, constant, critic, dapo,.* rloo, score_weighted, spo",
+        match="unknown baseline 'nosuch'; known: batch_mean, constant, critic, dapo,.* rloo, same_rollout, score_weighted, spo",
     ):
         pl.make_baseline("nosuch")
     names = "none batch_mean constant rloo grpo dr_grpo opo remax spo dapo critic ppo poise fused score_weighted oracle"

@@ -15,6 +15,7 @@ import torch
 
 import poise_lab as pl
 from poise_lab.baselines import BASELINES
+from poise_lab.baselines.groups import JamesStein
 from poise_lab.variance.exact import ExactPolicy, OwnStates, PerPrompt, RefitFirst, after_earlier_step, moments
 
 EPS = 1e-12
@@ -151,6 +152,19 @@ def test_batch_mean_is_unbiased_over_whole_batches():
     assert unbiased(LEAST, pl.make_baseline("batch_mean"), 2, prompts=2)
 
 
+def test_james_stein_is_unbiased_over_whole_batches_and_a_leak_is_seen():
+    for prompts in (2, 3):
+        assert unbiased(LEAST, pl.make_baseline("james_stein"), prompts=prompts)
+
+    class Leaks(JamesStein):
+        """Shrinks towards the mean of all prompts, its own among them."""
+
+        def advantages(self, rollouts, internals):
+            return (rollouts.rewards - rollouts.rewards.mean() + super().advantages(rollouts, internals)) / 2
+
+    assert not unbiased(LEAST, Leaks(), prompts=2)
+
+
 def test_a_baseline_of_the_whole_call_is_called_alone_or_refused():
     """All groups in one call are no batch that could be drawn: their mean would be E[R], with no sampling error."""
     for name, m in (("batch_mean", 2), ("spo", 1), ("spo", 2)):
@@ -230,6 +244,24 @@ def test_unbiased_over_every_earlier_step_too(kind):
     assert found.bias < EPS
     # it did use what it had learned: RLOO, its warm-up, has another variance
     assert abs(found.trace / moments(SMALL, pl.make_baseline("rloo")).trace - 1) > 0.05
+
+
+@pytest.mark.parametrize("responses", [1, 2])
+def test_a_probe_of_the_prompt_is_unbiased_and_one_of_the_own_rollout_is_not(responses):
+    """The two ablations of the pair, after an earlier batch, and the first over every further step too."""
+    which, chosen = POLICY.draw(120)
+    found = {}
+    for name in ("prompt_only", "same_rollout"):
+        baseline = BASELINES[name](responses=responses, warmup=1, probe="paper")
+        baseline.update(*POLICY.records(which, chosen[:, :responses]))
+        found[name] = moments(POLICY, baseline, responses)
+    assert found["prompt_only"].bias < EPS and found["same_rollout"].bias > 0.02
+    assert found["same_rollout"].angle > 0.5  # no mere factor
+    # the prompt's value was used, and takes variance away
+    assert found["prompt_only"].trace < moments(POLICY, pl.make_baseline("none"), responses).trace * 0.95
+    early = BASELINES["prompt_only"](responses=responses, warmup=1, probe="paper")
+    early.update(*SMALL.records(*(part if part.dim() == 1 else part[:, :responses] for part in SMALL.draw(20))))
+    assert after_earlier_step(SMALL, early, responses).bias < EPS
 
 
 def test_two_steps_are_summed_with_their_probabilities():

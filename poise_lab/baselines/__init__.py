@@ -21,18 +21,18 @@ import inspect
 from ..errors import unknown_name
 from .base import Baseline
 from .controls import RandomRewards, Sharpen
-from .critic import PPO, Critic
+from .critic import PPO, Critic, EVSwitch
 from .fused import Fused
-from .groups import DAPO, GRPO, OPO, RLOO, DrGRPO
-from .poise import Poise, ScoreWeighted
+from .groups import DAPO, GRPO, OPO, RLOO, DrGRPO, JamesStein
+from .poise import Poise, PromptOnly, SameRollout, ScoreWeighted
 from .single import SPO, BatchMean, Constant, NoBaseline, Oracle, ReMax
 
 # The one table: `poise-lab train --baseline NAME` and `make_baseline(NAME)` look here and nowhere else.
 BASELINES: dict[str, type[Baseline]] = {
     cls.name: cls
     for cls in (
-        NoBaseline, BatchMean, Constant, ReMax, RLOO, GRPO, DrGRPO, OPO, DAPO, SPO, Oracle,
-        Poise, ScoreWeighted, Fused, Critic, PPO,
+        NoBaseline, BatchMean, Constant, ReMax, RLOO, JamesStein, GRPO, DrGRPO, OPO, DAPO, SPO, Oracle,
+        Poise, ScoreWeighted, Fused, PromptOnly, SameRollout, Critic, EVSwitch, PPO,
     )
 }  # fmt: skip
 CONTROLS = {cls.name: cls for cls in (RandomRewards, Sharpen)}  # found by name too, but they are no methods

@@ -9,7 +9,7 @@ import torch
 from ..errors import PoiseLabError
 from ..internals import Internals
 from ..policies import Policy
-from ..rollouts import Rollouts
+from ..rollouts import Rollouts, leave_one_out_mean
 from ..sampler import Sampler
 from ..settings import check_settings
 
@@ -73,6 +73,13 @@ def checked_rewards(rollouts: Rollouts) -> torch.Tensor:
     if not torch.isfinite(rewards).all() or rewards.min() < 0 or rewards.max() > 1:
         raise PoiseLabError("rewards must lie in [0, 1], without NaN; rescale or repair the verifier")
     return rewards
+
+
+def mean_of_all_others(rewards: torch.Tensor) -> torch.Tensor:
+    """(P, M) mean reward of all other responses in the batch. Raises PoiseLabError if there is no other."""
+    if rewards.numel() < 2:
+        raise PoiseLabError("a mean over all other responses needs at least 2 responses in the batch")
+    return leave_one_out_mean(rewards.reshape(1, -1)).view_as(rewards)
 
 
 def standardised(x: torch.Tensor, dim: int | tuple[int, ...]) -> torch.Tensor:

@@ -18,7 +18,7 @@ from ..internals import batches_to_score, padded, scoring_states
 from ..policies import Policy
 from ..rollouts import Rollouts
 from ..settings import Count, Positive, Share
-from .base import Baseline, checked_rewards
+from .base import Baseline, checked_rewards, mean_of_all_others
 
 
 @dataclasses.dataclass(eq=False)
@@ -123,6 +123,22 @@ class Critic(Baseline):
         )
         copy_weights(self.parameters, weights)
         load_named_moments(self.optimizer, self.parameters, moments)
+
+
+class EVSwitch(Critic):
+    """The critic where it explains rewards, else the mean of all others (EVPO, arXiv 2604.19485).
+
+    A_i = r_i - V(x) while the critic's explained variance on the batch, 1 - Var(r - V) / Var(r), is above 0. The choice
+    looks at the batch's own rewards, so there is a bias, which vanishes as batches grow. Arguments as for Critic.
+    """
+
+    name = "ev_switch"
+
+    def advantages(self, rollouts, internals):
+        rewards = checked_rewards(rollouts)
+        left = rewards - self.values(rollouts, internals)
+        explains = left.var(correction=0) < rewards.var(correction=0)
+        return left if explains else rewards - mean_of_all_others(rewards)
 
 
 @dataclasses.dataclass(eq=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from ..errors import PoiseLabError
 from ..rollouts import join, leave_one_out_mean
 from ..settings import Count
 from .base import Baseline, checked_rewards, standardised
@@ -17,6 +18,28 @@ class RLOO(Baseline):
     def advantages(self, rollouts, internals):
         rewards = checked_rewards(rollouts)
         return rewards - leave_one_out_mean(rewards)
+
+
+class JamesStein(Baseline):
+    """Leave-one-out mean, shrunk towards the mean of the other prompts (James-Stein baseline, arXiv 2511.03710).
+
+    b_i = (1 - w) loo_i + w c, where c is the mean reward of the other prompts and w = v / (v + s + 1e-6): v is the mean
+    over these prompts of the variance of their rewards over M, s the variance of their means. All of c, v and s are the
+    other prompts', as in that method's code; so nothing in b_i is of the response.
+    """
+
+    name, least = "james_stein", 2
+
+    def advantages(self, rollouts, internals):
+        rewards = checked_rewards(rollouts)
+        if len(rewards) < 2:
+            raise PoiseLabError(f"baseline {self.name!r} needs at least 2 prompts in the batch")
+        means, noise = rewards.double().mean(1), rewards.double().var(1) / rewards.shape[1]
+        center, v, square = (leave_one_out_mean(x[None])[0] for x in (means, noise, means**2))
+        s = (square - center**2).clamp(min=0)
+        weight = (v / (v + s + 1e-6)).to(rewards.dtype)[:, None]
+        baseline = (1 - weight) * leave_one_out_mean(rewards) + weight * center.to(rewards.dtype)[:, None]
+        return rewards - baseline
 
 
 @dataclasses.dataclass(eq=False)

@@ -11,7 +11,7 @@ from ..errors import PoiseLabError
 from ..probe import RecentBuffer, ValueProbe
 from ..rollouts import Rollouts, leave_one_out_mean
 from ..settings import Count
-from .base import Baseline, checked_rewards, surprise
+from .base import Baseline, checked_rewards, mean_of_all_others, surprise
 
 
 @dataclasses.dataclass(eq=False)
@@ -127,3 +127,38 @@ class ScoreWeighted(Poise):
         own = own / own.mean()
         weights = leave_one_out_mean(own)
         return (leave_one_out_mean(own * rollouts.rewards) / weights).clamp(0, 1), weights
+
+
+@dataclasses.dataclass(eq=False)
+class SameRollout(Poise):
+    """The ablation that breaks the pair (third version of arXiv 2605.07579, Table 3): A_i = r_i - g(phi(y_i)).
+
+    The probe reads a response's own states, and has learned from the responses' own rewards; so what it reads is of the
+    response, and the gradient is biased. One response per prompt is enough for it. The warm-up subtracts the mean
+    reward of all other responses. Arguments as for Poise.
+    """
+
+    responses: int = 1
+
+    name, least = "same_rollout", 1
+
+    def advantages(self, rollouts, internals):
+        rewards, values = checked_rewards(rollouts), self.values(rollouts, internals)
+        return rewards - (mean_of_all_others(rewards) if values is None else values)
+
+    def targets(self, rollouts, internals):
+        return rollouts.rewards, None
+
+
+class PromptOnly(SameRollout):
+    """The other ablation there: the probe reads the prompt's state alone, A_i = r_i - g(phi(x)).
+
+    Nothing of the response is in it, so with one response per prompt it is unbiased. Arguments as for Poise; of the
+    probe's inputs only the prompt is taken.
+    """
+
+    name = "prompt_only"
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.template = clone(self.template).set_params(inputs=("prompt",))

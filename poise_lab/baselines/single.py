@@ -7,10 +7,9 @@ import hashlib
 
 import torch
 
-from ..errors import PoiseLabError
-from ..rollouts import Rollouts, leave_one_out_mean
+from ..rollouts import Rollouts
 from ..settings import Count, PositiveShare
-from .base import Baseline, checked_rewards, extra_rewards, standardised, surprise
+from .base import Baseline, checked_rewards, extra_rewards, mean_of_all_others, standardised, surprise
 
 
 class NoBaseline(Baseline):
@@ -29,9 +28,7 @@ class BatchMean(Baseline):
 
     def advantages(self, rollouts, internals):
         rewards = checked_rewards(rollouts)
-        if rewards.numel() < 2:
-            raise PoiseLabError("baseline 'batch_mean' needs at least 2 responses in the batch")
-        return rewards - leave_one_out_mean(rewards.reshape(1, -1)).view_as(rewards)
+        return rewards - mean_of_all_others(rewards)
 
 
 @dataclasses.dataclass(eq=False)
