@@ -210,7 +210,7 @@ def test_the_guides_lines_from_a_file_to_a_trained_policy(tmp_path, monkeypatch,
         [{"question": f"{a}+{b}=", "answer": a + b} for a in range(17, 27) for b in range(25, 30)],
     )
     monkeypatch.chdir(tmp_path)
-    exec(compile(code.replace("sample(1, seed=0)[0]", "problems[0]"), "GUIDE", "exec"), {})
+    exec(compile(code, "GUIDE", "exec"), {})
     said = capsys.readouterr().out
     assert said.startswith("1.0\n") and pl.read_run("runs/own").finished
     assert pl.load_policy("my-policy").wording == "compact"

@@ -206,6 +206,10 @@ def test_what_the_results_say_in_words_of_the_showdown(showdown_runs):
     for sentence, true in said.items():
         assert sentence in section, sentence
         assert true, sentence
+    front = one_line((ROOT / "README.md").read_text())
+    assert "ahead of the methods with groups of eight responses, but behind no baseline at all and behind one" in front
+    assert found["poise x2", "none x1"] == found["poise x2", "constant x1"] == "worse"
+    assert "a comparison of seventeen methods" in front and len(labels) == 17
 
 
 @pytest.fixture(scope="module")

@@ -4,11 +4,11 @@ A baseline asks for the batch that it wants (`sample`), turns it into advantages
 afterwards (`update`), and saves and restores its state. To add one, write such a class and pass an
 instance to `Trainer`:
 
-    class Median(Baseline):
-        name = "median"
+    class Shrunk(Baseline):
+        name = "shrunk"
 
         def advantages(self, rollouts, internals):
-            return rollouts.rewards - rollouts.rewards.median()
+            return rollouts.rewards - 0.5 * rollouts.partner_rewards()
 
 One of the library stands in a file of this folder and in the table below. Settings of its own are the fields of a
 dataclass: `Constant` in `single.py` shows how.
@@ -27,7 +27,7 @@ from .groups import DAPO, GRPO, OPO, RLOO, DrGRPO, JamesStein
 from .poise import Poise, PromptOnly, SameRollout, ScoreWeighted
 from .single import SPO, BatchMean, Constant, NoBaseline, Oracle, ReMax
 
-# The one table: `poise-lab train --baseline NAME` and `make_baseline(NAME)` look here and nowhere else.
+# The one table: `poise-lab train --baseline NAME` and `make_baseline(NAME)` look here, and among the controls below.
 BASELINES: dict[str, type[Baseline]] = {
     cls.name: cls
     for cls in (
