@@ -15,7 +15,7 @@ from functools import partial
 import torch
 from torch.utils.checkpoint import checkpoint
 from transformers import DynamicCache
-from transformers.cache_utils import Cache, DynamicLayer, LinearAttentionCacheLayerMixin
+from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer, LinearAttentionCacheLayerMixin
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 # --- the model's parts -----------------------------------------------------------------------------
@@ -44,15 +44,18 @@ def context_of(config) -> int:
     """Longest sequence that the model takes, in tokens; as good as endless where its config names none.
 
     Positions that are scaled by the length of the whole sequence (dynamic, longrope) are right up to the length from
-    which they are: beyond it, a key in the cache and the same key in a longer sequence differ.
+    which they are: beyond it, a key in the cache and the same key in a longer sequence differ. So is attention to those
+    tokens alone that an index has picked: as long as it picks all; beyond, rounding decides which of two like ones it is.
     """
     config = config.get_text_config()
     names = ("max_position_embeddings", "max_seq_len", "n_positions")
-    limits = [n for n in (getattr(config, name, None) for name in names) if n][:1]
+    limits = [n for n in (getattr(config, name, None) for name in names) if n and n > 0][:1]  # XLNet has -1
     ropes = getattr(config, "rope_parameters", None) or {}
     for rope in [ropes, *(r for r in ropes.values() if isinstance(r, dict))]:
         if rope.get("rope_type") in ("dynamic", "longrope"):
             limits.append(rope.get("original_max_position_embeddings"))
+    limits += [getattr(config, name, None) for name in ("index_topk", "indexer_budget")]
+    limits.append((getattr(config, "index_topk_blocks", None) or 0) * (getattr(config, "index_block_size", None) or 0))
     return min((n for n in limits if n), default=sys.maxsize)
 
 
@@ -146,7 +149,7 @@ def trunk_states(model, ids: torch.Tensor, shared: int = 0) -> torch.Tensor:
     with recomputed_layers(model):
         if not shared:
             return trunk_of(model)(input_ids=ids, use_cache=False).last_hidden_state
-        cache = DynamicCache(config=model.config)
+        cache = new_cache(model, DynamicLayer)
         first = run_prefix(model, ids[0, :shared].tolist(), cache)
         cache.batch_repeat_interleave(len(ids))
         rest = trunk_of(model)(input_ids=ids[:, shared:], past_key_values=cache, use_cache=True).last_hidden_state
@@ -231,9 +234,14 @@ def _larger(old: torch.Tensor, rows: int, length: int) -> torch.Tensor:
     return new
 
 
-def new_cache(model) -> DynamicCache:
+def new_cache(model, keeps_all: type[DynamicLayer] = _GrowingLayer) -> DynamicCache:
+    """A cache that forgets nothing: which keys are within a window of attention is for the model's own masks to say.
+
+    Some models have a window in their config that their plain pass does not look at.
+    """
     cache = DynamicCache(config=model.config)
-    cache.layers = [_GrowingLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    plain = (DynamicLayer, DynamicSlidingWindowLayer)
+    cache.layers = [keeps_all() if type(layer) in plain else layer for layer in cache.layers]
     return cache
 
 

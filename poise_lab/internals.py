@@ -255,10 +255,8 @@ def read_internals(
     pools = [pool] if isinstance(pool, int) else list(pool)
     check_layers_and_pools(policy, layers, pools)
     p, m, width = rollouts.response_ids.shape
-    d = policy.model.config.get_text_config().hidden_size
     keys = [(k, n) for k in layers for n in pools]
-    prompt = {key: torch.zeros(p * m, d) for key in keys}
-    reasoning = {key: torch.zeros(p * m, d) for key in keys}
+    prompt, reasoning = {}, {}  # of a width that the config does not say: some models have several streams side by side
     logprobs, token_entropy = torch.zeros(p * m, width), torch.zeros(p * m, width)
     lengths, ends = rollouts.lengths.flatten(), rollouts.reasoning_lengths.flatten()
     starts = rollouts.prompt_lengths.repeat_interleave(m)
@@ -269,13 +267,14 @@ def read_internals(
         logprobs[rows], token_entropy[rows] = row_logprobs.cpu(), row_entropy.cpu()
         at, end = starts[rows].to(policy.device), ends[rows].to(policy.device)
         for k, n in keys:
-            prompt[k, n][rows] = pool_last(captured[k], at, at, n).cpu()
-            reasoning[k, n][rows] = pool_last(captured[k], at + end, end, n).cpu()
+            for kept, stop, tokens in ((prompt, at, at), (reasoning, at + end, end)):
+                states = pool_last(captured[k], stop, tokens, n).cpu()
+                kept.setdefault((k, n), states.new_zeros(p * m, states.shape[1]))[rows] = states
     entropy = span_entropies(token_entropy, lengths, ends)
     result = {
         (k, n): Internals(
-            prompt[k, n].view(p, m, d),
-            reasoning[k, n].view(p, m, d),
+            prompt[k, n].view(p, m, -1),
+            reasoning[k, n].view(p, m, -1),
             entropy.view(p, m, 3),
             logprobs.view(p, m, width),
             token_entropy.view(p, m, width),

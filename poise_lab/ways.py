@@ -38,12 +38,14 @@ SAMPLING = {
     "whole": "sampled without a cache, prompts of one length side by side",
 }
 SCORING = {"shared": "scored, a common beginning run once", "whole": "scored, every row whole"}
+HEADS = {True: "output embeddings", False: "the model's head"}
 PACKED = "scored, all rows in one, a prompt run once"
 # nats by which a log-probability may be off where logits are up to 20, and parts of a state: half precision rounds
 BOUNDS = {torch.float64: 1e-4, torch.float32: 1e-4, torch.float16: 0.1, torch.bfloat16: 0.5}
 # A state that is updated token by token rounds in another way than the same in chunks, and a few tokens are far off:
 # most of them must be so near that these, which the probes may not meet, are within the bound.
 STEPS, MARGIN = 24, 5
+WIDE = 50.0  # the largest logit where heads are compared
 LIKELY = 1e-4  # probability of the tokens that are looked at: the logits of others are large, and are off by more
 
 
@@ -92,7 +94,10 @@ class Comparison:
         self.beginning = beginning
         self.plain = {name: [self._plain(ids) for ids, _ in rows] for name, rows in self.probes.items()}
         largest = max(float(logits.abs().max()) for rows in self.plain.values() for logits in rows)
-        self.bound = BOUNDS.get(model.dtype, BOUNDS[torch.bfloat16]) * max(1.0, largest / 20)
+        least = 1.0 if model.dtype in (torch.float32, torch.float64) else 0.02  # half precision rounds in proportion
+        self.bound = BOUNDS.get(model.dtype, BOUNDS[torch.bfloat16]) * max(least, largest / 20)
+        if holds_a_state(new_cache(model)):
+            self.bound /= MARGIN
 
     def _probes(self, beginning: int, ends) -> list[tuple[list[int], int]]:
         """Rows of token ids and how many of them are the prompt."""
@@ -149,6 +154,12 @@ class Comparison:
         given = (getattr(out, "hidden_states", None) or ())[1 : len(layers)]
         return max((_parts(seen[i], state) for i, state in enumerate(given)), default=0.0)
 
+    def heads(self) -> float:
+        """The output embeddings alone and the model's own head, over states so large that a cap or a scale is seen."""
+        states = trunk_states(self.model, self._tensor([self.probes["rows"][2][0]]))[0]
+        states = states * (WIDE / head(self.model, states, True).abs().max().clamp(min=1e-30))
+        return _parts(head(self.model, states, True), head(self.model, states, False))
+
     def scored(self, way: str, plain_head: bool) -> float:
         """Trunk and head over rows padded on the right."""
         rows = self.probes["shared" if way == "shared" else "rows"]
@@ -173,8 +184,7 @@ class Comparison:
 
     def sampled(self, way: str) -> float:
         """Rows that grow: one is split after the prompt, one is dropped after that, and the others change places."""
-        name = "shared" if way == "shared" else "rows"
-        rows, plain = self.probes[name], self.plain[name]
+        rows, plain = self.probes["shared"], self.plain["shared"]  # the long ones, which windows of attention cut
         cuts = [n for _, n in rows]
         if way in ("equal", "whole"):
             cuts = [min(cuts)] * len(rows)
@@ -210,10 +220,12 @@ class Comparison:
 
     def scoring(self) -> tuple[bool, str]:
         """Whether the head is the output embeddings alone, and the way to score. Refuses a model without one."""
-        plain_head = self.note(f"{SCORING['whole']}, by output embeddings", lambda: self.scored("whole", True))
-        if not plain_head and not self.note(
-            f"{SCORING['whole']}, by the model's head", lambda: self.scored("whole", False)
-        ):
+        same = self.note("the model's head is its output embeddings", self.heads, 1e-4)
+        for plain_head in (True,) if same else (False, True):  # of some models, the head on its own cannot be run
+            way = f"{SCORING['whole']}, by {HEADS[plain_head]}"
+            if self.note(way, lambda plain_head=plain_head: self.scored("whole", plain_head)):
+                break
+        else:
             self.refuse()
         shared = self.note(SCORING["shared"], lambda: self.scored("shared", plain_head))
         return plain_head, "shared" if shared else "whole"
@@ -221,7 +233,7 @@ class Comparison:
     def sampling(self) -> str:
         """The way to sample. Refuses a model without one."""
         exact = not holds_a_state(new_cache(self.model)) or self.note(
-            f"a state in the cache, for {STEPS} steps", self.stepped, self.bound / MARGIN
+            f"a state in the cache, for {STEPS} steps", self.stepped
         )
         for way in ("rows", "equal", "whole") if exact else ("whole",):
             if self.note(SAMPLING[way], lambda way=way: self.sampled(way)):

@@ -33,14 +33,20 @@ LINEAR = dict(
     linear_num_key_heads=2, linear_num_value_heads=2, linear_key_head_dim=8, linear_value_head_dim=8,
     layer_types=["linear_attention", "full_attention", "linear_attention"],
 )  # fmt: skip
+SEQ2SEQ = dict(
+    d_model=16, encoder_layers=2, decoder_layers=3, decoder_attention_heads=4, encoder_attention_heads=4, decoder_ffn_dim=32,
+    encoder_ffn_dim=32,
+)  # fmt: skip
 MAMBA = dict(mamba_n_heads=4, mamba_d_head=8, mamba_d_state=8, mamba_n_groups=1, mamba_expand=2, mamba_chunk_size=8)
 WINDOW = dict(sliding_window=8, layer_types=["sliding_attention", "full_attention", "sliding_attention"])
 NARROW = dict(sliding_window=8)
 
 RIGHT = {  # name: what its config needs; a last part that names no type tells two of one apart
-    "afmoe": MOE, "apertus": {}, "arcee": {}, "bamba": dict(**MAMBA, attn_layer_indices=[1]), "biogpt": {}, "bloom": {},
+    "afmoe": MOE, "apertus": {}, "arcee": {}, "bamba": dict(**MAMBA, attn_layer_indices=[1]),
+    "bart": dict(**SEQ2SEQ, is_decoder=True), "bert": dict(is_decoder=True), "biogpt": {}, "bloom": {},
     "codegen": dict(**OLD, rotary_dim=4), "cohere": dict(logit_scale=0.1), "cohere2": dict(**WINDOW, logit_scale=0.1),
-    "ctrl": dict(**OLD, dff=32), "deepseek_v2": MOE | MLA, "deepseek_v3": MOE | MLA, "diffllama": {}, "doge": {},
+    "ctrl": dict(**OLD, dff=32), "deepseek_v2": MOE | MLA, "deepseek_v3": MOE | MLA,
+    "deepseek_v32": dict(**MOE | MLA, index_n_heads=2, index_head_dim=8, index_topk=80), "diffllama": {}, "doge": {},
     "dots1": MOE, "ernie4_5": {}, "ernie4_5_moe": MOE, "exaone4": WINDOW, "falcon": dict(head_dim=None),
     "falcon_alibi": dict(head_dim=None, alibi=True), "falcon_h1": dict(**MAMBA, mamba_d_ssm=32), "flex_olmo": MOE,
     "gemma": {}, "gemma2": dict(**WINDOW, final_logit_softcapping=3.0), "gemma3_text": WINDOW,
@@ -64,18 +70,25 @@ RIGHT = {  # name: what its config needs; a last part that names no type tells t
     "minimax": dict(**MOE, layer_types=["linear_attention", "full_attention", "linear_attention"], block_size=8),
     "mistral": NARROW, "mixtral": dict(**MOE, **NARROW),
     "modernbert-decoder": dict(head_dim=4, cls_token_id=1, sep_token_id=1, local_attention=16, global_attn_every_n_layers=2),
+    "moshi": dict(**NARROW, ffn_dim=32),  # it has a window in its config, and none in its pass
     "mpt": dict(d_model=16, n_heads=4, n_layers=3, max_seq_len=128), "nanochat": {}, "nemotron": {}, "olmo": {},
     "olmo2": {}, "olmo3": WINDOW, "olmoe": dict(**MOE, head_dim=4), "openai-gpt": OLD,
     "opt": dict(ffn_dim=32, word_embed_proj_dim=16), "opt_projected": dict(ffn_dim=32, word_embed_proj_dim=8),
     "phi": {}, "phi3": NARROW, "phimoe": MOE, "qwen2": {}, "qwen2_moe": dict(**MOE, shared_expert_intermediate_size=16),
     "qwen3": {}, "qwen3_5_text": LINEAR, "qwen3_moe": MOE, "qwen3_next": MOE | LINEAR,
+    "qwen4_exp_text": MOE | LINEAR | dict(  # states are several streams side by side
+        shared_expert_intermediate_size=16, indexer_n_heads=2, indexer_kv_heads=1, indexer_head_dim=8, indexer_budget=80,
+        indexer_compress_ratio=4,
+    ),
     "recurrent_gemma": dict(attention_window_size=8, lru_width=16, block_types=["recurrent", "attention"]),
-    "seed_oss": {}, "smollm3": {}, "stablelm": {}, "starcoder2": NARROW, "xglm": dict(d_model=16, ffn_dim=32, num_layers=3, attention_heads=4), "xlstm": dict(num_heads=2, num_blocks=3),
+    "roberta": dict(is_decoder=True), "seed_oss": {}, "smollm3": {}, "stablelm": {}, "starcoder2": NARROW, "xglm": dict(d_model=16, ffn_dim=32, num_layers=3, attention_heads=4), "xlstm": dict(num_heads=2, num_blocks=3),
 }  # fmt: skip
 REFUSED = {
     "mamba": (dict(state_size=8), "'mamba' .*states of the decoder layers"),
     "mamba2": (dict(num_heads=4, head_dim=8, state_size=8, n_groups=1, chunk_size=8), "'mamba2' .*states of the decoder"),
     "rwkv": (dict(attention_hidden_size=16, context_length=128), "'rwkv' .*states of the decoder layers"),
+    "bert": ({}, "'bert' .*what comes later"),
+    "xlnet": (dict(d_model=16, n_layer=3, n_head=4, d_inner=32, max_position_embeddings=None), "'xlnet' .*what comes later"),
     "cpmant": (dict(dim_head=8, num_attention_heads=4, dim_ff=32), "'cpmant' .*what comes later"),
 }  # fmt: skip
 
@@ -208,6 +221,38 @@ def test_windows_that_the_comparison_does_not_reach(name, window):
     policy = zoo_policy(name, RIGHT[name] | {window: 52 if window != "local_attention" else 2 * 52})  # to both sides
     assert policy.ways.sampling == "shared"
     assert_right(policy, problems_of(50, (2, 14)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "name, cap",
+    [("gemma2", "final_logit_softcapping"), ("recurrent_gemma", "logits_soft_cap"), ("xlstm", "output_logit_soft_cap")],
+)
+def test_a_cap_that_the_first_logits_do_not_reach(name, cap, dtype):
+    """Training may: so heads are compared over larger states than those of the model at hand."""
+    policy = zoo_policy(name, RIGHT[name] | {cap: 200.0}, dtype)
+    assert not policy.ways.plain_head
+    assert zoo_policy("llama", {}, dtype).ways.plain_head
+
+
+def test_half_precision_is_compared_in_proportion_to_the_logits():
+    """A beginning in common and windows of 8, whose logits are small: what is off is off by less than 0.5."""
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        ways = zoo_policy("cohere2", RIGHT["cohere2"], dtype).ways
+        assert (ways.sampling, ways.packs) == ("rows", False), dtype
+
+
+def test_no_row_is_longer_than_what_an_index_picks():
+    """Of two tokens that the index likes as well, rounding picks one: the same row is read in two ways."""
+    for name, changes, limit in (
+        ("deepseek_v32", dict(index_topk=45), 45),
+        ("minimax_m3_vl_text", dict(**MOE, index_topk_blocks=3, index_block_size=15, num_mtp_modules=0), 45),
+    ):
+        policy = zoo_policy(name, RIGHT.get(name, {}) | changes)
+        assert policy.context == limit
+        assert_right(policy, problems_of(0, (3, 33)))
+        with pytest.raises(pl.PoiseLabError, match="is longer than the context of 45"):
+            pl.sample_rollouts(policy, PROMPTS["one beginning"])
 
 
 @pytest.mark.parametrize("name", REFUSED)
