@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 from support import tiny_policy
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
 import poise_lab as pl
 from poise_lab.models.pretrain import character_tokenizer
@@ -98,7 +98,9 @@ def vocabulary(name: str, tags: str = "plain", pair=("<think>", "</think>")) -> 
 def policy_of(tokenizer, **settings) -> pl.Policy:
     """Only what is read of a model where no token is sampled."""
     first = tokenizer.convert_tokens_to_ids(ENDS[0])
-    return pl.Policy(SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=first)), tokenizer, "p", **settings)
+    config = PreTrainedConfig(vocab_size=len(tokenizer))
+    model = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=first), config=config)
+    return pl.Policy(model, tokenizer, "p", **settings)
 
 
 class Sum:
@@ -326,3 +328,58 @@ def test_sampling_stops_at_either_token(special):
         stopped = [row for row in rows if token in row]
         assert stopped and all(row.index(token) == len(row) - 1 for row in stopped)
     assert not any("im_end" in text for group in rollouts.texts for text in group)
+
+
+def framed(start: str, end: str, **options) -> PreTrainedTokenizerFast:
+    """A tokenizer that puts a token in front of a text and one behind it, as BERT's does."""
+    tokenizer = byte_level(None)
+    tokenizer.add_special_tokens([start, end])
+    ids = [(token, tokenizer.token_to_id(token)) for token in (start, end)]
+    tokenizer.post_processor = processors.TemplateProcessing(single=f"{start} $A {end}", special_tokens=ids)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=end, **options)
+
+
+def spoken_to(tokenizer, tokens: int | None = None, **options) -> pl.Policy:
+    """A random policy with embeddings for so many tokens, by default for all."""
+    model = tiny_policy("llama", vocab_size=tokens or len(tokenizer), max_position_embeddings=512).model
+    model.generation_config.eos_token_id = None
+    return pl.Policy(model, tokenizer, "spoken to", **options)
+
+
+SUM = pl.load_task("chain_sum").sample(1, seed=0)
+
+
+@pytest.mark.parametrize("options", [{}, {"wording": "line"}, {"shots": 2}])
+def test_a_prompt_does_not_end_with_what_ends_a_text(options):
+    policy = spoken_to(framed("[CLS]", "[SEP]"), **options)
+    prompt = policy.prompt_ids(SUM[0])
+    text = policy.tokenizer.decode(prompt)
+    assert text.startswith("[CLS]") and "[SEP]" not in text and len(prompt) > 10
+
+
+def test_tokens_without_an_embedding_are_refused():
+    tokenizer = framed("<s>", "</s>")
+    with pytest.raises(pl.PoiseLabError, match="no end-of-sequence token that its model knows"):
+        spoken_to(tokenizer, len(tokenizer) - 1)
+    tokenizer.add_tokens(["State"])
+    with pytest.raises(pl.PoiseLabError, match=r"token \d+, which the model .* no embedding for"):
+        pl.sample_rollouts(spoken_to(tokenizer, len(tokenizer) - 1), SUM)
+
+
+@pytest.mark.parametrize(
+    "template, words",
+    [
+        ("{{ raise_exception('a system prompt is needed') }}", "cannot put a problem: a system prompt is needed"),
+        ("{{ messages[0].content.text.strip() }}", "cannot put a problem: .*has no attribute 'text'"),
+        ("{% if %}", "cannot put a problem: Expected an expression"),
+        ({"rag": "x", "tool_use": "x"}, "cannot put a problem: .*no default"),
+    ],
+)
+def test_a_chat_template_that_fails_says_so(template, words):
+    with pytest.raises(pl.PoiseLabError, match=words):
+        pl.sample_rollouts(spoken_to(framed("<s>", "</s>", chat_template=template)), SUM)
+
+
+def test_a_model_without_a_head_is_refused():
+    with pytest.raises(pl.PoiseLabError, match="writes no text; load it by AutoModelForCausalLM"):
+        pl.Policy(tiny_policy("llama").model.model, framed("<s>", "</s>"), "headless")
