@@ -263,6 +263,16 @@ def test_refused_with_a_sentence(name):
         pl.sample_rollouts(policy, PROMPTS["padded"])
 
 
+@pytest.mark.parametrize("name", ["opt_projected", "qwen4_exp_text", "llama"])
+def test_a_critic_reads_states_of_any_width(name):
+    policy, critic = zoo_policy(name, RIGHT[name]), pl.make_baseline("critic")
+    critic.start(policy)
+    rollouts = pl.sample_rollouts(policy, PROMPTS["padded"], 1, max_new_tokens=5)
+    assert critic.values(rollouts, None).tolist() == [[0.5]] * 3
+    critic.update(rollouts, None)
+    assert (critic.values(rollouts, None) != 0.5).all()
+
+
 def test_most_of_the_zoo_is_packed_and_no_state_is():
     for name, packs in (
         ("llama", True),

@@ -13,6 +13,7 @@ import dataclasses
 import torch
 
 from ..checkpoints import copy_weights, load_named_moments, named_moments
+from ..engine import trunk_states
 from ..errors import PoiseLabError
 from ..internals import batches_to_score, padded, scoring_states
 from ..policies import Policy
@@ -44,7 +45,9 @@ class Critic(Baseline):
 
     def start(self, policy):
         self.backbone = copy.deepcopy(policy)
-        self.head = torch.nn.Linear(policy.model.config.get_text_config().hidden_size, 1).to(policy.device)
+        with torch.no_grad():  # the trunk of some models gives states of another width than their layers
+            width = trunk_states(self.backbone.model, torch.tensor([[0]])).shape[-1]
+        self.head = torch.nn.Linear(width, 1).to(policy.device)
         torch.nn.init.zeros_(self.head.weight)  # every value starts at 1/2
         torch.nn.init.zeros_(self.head.bias)
         trunk = [(f"trunk.{name}", p) for name, p in self.backbone.model.base_model.named_parameters()]
