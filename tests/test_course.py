@@ -230,11 +230,11 @@ def test_canvas_zip_with_late_marks_and_attempts(tmp_path, solved, released):
 def test_late_is_what_comes_after_the_deadline(tmp_path, solved):
     toy_course(tmp_path)
     files = {"ann_1_2_toy.ipynb": text_of(solved)}
-    collect(tmp_path, [zipped(tmp_path / "a.zip", files)], ["toy"], datetime.datetime(2026, 11, 20, 12))
+    collect(tmp_path, [zipped(tmp_path / "a.zip", files)], ["toy"], {"toy": datetime.datetime(2026, 11, 20, 12)})
     assert gradebook.late_papers(tmp_path, "toy") == {"ann_1": ""}
     files = {"ann_1_2_toy.ipynb": text_of(changed(solved, two="two = 1"))}
     late = zipped(tmp_path / "b.zip", files, (2026, 11, 20, 12, 0, 2))
-    collect(tmp_path, [late], ["toy"], datetime.datetime(2026, 11, 20, 12))
+    collect(tmp_path, [late], ["toy"], {"toy": datetime.datetime(2026, 11, 20, 12)})
     assert gradebook.late_papers(tmp_path, "toy") == {"ann_1": "late"}
 
 

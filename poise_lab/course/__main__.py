@@ -26,6 +26,7 @@ from .handout import ROOT, handout, release
 from .minutes import seconds_taken, show_minutes, state_minutes
 from .papers import strays
 from .proof import check
+from .roster import handed_in_nothing
 from .upload import upload
 
 COURSE = ROOT / "notebooks" / "assignments"
@@ -40,7 +41,8 @@ def parser() -> argparse.ArgumentParser:
         if name == "collect":
             command.add_argument("files", nargs="+", type=Path, help="zips from Moodle or Canvas, or folders")
             command.add_argument("--assignment", dest="assignments", action="append", help="only this one")
-            command.add_argument("--due", type=datetime.datetime.fromisoformat, help="later is late: 2026-11-30T23:59")
+            command.add_argument("--due", action="append", default=[], metavar="[ASSIGNMENT=]TIME",
+                                 help="later is late: 2026-11-30T23:59, or 1_policy_gradient=2026-11-30T23:59")  # fmt: skip
             continue
         command.add_argument("assignments", nargs="*", help="names; all by default")
         if name == "grade":
@@ -67,6 +69,20 @@ def main(argv: list[str] | None = None) -> int:
     return 1 if wrong else 0
 
 
+def deadlines(given: list[str], names: list[str]) -> dict[str, datetime.datetime]:
+    """By assignment; a time without one is that of all that have none of their own."""
+    due = {}
+    for text in sorted(given, key=lambda text: "=" in text):
+        name, time = text.split("=", 1) if "=" in text else (None, text)
+        if name and name not in names:
+            raise PoiseLabError(f"--due {text}: there is no assignment {name!r}")
+        try:
+            due |= dict.fromkeys([name] if name else names, datetime.datetime.fromisoformat(time).replace(tzinfo=None))
+        except ValueError:
+            raise PoiseLabError(f"--due {text}: a time is written like 2026-11-30T23:59") from None
+    return due
+
+
 def run(args) -> list[str]:
     """Do what was asked for; returns what is wrong with the assignments themselves."""
     course, known, wrong = args.course, sorted(p.parent.name for p in (args.course / "source").glob("*/*.ipynb")), []
@@ -83,14 +99,14 @@ def run(args) -> list[str]:
         for name in names:
             print(release(course, name))
     elif args.command == "collect":
-        new, left = collect(course, args.files, names, args.due)
+        new, left = collect(course, args.files, names, deadlines(args.due, names))
         print(
             "\n".join([*left, f"{new} papers collected into {course / 'submitted'}; {len(left)} lines above need you"])
         )
     elif args.command == "grade":
         count = sum(grade_all(course, name, args.timeout, args.jobs) for name in names)
         lines = [line for name in names for line in medians(course, name)]
-        look = to_look_at(course, names) + strays(course, known)
+        look = to_look_at(course, names) + strays(course, known) + handed_in_nothing(course, names)
         print("\n".join([*lines, *(["", "To look at:", *look] if look else [])]))
         print(f"{count} submissions graded, others unchanged; see grades.csv and feedback under {course}")
     elif args.command == "return":
