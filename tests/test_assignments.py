@@ -169,10 +169,12 @@ def test_at_least_three_planted_answers_for_each_exercise(folder, master_of):
 
 
 def test_mistakes_that_an_exercise_names_are_planted(folder, master_of):
-    """Each phrase of the line "Recognised" is (in part) the `# recognised:` of a planted answer, and the other way."""
+    """Each phrase in the fold of recognised mistakes is (in part) the `# recognised:` of a planted answer, and the other way."""
     named, planted, phrases = set(), set(), []
     for cell in master_of(folder).cells:
-        line = re.search(r"^\*.*recognised:\* (.*)$", cell.source, re.M | re.I)
+        line = re.search(
+            r"^<details><summary>Recognised mistakes .*</summary>\n\n(.*)\n\n</details>$", cell.source, re.M
+        )
         if cell.cell_type == "markdown" and line:
             phrases = line[1].split(". ")[0].rstrip(".").split("; ")
         elif cell.metadata.get("nbgrader", {}).get("solution"):

@@ -20,9 +20,10 @@ from pathlib import Path
 
 from ..errors import PoiseLabError
 from .collect import collect
-from .gradebook import grade_all, medians, to_look_at
+from .gradebook import grade_all, medians, read_grades, to_look_at
 from .grading import TIMEOUT
 from .handout import ROOT, handout, release
+from .losses import most_lost
 from .minutes import seconds_taken, show_minutes, state_minutes
 from .papers import strays
 from .proof import check
@@ -106,6 +107,9 @@ def run(args) -> list[str]:
     elif args.command == "grade":
         count = sum(grade_all(course, name, args.timeout, args.jobs) for name in names)
         lines = [line for name in names for line in medians(course, name)]
+        graded = {name: {key[0] for key in read_grades(course / "grades.csv") if key[1] == name} for name in names}
+        lost = [line for name in names for line in most_lost(course, name, graded[name])]
+        lines += ["", "What most lost (papers without a point aside):", *lost] if lost else []
         look = to_look_at(course, names) + strays(course, known) + handed_in_nothing(course, names)
         print("\n".join([*lines, *(["", "To look at:", *look] if look else [])]))
         print(f"{count} submissions graded, others unchanged; see grades.csv and feedback under {course}")

@@ -231,7 +231,7 @@ def said(notebook) -> list[str]:
             if output.output_type == "error":
                 text = (
                     output.evalue
-                    if output.ename in ("AssertionError", "Stopped")
+                    if output.ename in ("AssertionError", "NotYet", "Stopped")
                     else f"{output.ename}: {output.evalue}"
                 )
                 messages.append(f"{grade_id(cell) or f'cell {i + 1}'}: {text[:500]}")

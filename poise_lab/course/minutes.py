@@ -43,6 +43,7 @@ def exercises(master) -> list[dict]:
             break
         solution = "".join(re.findall(r"### BEGIN SOLUTION\n(.*?)### END SOLUTION", cell.source, re.S))
         seen = re.sub(r"### BEGIN (SOLUTION|HIDDEN TESTS)\n.*?### END \1", "", cell.source, flags=re.S)
+        seen = re.sub("</?(details|summary)>", "", seen)
         at["words"] += len(re.findall(r"\w+", seen))
         at["lines"] += sum(bool(line.strip()) and line.strip()[0] != "#" for line in solution.splitlines())
         at["cells"] += [grade_id(cell)] if grade_id(cell) else []

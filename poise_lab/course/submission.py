@@ -23,6 +23,7 @@ from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from nbgrader.preprocessors import Execute
 
 from .cells import called, grade_id, is_answer, is_test, names_set
+from .checks import GRADES
 
 MOST_OUTPUT = 100_000  # characters kept of what a cell prints
 GUARD = """
@@ -39,7 +40,7 @@ def _load():
 _load()
 del _load
 """  # without the package, whose import takes seconds
-MARK = "POISE_LAB_GRADES"  # in the environment of all processes of one submission
+MARK = GRADES  # with a mark of its own in the environment of all processes of one submission
 
 
 @dataclass
