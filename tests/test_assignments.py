@@ -22,6 +22,7 @@ import nbformat
 import numpy as np
 import pytest
 import torch
+from nbclient import NotebookClient
 from packaging.requirements import Requirement
 
 import poise_lab as pl
@@ -869,3 +870,25 @@ def test_what_is_handed_out_runs_and_shows_no_solution(course, tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(folder)}
     ran = subprocess.run([sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert ran.returncode == 0 and ran.stdout.startswith(str(folder)), ran.stderr
+
+
+def test_what_a_student_sees_of_tests(course, tmp_path):
+    """A check that passed says so, one that did not is its sentence; all tests at once add up the points."""
+    folder = toy_course(tmp_path)
+    master = nbformat.read(folder / "toy.ipynb", 4)
+    source_of(master, "test_one", "from poise_lab.course.checks import check, require\n\ncheck(one(), 1)\nrequire(one(), 'no')")
+    source_of(master, "test_two", "from poise_lab.course.checks import check, require\n\ncheck(two(), 2, {'three': 3})")
+    source_of(master, "two", "def two():\n    ### BEGIN SOLUTION\n    return 3\n    ### END SOLUTION")
+    texts = ["from poise_lab.course.checks import check_all\n\ncheck_all('toy.ipynb')", "check_all('mine.ipynb')"]
+    asked = [nbformat.v4.new_code_cell(text) for text in texts]
+    master.cells += asked
+    nbformat.write(master, tmp_path / "toy.ipynb")
+    client = NotebookClient(master, resources={"metadata": {"path": str(tmp_path)}}, allow_errors=True)
+    client.execute(env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert source_of(master, "test_one").outputs[0].text == "Passed, 2 of 2.\n"
+    (told,) = source_of(master, "test_two").outputs
+    assert told.traceback == ["Not yet: the result: three"] and told.ename == "NotYet"
+    lines = [line.split() for line in asked[0].outputs[0].text.splitlines()]
+    assert lines[:2] == ["test_one 2 of 2".split(), "test_two 0 of 3 not yet: the result: three".split()]
+    assert lines[2][:5] == "Together 2 of 5 points,".split() and len(lines) == 3
+    assert "there is no mine.ipynb here" in asked[1].outputs[0].evalue
