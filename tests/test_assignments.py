@@ -836,7 +836,7 @@ def test_what_is_handed_out_runs_and_shows_no_solution(course, tmp_path):
     name = "6_silent_bug"
     (tmp_path / "course" / "source").mkdir(parents=True)
     shutil.copytree(SOURCE / name, tmp_path / "course" / "source" / name)
-    archive = course.handout(tmp_path / "course", [name], tmp_path / "students.zip")
+    archive = course.handout(tmp_path / "course", [name], tmp_path / "students.zip", "On paper, by Friday.")
     with zipfile.ZipFile(archive) as file:
         file.extractall(tmp_path / "student")
     folder = tmp_path / "student" / "students"
@@ -857,6 +857,19 @@ def test_what_is_handed_out_runs_and_shows_no_solution(course, tmp_path):
                 lines = [line.strip() for line in secret.strip().splitlines()]
                 line_of_the_package = len(lines) == 1 and lines[0].startswith("return ")
                 assert line_of_the_package or "\n".join(lines) not in plain, secret
+    page = (folder / "README.md").read_text(encoding="utf-8")
+    assert "make " not in page and "by Friday" in page and "2 GB" in page and f"{name}.ipynb) | 20 | 105 |" in page
+    assert [f for f in files if f.endswith("Makefile")] == []
+    for file in (f for f in files if f.endswith((".md", ".ipynb"))):
+        held = folder / file
+        cells = (
+            nbformat.read(held, 4).cells
+            if file.endswith(".ipynb")
+            else [nbformat.v4.new_markdown_cell(held.read_text(encoding="utf-8"))]
+        )
+        for cell in (cell for cell in cells if cell.cell_type == "markdown"):
+            for link in re.findall(r"\]\((?!https?:|#|attachment:)([^)\s#]+)", cell.source):
+                assert (held.parent / link).exists(), (file, link)
     project = tomllib.loads((folder / "pyproject.toml").read_text())
     assert (folder / project["project"]["readme"]).is_file()
     found = "import poise_lab as pl; print(pl.__file__); pl.load_policy('tiny')"
@@ -876,7 +889,11 @@ def test_what_a_student_sees_of_tests(course, tmp_path):
     """A check that passed says so, one that did not is its sentence; all tests at once add up the points."""
     folder = toy_course(tmp_path)
     master = nbformat.read(folder / "toy.ipynb", 4)
-    source_of(master, "test_one", "from poise_lab.course.checks import check, require\n\ncheck(one(), 1)\nrequire(one(), 'no')")
+    source_of(
+        master,
+        "test_one",
+        "from poise_lab.course.checks import check, require\n\ncheck(one(), 1)\nrequire(one(), 'no')",
+    )
     source_of(master, "test_two", "from poise_lab.course.checks import check, require\n\ncheck(two(), 2, {'three': 3})")
     source_of(master, "two", "def two():\n    ### BEGIN SOLUTION\n    return 3\n    ### END SOLUTION")
     texts = ["from poise_lab.course.checks import check_all\n\ncheck_all('toy.ipynb')", "check_all('mine.ipynb')"]

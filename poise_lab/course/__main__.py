@@ -22,7 +22,7 @@ from ..errors import PoiseLabError
 from .collect import collect
 from .gradebook import grade_all, medians, read_grades, to_look_at
 from .grading import TIMEOUT
-from .handout import ROOT, handout, release
+from .handout import ROOT, WHERE, handout, release
 from .losses import most_lost
 from .minutes import seconds_taken, show_minutes, state_minutes
 from .papers import strays
@@ -50,6 +50,8 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument("--jobs", type=int, default=1, help="how many are graded at a time")
         if name in ("grade", "check"):
             command.add_argument("--timeout", type=int, default=TIMEOUT, help="seconds that a cell may take")
+        if name == "handout":
+            command.add_argument("--where", default=WHERE, help="a sentence for students: where, and until when")
         if name == "return":
             command.add_argument("--worksheet", type=Path, help="Moodle's or Canvas's own table, to be filled in")
     return top
@@ -95,7 +97,7 @@ def run(args) -> list[str]:
         if getattr(args, option, 1) < 1:
             raise PoiseLabError(f"--{option} must be 1 or more")
     if args.command == "handout":
-        print(handout(course, names, course / "poise-lab-students.zip"))
+        print(handout(course, names, course / "poise-lab-students.zip", args.where))
     elif args.command == "release":
         for name in names:
             print(release(course, name))
