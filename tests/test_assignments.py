@@ -159,9 +159,8 @@ def test_at_least_three_planted_answers_for_each_exercise(folder, master_of):
         ast.parse(text)
         head = dict(re.findall(r"^# (cell|loses|says): (.*)$", text, re.M))
         planted[head["cell"]] += 1
-        for part in head["loses"].split(","):
-            test, points = part.split()
-            assert float(points) == tests[test] > 0, path.name
+        for test in head["loses"].split(", "):
+            assert tests[test] > 0, path.name
             lost.add(test)
     assert lost == set(tests), set(tests) - lost
     assert set(planted) == cells and min(planted.values()) >= 3, planted
@@ -357,9 +356,9 @@ def toy_course(root: Path, right: str = "return 1") -> Path:
     folder = root / "source" / "toy"
     (folder / "planted").mkdir(parents=True)
     nbformat.write(notebook, folder / "toy.ipynb")
-    planted = "# cell: {0}\n# loses: test_{0} {1}\n# says: {0} is not {0}\ndef {0}():\n    return 3\n"
-    (folder / "planted" / "three.py").write_text(planted.format("one", 2))
-    (folder / "planted" / "two_three.py").write_text(planted.format("two", 3))
+    planted = "# cell: {0}\n# loses: test_{0}\n# says: {0} is not {0}\ndef {0}():\n    return 3\n"
+    (folder / "planted" / "three.py").write_text(planted.format("one"))
+    (folder / "planted" / "two_three.py").write_text(planted.format("two"))
     return folder
 
 
@@ -723,7 +722,7 @@ def test_planted_answers_that_could_hide_each_other_are_graded_apart():
     from poise_lab.course.proof import rounds
 
     def answer(name, cell, *tests):
-        return PlantedAnswer(name, cell, dict.fromkeys(tests, 1.0), "", "")
+        return PlantedAnswer(name, cell, list(tests), "", "")
 
     given = [answer("a", "one", "t1"), answer("b", "one", "t4"), answer("c", "two", "t2"), answer("d", "three", "t2", "t3"),
              answer("e", "three", "t3")]  # fmt: skip
@@ -753,7 +752,7 @@ def test_one_command_checks_and_one_grades(course, tmp_path, capsys):
         and "no notebook" not in feedback["ann"]
     )
     (folder / "planted" / "right" / "one.py").write_text("one = lambda: 3")
-    wrong = (folder / "planted" / "three.py").read_text().replace("loses: test_one 2", "loses: test_two 3")
+    wrong = (folder / "planted" / "three.py").read_text().replace("loses: test_one", "loses: test_two")
     (folder / "planted" / "three.py").write_text(wrong)
     capsys.readouterr()
     assert course.main(["check", "toy", "--course", str(tmp_path)]) == 1
@@ -909,3 +908,47 @@ def test_what_a_student_sees_of_tests(course, tmp_path):
     assert lines[:2] == ["test_one 2 of 2".split(), "test_two 0 of 3 not yet: the result: three".split()]
     assert lines[2][:5] == "Together 2 of 5 points,".split() and len(lines) == 3
     assert "there is no mine.ipynb here" in asked[1].outputs[0].evalue
+
+
+PLAIN = {  # what a lecturer writes in JupyterLab: cells with no mark that nbgrader knows
+    "text": "# My assignment\n\n| exercise | points | minutes |\n|---|---|---|\n| 1 doubling | ? | ? |",
+    "heading": "## Exercise 1: doubling",
+    "given": "unit = 2",
+    "answer": "def double(x):\n    ### BEGIN SOLUTION\n    return unit * x\n    ### END SOLUTION",
+    "seen": "# 1 point\nassert double(1) == 2",
+    "hidden": "# 2 points\nassert double(0) == 0\n### BEGIN HIDDEN TESTS\nassert double(21) == 42\n### END HIDDEN TESTS",
+}
+
+
+def test_a_plain_notebook_becomes_an_assignment_and_grades(course, grading, tmp_path, capsys):
+    """As the guide says: solution and points marked in comments, tests with plain asserts, points changed in one place."""
+    path = tmp_path / "source" / "mine" / "mine.ipynb"
+    path.parent.mkdir(parents=True)
+    make = {"text": nbformat.v4.new_markdown_cell, "heading": nbformat.v4.new_markdown_cell}
+    cells = [make.get(name, nbformat.v4.new_code_cell)(text) for name, text in PLAIN.items()]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    assert course.main(["prepare", "mine", "--course", str(tmp_path)]) == 0
+    master = nbformat.read(path, 4)
+    named = {
+        c.metadata.nbgrader.grade_id: c.metadata.nbgrader.get("points")
+        for c in master.cells
+        if "nbgrader" in c.metadata
+    }
+    assert named == {"given": None, "double": None, "test_double": 1, "test_double_2": 2}
+    assert master.cells[1].source == "## Exercise 1 (3 points, 10 minutes): doubling"
+    before = path.read_bytes()
+    assert course.main(["prepare", "mine", "--course", str(tmp_path)]) == 0 and path.read_bytes() == before
+    source_of(master, "test_double_2").source = PLAIN["hidden"].replace("2 points", "4 points")
+    master.cells[0].source = master.cells[0].source.replace("| ? | ? |", "| 0 | 0 |")
+    nbformat.write(master, path)
+    assert course.main(["prepare", "mine", "--course", str(tmp_path)]) == 0
+    master = nbformat.read(path, 4)
+    assert "Exercise 1 (5 points" in master.cells[1].source and "| 1 doubling | 5 | 10 |" in master.cells[0].source
+    with grading.Classroom(path.parent) as room:
+        room.require_reference()
+        graded = room.grade("ann", room.solved({"double": "def double(x):\n    return 2"}))
+    assert graded.points == {"test_double": 1, "test_double_2": 0} and graded.full == 5
+    assert graded.messages == ["test_double_2: this does not hold: assert double(0) == 0"]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells[:3]), path)
+    assert course.main(["prepare", "mine", "--course", str(tmp_path)]) == 2
+    assert "no cell that is an answer" in capsys.readouterr().err

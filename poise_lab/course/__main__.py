@@ -5,6 +5,7 @@
     python -m poise_lab.course collect FILES     # a zip from Moodle or Canvas, or folders, into submitted
     python -m poise_lab.course grade             # all of notebooks/assignments/submitted that is new or changed
     python -m poise_lab.course return            # grades to upload, and feedback, into notebooks/assignments/return
+    python -m poise_lab.course prepare NAME      # makes a notebook of your own an assignment; states its points
     python -m poise_lab.course check             # the grader itself: untouched, solution, planted answers
     python -m poise_lab.course minutes           # measures the exercises, and states their minutes anew
 
@@ -25,6 +26,7 @@ from .grading import TIMEOUT
 from .handout import ROOT, WHERE, handout, release
 from .losses import most_lost
 from .minutes import seconds_taken, show_minutes, state_minutes
+from .own import prepare
 from .papers import strays
 from .proof import check
 from .roster import handed_in_nothing
@@ -36,7 +38,7 @@ COURSE = ROOT / "notebooks" / "assignments"
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m poise_lab.course", description=__doc__.split("\n")[0])
     commands = top.add_subparsers(dest="command", required=True)
-    for name in ("handout", "release", "collect", "grade", "return", "check", "minutes"):
+    for name in ("handout", "release", "collect", "grade", "return", "prepare", "check", "minutes"):
         command = commands.add_parser(name)
         command.add_argument("--course", type=Path, default=COURSE)
         if name == "collect":
@@ -121,6 +123,9 @@ def run(args) -> list[str]:
         for name in names:
             wrong += check(course / "source" / name, args.timeout)
             show_minutes(name, seconds_taken(course, name))
+    elif args.command == "prepare":
+        for name in names:
+            show_minutes(name, prepare(course, name))
     elif args.command == "minutes":
         for name in names:
             show_minutes(name, state_minutes(course, name))
