@@ -952,3 +952,23 @@ def test_a_plain_notebook_becomes_an_assignment_and_grades(course, grading, tmp_
     nbformat.write(nbformat.v4.new_notebook(cells=cells[:3]), path)
     assert course.main(["prepare", "mine", "--course", str(tmp_path)]) == 2
     assert "no cell that is an answer" in capsys.readouterr().err
+
+
+def test_the_page_of_one_s_own_assignment_is_true(course, tmp_path, capsys):
+    """Its cells, as they stand there, are an assignment that proves itself."""
+    page = (ROOT / "notebooks" / "assignments" / "OWN.md").read_text(encoding="utf-8")
+    found = re.findall(r"(?:^    .*\n|^\n(?=    ))+", page, re.M)
+    blocks = [re.sub(r"^    ", "", block, flags=re.M).strip() for block in found]
+    text, answer, tests, planted = blocks[1], blocks[2], blocks[3], blocks[5]
+    cells = [*map(nbformat.v4.new_markdown_cell, text.split("\n\n")), nbformat.v4.new_code_cell(answer)]
+    cells += [nbformat.v4.new_code_cell(cell) for cell in re.split(r"\n\n(?=# \d)", tests)]
+    folder = tmp_path / "source" / "moving_average"
+    (folder / "planted").mkdir(parents=True)
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), folder / "moving_average.ipynb")
+    (folder / "planted" / "first_ones.py").write_text(planted)
+    for command in re.findall(r"course (\w+) moving_average$", blocks[4], re.M):
+        assert course.main([command, "moving_average", "--course", str(tmp_path)]) == 0, capsys.readouterr().err
+    said = capsys.readouterr().out
+    assert "0 of 4\n  solution" in " ".join(said.split(" ")) and "0 of 4 with first_ones" in said
+    for command in re.findall(r"python -m poise_lab\.course (\w+)", page):
+        assert f"course {command}" in course.__doc__

@@ -46,7 +46,7 @@ def handout(course: Path, names: list[str], out: Path, where: str = WHERE, root:
             shutil.copy(source, target)
     for name in names:
         shutil.copytree(release(course, name), folder / "notebooks" / "assignments" / name)
-    page = (root / "notebooks" / "assignments" / "README.md").read_text(encoding="utf-8")
+    page = (root / "notebooks" / "assignments" / "START.md").read_text(encoding="utf-8")
     write_text(folder / "README.md", page.replace("{assignments}", listed(course, names)).replace("{where}", where))
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
         for path in sorted(p for p in folder.rglob("*") if p.is_file()):
