@@ -57,7 +57,9 @@ class Student:
         return f"{name}_{self.id}" if self.id and not person else name
 
 
-def files_of_zip(archive: zipfile.ZipFile, above: tuple[str, ...] = ()) -> Iterator[File]:
+def files_of_zip(archive: zipfile.ZipFile, outer: File | None = None) -> Iterator[File]:
+    """outer: the zip as it was handed in. When that was, its own files do not say: a student's clock has dated them."""
+    above = outer.parts if outer else ()
     for info in archive.infolist():
         if info.is_dir():
             continue
@@ -66,7 +68,8 @@ def files_of_zip(archive: zipfile.ZipFile, above: tuple[str, ...] = ()) -> Itera
             with contextlib.suppress(UnicodeError):
                 name = name.encode("cp437").decode("utf-8")
         parts = (*above, *(part for part in PurePosixPath(name.replace("\\", "/")).parts if part not in ("..", "/")))
-        yield from unpacked(File(parts, info.file_size, zip_time(info), lambda info=info: archive.read(info)))
+        time = outer.time if outer else zip_time(info)
+        yield from unpacked(File(parts, info.file_size, time, lambda info=info: archive.read(info)))
 
 
 def zip_time(info: zipfile.ZipInfo) -> datetime.datetime:
@@ -85,7 +88,7 @@ def unpacked(file: File) -> Iterator[File]:
                 i.file_size for i in archive.infolist() if i.filename.lower().endswith((*MAY_BE_NOTEBOOKS, ".zip"))
             ]
             if sum(sizes) <= MOST_UNPACKED:
-                yield from files_of_zip(archive, file.parts)
+                yield from files_of_zip(archive, file)
                 return
         except (zipfile.BadZipFile, RuntimeError, NotImplementedError):
             pass  # named as a file that is not graded
