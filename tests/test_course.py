@@ -555,9 +555,13 @@ def test_nbgrader_s_export_is_read_and_a_foreign_table_refused(tmp_path):
     path.write_text("assignment,duedate,student_id,score,max_score\ntoy,None,ann,3.0,5.0\n")
     row = gradebook.read_grades(path)["ann", "toy"]
     assert (row["points"], row["of"], row["duedate"]) == ("3.0", "5.0", "None")
-    path.write_text("a,b\n1,2\n")
-    with pytest.raises(course.PoiseLabError, match="no columns student and assignment"):
-        gradebook.read_grades(path)
+    toy_course(tmp_path)
+    assert gradebook.grade_all(tmp_path, "toy") == 0 and gradebook.medians(tmp_path, "toy") == []
+    assert gradebook.to_look_at(tmp_path, ["toy"]) == [] and len(gradebook.read_grades(path)) == 1
+    for foreign in ("a,b\n1,2\n", ""):
+        path.write_text(foreign)
+        with pytest.raises(course.PoiseLabError, match="no columns student and assignment"):
+            gradebook.read_grades(path)
 
 
 # --- returning -------------------------------------------------------------------------------------

@@ -41,6 +41,7 @@ class Grades(Table):
             raise PoiseLabError(f"{path.name} has no columns student and assignment; move it away to grade all anew")
         table.rows = [{lower[name]: text for name, text in row.items()} for row in table.rows]
         table.columns += [name for name in COLUMNS if name not in table.columns]
+        table.rows = [{**dict.fromkeys(table.columns, ""), **row} for row in table.rows]
         return table
 
     def by_paper(self) -> dict[tuple[str, str], dict[str, str]]:
