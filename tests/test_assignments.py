@@ -22,6 +22,7 @@ import nbformat
 import numpy as np
 import pytest
 import torch
+from nbclient import NotebookClient
 from packaging.requirements import Requirement
 
 import poise_lab as pl
@@ -158,9 +159,8 @@ def test_at_least_three_planted_answers_for_each_exercise(folder, master_of):
         ast.parse(text)
         head = dict(re.findall(r"^# (cell|loses|says): (.*)$", text, re.M))
         planted[head["cell"]] += 1
-        for part in head["loses"].split(","):
-            test, points = part.split()
-            assert float(points) == tests[test] > 0, path.name
+        for test in head["loses"].split(", "):
+            assert tests[test] > 0, path.name
             lost.add(test)
     assert lost == set(tests), set(tests) - lost
     assert set(planted) == cells and min(planted.values()) >= 3, planted
@@ -169,10 +169,12 @@ def test_at_least_three_planted_answers_for_each_exercise(folder, master_of):
 
 
 def test_mistakes_that_an_exercise_names_are_planted(folder, master_of):
-    """Each phrase of the line "Recognised" is (in part) the `# recognised:` of a planted answer, and the other way."""
+    """Each phrase in the fold of recognised mistakes is (in part) the `# recognised:` of a planted answer, and the other way."""
     named, planted, phrases = set(), set(), []
     for cell in master_of(folder).cells:
-        line = re.search(r"^\*.*recognised:\* (.*)$", cell.source, re.M | re.I)
+        line = re.search(
+            r"^<details><summary>Recognised mistakes .*</summary>\n\n(.*)\n\n</details>$", cell.source, re.M
+        )
         if cell.cell_type == "markdown" and line:
             phrases = line[1].split(". ")[0].rstrip(".").split("; ")
         elif cell.metadata.get("nbgrader", {}).get("solution"):
@@ -354,9 +356,9 @@ def toy_course(root: Path, right: str = "return 1") -> Path:
     folder = root / "source" / "toy"
     (folder / "planted").mkdir(parents=True)
     nbformat.write(notebook, folder / "toy.ipynb")
-    planted = "# cell: {0}\n# loses: test_{0} {1}\n# says: {0} is not {0}\ndef {0}():\n    return 3\n"
-    (folder / "planted" / "three.py").write_text(planted.format("one", 2))
-    (folder / "planted" / "two_three.py").write_text(planted.format("two", 3))
+    planted = "# cell: {0}\n# loses: test_{0}\n# says: {0} is not {0}\ndef {0}():\n    return 3\n"
+    (folder / "planted" / "three.py").write_text(planted.format("one"))
+    (folder / "planted" / "two_three.py").write_text(planted.format("two"))
     return folder
 
 
@@ -720,7 +722,7 @@ def test_planted_answers_that_could_hide_each_other_are_graded_apart():
     from poise_lab.course.proof import rounds
 
     def answer(name, cell, *tests):
-        return PlantedAnswer(name, cell, dict.fromkeys(tests, 1.0), "", "")
+        return PlantedAnswer(name, cell, list(tests), "", "")
 
     given = [answer("a", "one", "t1"), answer("b", "one", "t4"), answer("c", "two", "t2"), answer("d", "three", "t2", "t3"),
              answer("e", "three", "t3")]  # fmt: skip
@@ -750,7 +752,7 @@ def test_one_command_checks_and_one_grades(course, tmp_path, capsys):
         and "no notebook" not in feedback["ann"]
     )
     (folder / "planted" / "right" / "one.py").write_text("one = lambda: 3")
-    wrong = (folder / "planted" / "three.py").read_text().replace("loses: test_one 2", "loses: test_two 3")
+    wrong = (folder / "planted" / "three.py").read_text().replace("loses: test_one", "loses: test_two")
     (folder / "planted" / "three.py").write_text(wrong)
     capsys.readouterr()
     assert course.main(["check", "toy", "--course", str(tmp_path)]) == 1
@@ -833,7 +835,7 @@ def test_what_is_handed_out_runs_and_shows_no_solution(course, tmp_path):
     name = "6_silent_bug"
     (tmp_path / "course" / "source").mkdir(parents=True)
     shutil.copytree(SOURCE / name, tmp_path / "course" / "source" / name)
-    archive = course.handout(tmp_path / "course", [name], tmp_path / "students.zip")
+    archive = course.handout(tmp_path / "course", [name], tmp_path / "students.zip", "On paper, by Friday.")
     with zipfile.ZipFile(archive) as file:
         file.extractall(tmp_path / "student")
     folder = tmp_path / "student" / "students"
@@ -854,6 +856,19 @@ def test_what_is_handed_out_runs_and_shows_no_solution(course, tmp_path):
                 lines = [line.strip() for line in secret.strip().splitlines()]
                 line_of_the_package = len(lines) == 1 and lines[0].startswith("return ")
                 assert line_of_the_package or "\n".join(lines) not in plain, secret
+    page = (folder / "README.md").read_text(encoding="utf-8")
+    assert "make " not in page and "by Friday" in page and "2 GB" in page and f"{name}.ipynb) | 20 | 105 |" in page
+    assert [f for f in files if f.endswith("Makefile")] == []
+    for file in (f for f in files if f.endswith((".md", ".ipynb"))):
+        held = folder / file
+        cells = (
+            nbformat.read(held, 4).cells
+            if file.endswith(".ipynb")
+            else [nbformat.v4.new_markdown_cell(held.read_text(encoding="utf-8"))]
+        )
+        for cell in (cell for cell in cells if cell.cell_type == "markdown"):
+            for link in re.findall(r"\]\((?!https?:|#|attachment:)([^)\s#]+)", cell.source):
+                assert (held.parent / link).exists(), (file, link)
     project = tomllib.loads((folder / "pyproject.toml").read_text())
     assert (folder / project["project"]["readme"]).is_file()
     found = "import poise_lab as pl; print(pl.__file__); pl.load_policy('tiny')"
@@ -867,3 +882,93 @@ def test_what_is_handed_out_runs_and_shows_no_solution(course, tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(folder)}
     ran = subprocess.run([sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert ran.returncode == 0 and ran.stdout.startswith(str(folder)), ran.stderr
+
+
+def test_what_a_student_sees_of_tests(course, tmp_path):
+    """A check that passed says so, one that did not is its sentence; all tests at once add up the points."""
+    folder = toy_course(tmp_path)
+    master = nbformat.read(folder / "toy.ipynb", 4)
+    source_of(
+        master,
+        "test_one",
+        "from poise_lab.course.checks import check, require\n\ncheck(one(), 1)\nrequire(one(), 'no')",
+    )
+    source_of(master, "test_two", "from poise_lab.course.checks import check, require\n\ncheck(two(), 2, {'three': 3})")
+    source_of(master, "two", "def two():\n    ### BEGIN SOLUTION\n    return 3\n    ### END SOLUTION")
+    texts = ["from poise_lab.course.checks import check_all\n\ncheck_all('toy.ipynb')", "check_all('mine.ipynb')"]
+    asked = [nbformat.v4.new_code_cell(text) for text in texts]
+    master.cells += asked
+    nbformat.write(master, tmp_path / "toy.ipynb")
+    client = NotebookClient(master, resources={"metadata": {"path": str(tmp_path)}}, allow_errors=True)
+    client.execute(env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert source_of(master, "test_one").outputs[0].text == "Passed, 2 of 2.\n"
+    (told,) = source_of(master, "test_two").outputs
+    assert told.traceback == ["Not yet: the result: three"] and told.ename == "NotYet"
+    lines = [line.split() for line in asked[0].outputs[0].text.splitlines()]
+    assert lines[:2] == ["test_one 2 of 2".split(), "test_two 0 of 3 not yet: the result: three".split()]
+    assert lines[2][:5] == "Together 2 of 5 points,".split() and len(lines) == 3
+    assert "there is no mine.ipynb here" in asked[1].outputs[0].evalue
+
+
+PLAIN = {  # what a lecturer writes in JupyterLab: cells with no mark that nbgrader knows
+    "text": "# My assignment\n\n| exercise | points | minutes |\n|---|---|---|\n| 1 doubling | ? | ? |",
+    "heading": "## Exercise 1: doubling",
+    "given": "unit = 2",
+    "answer": "def double(x):\n    ### BEGIN SOLUTION\n    return unit * x\n    ### END SOLUTION",
+    "seen": "# 1 point\nassert double(1) == 2",
+    "hidden": "# 2 points\nassert double(0) == 0\n### BEGIN HIDDEN TESTS\nassert double(21) == 42\n### END HIDDEN TESTS",
+}
+
+
+def test_a_plain_notebook_becomes_an_assignment_and_grades(course, grading, tmp_path, capsys):
+    """As the guide says: solution and points marked in comments, tests with plain asserts, points changed in one place."""
+    path = tmp_path / "source" / "mine" / "mine.ipynb"
+    path.parent.mkdir(parents=True)
+    make = {"text": nbformat.v4.new_markdown_cell, "heading": nbformat.v4.new_markdown_cell}
+    cells = [make.get(name, nbformat.v4.new_code_cell)(text) for name, text in PLAIN.items()]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    assert course.main(["prepare", "mine", "--course", str(tmp_path)]) == 0
+    master = nbformat.read(path, 4)
+    named = {
+        c.metadata.nbgrader.grade_id: c.metadata.nbgrader.get("points")
+        for c in master.cells
+        if "nbgrader" in c.metadata
+    }
+    assert named == {"given": None, "double": None, "test_double": 1, "test_double_2": 2}
+    assert master.cells[1].source == "## Exercise 1 (3 points, 10 minutes): doubling"
+    before = path.read_bytes()
+    assert course.main(["prepare", "mine", "--course", str(tmp_path)]) == 0 and path.read_bytes() == before
+    source_of(master, "test_double_2").source = PLAIN["hidden"].replace("2 points", "4 points")
+    master.cells[0].source = master.cells[0].source.replace("| ? | ? |", "| 0 | 0 |")
+    nbformat.write(master, path)
+    assert course.main(["prepare", "mine", "--course", str(tmp_path)]) == 0
+    master = nbformat.read(path, 4)
+    assert "Exercise 1 (5 points" in master.cells[1].source and "| 1 doubling | 5 | 10 |" in master.cells[0].source
+    with grading.Classroom(path.parent) as room:
+        room.require_reference()
+        graded = room.grade("ann", room.solved({"double": "def double(x):\n    return 2"}))
+    assert graded.points == {"test_double": 1, "test_double_2": 0} and graded.full == 5
+    assert graded.messages == ["test_double_2: this does not hold: assert double(0) == 0"]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells[:3]), path)
+    assert course.main(["prepare", "mine", "--course", str(tmp_path)]) == 2
+    assert "no cell that is an answer" in capsys.readouterr().err
+
+
+def test_the_page_of_one_s_own_assignment_is_true(course, tmp_path, capsys):
+    """Its cells, as they stand there, are an assignment that proves itself."""
+    page = (ROOT / "notebooks" / "assignments" / "OWN.md").read_text(encoding="utf-8")
+    found = re.findall(r"(?:^    .*\n|^\n(?=    ))+", page, re.M)
+    blocks = [re.sub(r"^    ", "", block, flags=re.M).strip() for block in found]
+    text, answer, tests, planted = blocks[1], blocks[2], blocks[3], blocks[5]
+    cells = [*map(nbformat.v4.new_markdown_cell, text.split("\n\n")), nbformat.v4.new_code_cell(answer)]
+    cells += [nbformat.v4.new_code_cell(cell) for cell in re.split(r"\n\n(?=# \d)", tests)]
+    folder = tmp_path / "source" / "moving_average"
+    (folder / "planted").mkdir(parents=True)
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), folder / "moving_average.ipynb")
+    (folder / "planted" / "first_ones.py").write_text(planted)
+    for command in re.findall(r"course (\w+) moving_average$", blocks[4], re.M):
+        assert course.main([command, "moving_average", "--course", str(tmp_path)]) == 0, capsys.readouterr().err
+    said = capsys.readouterr().out
+    assert "0 of 4\n  solution" in " ".join(said.split(" ")) and "0 of 4 with first_ones" in said
+    for command in re.findall(r"python -m poise_lab\.course (\w+)", page):
+        assert f"course {command}" in course.__doc__

@@ -23,6 +23,7 @@ pytest.importorskip("nbgrader", reason="make assignments installs it")
 from poise_lab.course import __main__ as course  # noqa: E402
 from poise_lab.course import gradebook, grading, papers  # noqa: E402
 from poise_lab.course.collect import collect  # noqa: E402
+from poise_lab.course.roster import Roster, handed_in_nothing  # noqa: E402
 from poise_lab.course.tables import Table  # noqa: E402
 
 ASSIGNMENTS = Path(__file__).parent.parent / "notebooks" / "assignments"
@@ -131,20 +132,81 @@ TOLD = {
 }
 
 
+MOODLE, CANVAS = "{}_assignsubmission_file_/{}", "{}_{}"
+# Others come by zip: as the platform calls them, their files, and what they get. A second zip holds what came later.
+BY_ZIP = {
+    ("Anna Müller_101", MOODLE): (lambda nb, raw: {"toy.ipynb": text_of(nb)}, 5),
+    ("Anna Müller_102", MOODLE): (lambda nb, raw: {"toy.ipynb": text_of(changed(nb, two=WRONG))}, 2),
+    ("王小明_103", MOODLE): (lambda nb, raw: {"作业 (1).ipynb": text_of(nb)}, 5),
+    ("Nguyễn Văn A_104", MOODLE): (lambda nb, raw: {"toy.ipynb": text_of(raw)}, 2),  # and once more, below
+    ("Ó Briain, Seán_105", MOODLE): (lambda nb, raw: {"toy.ipynb": ""}, 0),
+    ("Жуков Пётр_106", MOODLE): (lambda nb, raw: {"toy.ipynb": text_of(nb)[:300]}, 0),
+    ("محمد علي_107", MOODLE): (lambda nb, raw: {"essay.pdf": "%PDF"}, None),
+    ("राम कुमार_108", MOODLE): (lambda nb, raw: {"work.zip": inner_zip({"a/toy.ipynb": text_of(nb), "a/notes.md": "x"})}, 5),
+    ("Eve <script>_109", MOODLE): (
+        lambda nb, raw: {"toy.ipynb": text_of(changed(nb, two="import os\n\n\ndef two():\n    os._exit(0)"))}, 2,
+    ),
+    ("Bob_110", MOODLE): (lambda nb, raw: {"toy.ipynb": text_of(other_assignment(nb))}, 0),
+    ("zakanna_LATE_201", CANVAS): (lambda nb, raw: {"1_toy.ipynb": text_of(nb)}, 5),
+    ("dossantosjoao_202", CANVAS): (lambda nb, raw: {"2_toy-1.ipynb": text_of(stripped(nb, True))}, 5),
+    ("smithjohn_203", CANVAS): (
+        lambda nb, raw: {"3_toy.ipynb": text_of(nb), "4_toy-1.ipynb": text_of(changed(nb, one="one = 3"))}, 3,
+    ),
+    ("kimminji_204", CANVAS): (lambda nb, raw: {"5_toy.ipynb.txt": text_of(nb)}, 5),
+    ("leebruce_205", CANVAS): (lambda nb, raw: {"6_all.zip": inner_zip({"../../../../toy.ipynb": text_of(nb)})}, 5),
+    ("nobody_206", CANVAS): (lambda nb, raw: {"7_toy.docx": "PK", "8_photo.heic": "x"}, None),
+    ("rossimario_207", CANVAS): (lambda nb, raw: {"9_broken.zip": "PK no zip"}, None),
+    ("öztürk_208", CANVAS): (lambda nb, raw: {"10_toy.ipynb": text_of(raw)}, 0),
+}  # fmt: skip
+BY_ZIP_NAMES = {(who, form): re.sub("[<>]", "_", who.replace("_LATE", "")) for who, form in BY_ZIP}  # of folders
+
+
+def inner_zip(files: dict[str, str]) -> bytes:
+    held = io.BytesIO()
+    with zipfile.ZipFile(held, "w") as archive:
+        for name, text in files.items():
+            archive.writestr(name, text)
+    return held.getvalue()
+
+
 @pytest.fixture(scope="module")
-def class_folder(tmp_path_factory, solved, released):
+def class_zips(tmp_path_factory, solved, released):
+    """A zip of each platform, and a later one in which one student hands in again."""
+    folder, files = tmp_path_factory.mktemp("zips"), {MOODLE: {"read me.txt": "x"}, CANVAS: {}}
+    for (who, form), (of, _) in BY_ZIP.items():
+        files[form] |= {form.format(who, name): text for name, text in of(solved, released).items()}
+    again = {MOODLE.format("Nguyễn Văn A_104", "toy.ipynb"): text_of(changed(solved, two=WRONG))}
+    return [
+        zipped(folder / "moodle.zip", files[MOODLE]),
+        zipped(folder / "canvas.zip", files[CANVAS]),
+        zipped(folder / "later.zip", again, (2026, 11, 21, 9, 0, 0)),
+    ]
+
+
+@pytest.fixture(scope="module")
+def class_folder(tmp_path_factory, solved, released, class_zips):
+    """A class of 40, of whom 22 papers were put into folders by hand."""
     folder = tmp_path_factory.mktemp("class")
     toy_course(folder)
+    assert len(CLASS) + len(BY_ZIP) == 40
     for student, (files, _) in CLASS.items():
         for name, text in files(solved, released).items():
             path = folder / "submitted" / student / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass"))
     (folder / "submitted" / "toy.ipynb").write_text(text_of(solved))
-    command = [sys.executable, "-m", "poise_lab.course", "grade", "--jobs", "2", "--course", str(folder)]
-    done = subprocess.run([*command, "--timeout", "20"], capture_output=True, text=True, errors="replace")
-    assert done.returncode == 0, done.stdout + done.stderr
-    return folder, done.stdout
+    command, said = [sys.executable, "-m", "poise_lab.course"], ""
+    for step in (
+        ["collect", *map(str, class_zips), "--due", "2026-11-20T23:59"],
+        ["grade", "--jobs", "2", "--timeout", "20"],
+        ["return"],
+    ):
+        done = subprocess.run(
+            [*command, *step, "--course", str(folder)], capture_output=True, text=True, errors="replace"
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        said += done.stdout
+    return folder, said
 
 
 @pytest.mark.parametrize("student", CLASS)
@@ -154,6 +216,46 @@ def test_every_paper_gets_its_points(class_folder, student):
     assert (row and float(row["points"])) == CLASS[student][1], row
 
 
+@pytest.mark.parametrize("who", BY_ZIP, ids=lambda who: who[0])
+def test_who_came_by_zip_gets_the_points_and_has_them_returned(class_folder, who):
+    folder, student, points = class_folder[0], BY_ZIP_NAMES[who], BY_ZIP[who][1]
+    row = gradebook.read_grades(folder / "grades.csv").get((student, "toy"))
+    assert (row and float(row["points"])) == points, row
+    table = Table.read(folder / "return" / ("toy-moodle.csv" if who[1] == MOODLE else "canvas.csv")).rows
+    number, column = student.rpartition("_")[2], "Grade" if who[1] == MOODLE else "toy"
+    given = [float(r[column]) for r in table if (r.get("Identifier") or r.get("ID", "")).endswith(number) and number]
+    assert given == ([] if points is None else [points])
+    if row:
+        assert row["late"] == ("late" if "zak" in student or "104" in student else "")
+
+
+def test_the_lecturer_knows_of_every_file(class_folder, class_zips):
+    folder, said = class_folder
+    left = {row["file"]: row["reason"] for row in Table.read(folder / "not_graded.csv").rows}
+    collected = [row["from"].partition(": ")[2] for row in Table.read(folder / "collected.csv").rows]
+    for path in class_zips:
+        for name in zipfile.ZipFile(path).namelist():
+            assert any(file.startswith(name) for file in (*left, *collected)), name
+    assert len(collected) == 17 and all(f"{file} is not graded: {reason}" in said for file, reason in left.items())
+    assert {file.rpartition("/")[2].partition("_")[0] for file in left} == {
+        "read me.txt", "essay.pdf", "notes.md", "nobody", "rossimario",
+    }  # fmt: skip
+    attempts = sorted(p.name for p in (folder / "attempts" / "Nguyễn Văn A_104" / "toy").iterdir())
+    assert attempts == ["2026-11-20 12.00.00.ipynb", "2026-11-21 09.00.00.ipynb"]
+
+
+def test_the_lecturer_sees_what_the_class_lost_most(class_folder):
+    folder, said = class_folder
+    rows = [row for row in Table.read(folder / "tests.csv").rows if row["assignment"] == "toy"]
+    earned = {row["student"] for row in rows if float(row["points"])}
+    lost = [row for row in rows if row["test"] == "test_two" and row["student"] in earned and row["points"] == "0"]
+    told = sum(row["said"] == "two is not two" for row in lost)
+    assert 2 < told < len(lost) < len(earned)
+    assert f"toy test_two: lost by {len(lost)} of {len(earned)}; {told} were told: two is not two" in said
+    columns = {key: float(row["exercise 1"]) for key, row in gradebook.read_grades(folder / "grades.csv").items()}
+    assert columns["zakanna_201", "toy"] == 5 and columns["*", "toy"] == 2
+
+
 @pytest.mark.parametrize("student", TOLD)
 def test_the_lecturer_is_told_in_a_sentence(class_folder, student):
     look = class_folder[1].partition("To look at:")[2]
@@ -161,7 +263,7 @@ def test_the_lecturer_is_told_in_a_sentence(class_folder, student):
 
 
 def test_no_sentence_for_what_is_in_order(class_folder):
-    look = class_folder[1].partition("To look at:")[2]
+    look = class_folder[1].partition("To look at:")[2].partition("submissions graded")[0]
     assert not any(name in look for name in ("Doe", "Łukasz", "marked", "utf-16", "._toy"))
     assert "submitted/toy.ipynb is not graded: it lies too high" in look
 
@@ -230,11 +332,11 @@ def test_canvas_zip_with_late_marks_and_attempts(tmp_path, solved, released):
 def test_late_is_what_comes_after_the_deadline(tmp_path, solved):
     toy_course(tmp_path)
     files = {"ann_1_2_toy.ipynb": text_of(solved)}
-    collect(tmp_path, [zipped(tmp_path / "a.zip", files)], ["toy"], datetime.datetime(2026, 11, 20, 12))
+    collect(tmp_path, [zipped(tmp_path / "a.zip", files)], ["toy"], {"toy": datetime.datetime(2026, 11, 20, 12)})
     assert gradebook.late_papers(tmp_path, "toy") == {"ann_1": ""}
     files = {"ann_1_2_toy.ipynb": text_of(changed(solved, two="two = 1"))}
     late = zipped(tmp_path / "b.zip", files, (2026, 11, 20, 12, 0, 2))
-    collect(tmp_path, [late], ["toy"], datetime.datetime(2026, 11, 20, 12))
+    collect(tmp_path, [late], ["toy"], {"toy": datetime.datetime(2026, 11, 20, 12)})
     assert gradebook.late_papers(tmp_path, "toy") == {"ann_1": "late"}
 
 
@@ -302,6 +404,66 @@ def test_what_is_no_zip_is_refused(tmp_path, capsys):
     (tmp_path / "x.zip").write_text("no zip")
     assert course.main(["collect", str(tmp_path / "x.zip"), "--course", str(tmp_path)]) == 2
     assert "neither a folder nor a zip" in capsys.readouterr().err
+
+
+ROSTERS = {
+    "names": "\ufeffName;Gruppe\nAnna Müller;A\nŁukasz Żak;B\nNg, Amy;B\n",
+    "moodle": "First name,Last name,Email address\nAnna,Müller,a@b\nŁukasz,Żak,l@b\nAmy,Ng,n@b\n",
+    "canvas": 'Student,ID,Section\n    Points Possible,,\n"Müller, Anna",5,x\n"Żak, Łukasz",6,x\n"Ng, Amy",7,x\n',
+}
+
+
+@pytest.mark.parametrize("form", ROSTERS)
+def test_a_roster_brings_together_what_platforms_call_differently(form, tmp_path, solved):
+    toy_course(tmp_path)
+    two_assignments(tmp_path)
+    (tmp_path / "roster.csv").write_text(ROSTERS[form], encoding="utf-8")
+    files = {
+        "Anna Müller_11_assignsubmission_file_/toy.ipynb": text_of(solved),
+        "Eve Else_13_assignsubmission_file_/toy.ipynb": text_of(solved),
+    }
+    other = {"müller anna_5_9_other.ipynb": "{broken", "żakłukasz_6_8_other.ipynb": "{broken"}
+    new, said = collect(
+        tmp_path, [zipped(tmp_path / "m.zip", files), zipped(tmp_path / "c.zip", other)], ["other", "toy"]
+    )
+    anna, zak, amy = (
+        ("Müller, Anna", "Żak, Łukasz", "Ng, Amy") if form == "canvas" else ("Anna Müller", "Łukasz Żak", "Ng, Amy")
+    )
+    amy = "Amy Ng" if form == "moodle" else amy
+    assert new == 4 and said == ["Eve Else_13 is not on the roster, or two of it could be meant"]
+    papers_of = {str(p.relative_to(tmp_path / "submitted").parent) for p in tmp_path.glob("submitted/*/*/*.ipynb")}
+    assert papers_of == {f"{anna}/toy", f"{anna}/other", f"{zak}/other", "Eve Else_13/toy"}
+    assert handed_in_nothing(tmp_path, ["other", "toy"]) == [
+        f"other: nothing from 1 of 3: {amy}", f"toy: nothing from 2 of 3: {zak}, {amy}",
+    ]  # fmt: skip
+
+
+def test_two_of_one_name_are_told_apart_or_told(tmp_path):
+    (tmp_path / "roster.csv").write_text("Student,ID\nKim Min,1\nKim Min,2\nKim Lee,3\n", encoding="utf-8")
+    roster = Roster(tmp_path / "roster.csv")
+    assert roster.names == ["Kim Min", "Kim Min 2", "Kim Lee"]
+    assert [roster.find("kimmin", n) for n in ("1", "2", "")] == ["Kim Min", "Kim Min 2", None]
+    assert roster.find("Lee Kim") == "Kim Lee" and roster.find("Kim") is None
+    (tmp_path / "roster.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(course.PoiseLabError, match="no column name"):
+        Roster(tmp_path / "roster.csv")
+
+
+def test_a_whole_folder_in_a_zip_is_told_in_a_few_lines(tmp_path, solved):
+    toy_course(tmp_path)
+    files = {f"work/lib/module_{i}.py": "x" for i in range(40)} | {"work/toy.ipynb": text_of(solved)}
+    outer = {"ann_1_2_all.zip": inner_zip(files)}
+    new, said = collect(tmp_path, [zipped(tmp_path / "c.zip", outer)], ["toy"])
+    assert new == 1 and len(said) == 6 and "35 more files of ann likewise" in said[-1]
+    assert len(Table.read(tmp_path / "not_graded.csv").rows) == 40
+
+
+def test_deadlines_are_those_of_each_assignment():
+    due = course.deadlines(["a=2026-11-30 10:00", "2026-12-01T10:00"], ["a", "b"])
+    assert [due[name].isoformat() for name in "ab"] == ["2026-11-30T10:00:00", "2026-12-01T10:00:00"]
+    for given, says in (("c=2026-11-30", "no assignment 'c'"), ("tomorrow", "a time is written like")):
+        with pytest.raises(course.PoiseLabError, match=says):
+            course.deadlines([given], ["a"])
 
 
 # --- grades.csv ------------------------------------------------------------------------------------
@@ -393,9 +555,13 @@ def test_nbgrader_s_export_is_read_and_a_foreign_table_refused(tmp_path):
     path.write_text("assignment,duedate,student_id,score,max_score\ntoy,None,ann,3.0,5.0\n")
     row = gradebook.read_grades(path)["ann", "toy"]
     assert (row["points"], row["of"], row["duedate"]) == ("3.0", "5.0", "None")
-    path.write_text("a,b\n1,2\n")
-    with pytest.raises(course.PoiseLabError, match="no columns student and assignment"):
-        gradebook.read_grades(path)
+    toy_course(tmp_path)
+    assert gradebook.grade_all(tmp_path, "toy") == 0 and gradebook.medians(tmp_path, "toy") == []
+    assert gradebook.to_look_at(tmp_path, ["toy"]) == [] and len(gradebook.read_grades(path)) == 1
+    for foreign in ("a,b\n1,2\n", ""):
+        path.write_text(foreign)
+        with pytest.raises(course.PoiseLabError, match="no columns student and assignment"):
+            gradebook.read_grades(path)
 
 
 # --- returning -------------------------------------------------------------------------------------

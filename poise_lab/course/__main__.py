@@ -5,6 +5,7 @@
     python -m poise_lab.course collect FILES     # a zip from Moodle or Canvas, or folders, into submitted
     python -m poise_lab.course grade             # all of notebooks/assignments/submitted that is new or changed
     python -m poise_lab.course return            # grades to upload, and feedback, into notebooks/assignments/return
+    python -m poise_lab.course prepare NAME      # makes a notebook of your own an assignment; states its points
     python -m poise_lab.course check             # the grader itself: untouched, solution, planted answers
     python -m poise_lab.course minutes           # measures the exercises, and states their minutes anew
 
@@ -20,12 +21,15 @@ from pathlib import Path
 
 from ..errors import PoiseLabError
 from .collect import collect
-from .gradebook import grade_all, medians, to_look_at
+from .gradebook import grade_all, medians, read_grades, to_look_at
 from .grading import TIMEOUT
-from .handout import ROOT, handout, release
+from .handout import ROOT, WHERE, handout, release
+from .losses import most_lost
 from .minutes import seconds_taken, show_minutes, state_minutes
+from .own import prepare
 from .papers import strays
 from .proof import check
+from .roster import handed_in_nothing
 from .upload import upload
 
 COURSE = ROOT / "notebooks" / "assignments"
@@ -34,19 +38,22 @@ COURSE = ROOT / "notebooks" / "assignments"
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m poise_lab.course", description=__doc__.split("\n")[0])
     commands = top.add_subparsers(dest="command", required=True)
-    for name in ("handout", "release", "collect", "grade", "return", "check", "minutes"):
+    for name in ("handout", "release", "collect", "grade", "return", "prepare", "check", "minutes"):
         command = commands.add_parser(name)
         command.add_argument("--course", type=Path, default=COURSE)
         if name == "collect":
             command.add_argument("files", nargs="+", type=Path, help="zips from Moodle or Canvas, or folders")
             command.add_argument("--assignment", dest="assignments", action="append", help="only this one")
-            command.add_argument("--due", type=datetime.datetime.fromisoformat, help="later is late: 2026-11-30T23:59")
+            command.add_argument("--due", action="append", default=[], metavar="[ASSIGNMENT=]TIME",
+                                 help="later is late: 2026-11-30T23:59, or 1_policy_gradient=2026-11-30T23:59")  # fmt: skip
             continue
         command.add_argument("assignments", nargs="*", help="names; all by default")
         if name == "grade":
             command.add_argument("--jobs", type=int, default=1, help="how many are graded at a time")
         if name in ("grade", "check"):
             command.add_argument("--timeout", type=int, default=TIMEOUT, help="seconds that a cell may take")
+        if name == "handout":
+            command.add_argument("--where", default=WHERE, help="a sentence for students: where, and until when")
         if name == "return":
             command.add_argument("--worksheet", type=Path, help="Moodle's or Canvas's own table, to be filled in")
     return top
@@ -67,6 +74,20 @@ def main(argv: list[str] | None = None) -> int:
     return 1 if wrong else 0
 
 
+def deadlines(given: list[str], names: list[str]) -> dict[str, datetime.datetime]:
+    """By assignment; a time without one is that of all that have none of their own."""
+    due = {}
+    for text in sorted(given, key=lambda text: "=" in text):
+        name, time = text.split("=", 1) if "=" in text else (None, text)
+        if name and name not in names:
+            raise PoiseLabError(f"--due {text}: there is no assignment {name!r}")
+        try:
+            due |= dict.fromkeys([name] if name else names, datetime.datetime.fromisoformat(time).replace(tzinfo=None))
+        except ValueError:
+            raise PoiseLabError(f"--due {text}: a time is written like 2026-11-30T23:59") from None
+    return due
+
+
 def run(args) -> list[str]:
     """Do what was asked for; returns what is wrong with the assignments themselves."""
     course, known, wrong = args.course, sorted(p.parent.name for p in (args.course / "source").glob("*/*.ipynb")), []
@@ -78,19 +99,22 @@ def run(args) -> list[str]:
         if getattr(args, option, 1) < 1:
             raise PoiseLabError(f"--{option} must be 1 or more")
     if args.command == "handout":
-        print(handout(course, names, course / "poise-lab-students.zip"))
+        print(handout(course, names, course / "poise-lab-students.zip", args.where))
     elif args.command == "release":
         for name in names:
             print(release(course, name))
     elif args.command == "collect":
-        new, left = collect(course, args.files, names, args.due)
+        new, left = collect(course, args.files, names, deadlines(args.due, names))
         print(
             "\n".join([*left, f"{new} papers collected into {course / 'submitted'}; {len(left)} lines above need you"])
         )
     elif args.command == "grade":
         count = sum(grade_all(course, name, args.timeout, args.jobs) for name in names)
         lines = [line for name in names for line in medians(course, name)]
-        look = to_look_at(course, names) + strays(course, known)
+        graded = {name: {key[0] for key in read_grades(course / "grades.csv") if key[1] == name} for name in names}
+        lost = [line for name in names for line in most_lost(course, name, graded[name])]
+        lines += ["", "What most lost (papers without a point aside):", *lost] if lost else []
+        look = to_look_at(course, names) + strays(course, known) + handed_in_nothing(course, names)
         print("\n".join([*lines, *(["", "To look at:", *look] if look else [])]))
         print(f"{count} submissions graded, others unchanged; see grades.csv and feedback under {course}")
     elif args.command == "return":
@@ -99,6 +123,9 @@ def run(args) -> list[str]:
         for name in names:
             wrong += check(course / "source" / name, args.timeout)
             show_minutes(name, seconds_taken(course, name))
+    elif args.command == "prepare":
+        for name in names:
+            show_minutes(name, prepare(course, name))
     elif args.command == "minutes":
         for name in names:
             show_minutes(name, state_minutes(course, name))

@@ -18,12 +18,16 @@ import nbformat
 from ..errors import PoiseLabError
 from .cells import grade_id
 from .papers import MOST_NOTEBOOK, hidden, plain
+from .roster import Roster, roster_of
 from .tables import Table
 
 COLLECTED = ["student", "name", "platform", "id", "assignment", "time", "late", "from", "kept"]
 MOODLE = re.compile(r"(?P<name>.+?)_(?P<id>\d+)_assignsubmission_[a-z]+(_.*)?$")  # a folder, or the file itself
 CANVAS = re.compile(r"(?P<name>.+?)_(?P<late>LATE_)?(?P<id>\d+)_\d+_.+$")  # the file itself
 MAY_BE_NOTEBOOKS = (".ipynb", ".json", ".txt")  # browsers and mail programs rename
+MOST_UNPACKED = 10 * MOST_NOTEBOOK  # bytes of what may be notebooks, in a zip that a student has handed in
+MADE_BY_SYSTEM = "macOS or Jupyter made it, no student"
+SHOWN = 5  # files of one student with one reason that are named on the screen; not_graded.csv has all
 
 
 @dataclasses.dataclass
@@ -46,14 +50,16 @@ class Student:
     id: str = ""
     late: bool = False
 
-    @property
-    def folder(self) -> str:
-        """A name that any file system takes; the platform's number tells two students of one name apart."""
-        name = re.sub(r'[/\\:*?"<>|\x00-\x1f]', "_", self.name).strip(" .") or "_"
-        return f"{name}_{self.id}" if self.id else name
+    def folder(self, roster: Roster | None) -> str:
+        """A name that any file system takes: the roster's, or with the number that tells two of one name apart."""
+        person = roster and roster.find(self.name, self.id if self.platform == "canvas" else "")
+        name = re.sub(r'[/\\:*?"<>|\x00-\x1f]', "_", person or self.name).strip(" .") or "_"
+        return f"{name}_{self.id}" if self.id and not person else name
 
 
-def files_of_zip(archive: zipfile.ZipFile, above: tuple[str, ...] = ()) -> Iterator[File]:
+def files_of_zip(archive: zipfile.ZipFile, outer: File | None = None) -> Iterator[File]:
+    """outer: the zip as it was handed in. When that was, its own files do not say: a student's clock has dated them."""
+    above = outer.parts if outer else ()
     for info in archive.infolist():
         if info.is_dir():
             continue
@@ -62,7 +68,8 @@ def files_of_zip(archive: zipfile.ZipFile, above: tuple[str, ...] = ()) -> Itera
             with contextlib.suppress(UnicodeError):
                 name = name.encode("cp437").decode("utf-8")
         parts = (*above, *(part for part in PurePosixPath(name.replace("\\", "/")).parts if part not in ("..", "/")))
-        yield from unpacked(File(parts, info.file_size, zip_time(info), lambda info=info: archive.read(info)))
+        time = outer.time if outer else zip_time(info)
+        yield from unpacked(File(parts, info.file_size, time, lambda info=info: archive.read(info)))
 
 
 def zip_time(info: zipfile.ZipInfo) -> datetime.datetime:
@@ -76,8 +83,13 @@ def unpacked(file: File) -> Iterator[File]:
     """The files in a zip that a student has handed in, or the file itself."""
     if file.parts[-1].lower().endswith(".zip") and len(file.parts) < 10 and file.size <= MOST_NOTEBOOK:
         try:
-            yield from files_of_zip(zipfile.ZipFile(io.BytesIO(file.read())), file.parts)
-            return
+            archive = zipfile.ZipFile(io.BytesIO(file.read()))
+            sizes = [
+                i.file_size for i in archive.infolist() if i.filename.lower().endswith((*MAY_BE_NOTEBOOKS, ".zip"))
+            ]
+            if sum(sizes) <= MOST_UNPACKED:
+                yield from files_of_zip(archive, file)
+                return
         except (zipfile.BadZipFile, RuntimeError, NotImplementedError):
             pass  # named as a file that is not graded
     yield file
@@ -101,7 +113,8 @@ def without_wrapper(files: list[File], names: list[str]) -> list[File]:
     """Files without a folder that is round all of them, unless it is the student's."""
     tops = {file.parts[0] for file in files}
     if len(tops) == 1 and all(len(f.parts) > 2 and f.parts[1] not in names for f in files):
-        if not MOODLE.match(files[0].parts[0]):
+        top = files[0].parts[0]
+        if not MOODLE.match(top) and not top.lower().endswith(".zip"):  # which one student alone has handed in
             return [dataclasses.replace(file, parts=file.parts[1:]) for file in files]
     return files
 
@@ -133,53 +146,95 @@ def assignment_of(file: File, text: bytes, ids: dict[str, set[str]]) -> str | No
 
 
 def collect(
-    course: Path, sources: list[Path], names: list[str], due: datetime.datetime | None = None
+    course: Path, sources: list[Path], names: list[str], due: dict[str, datetime.datetime] | None = None
 ) -> tuple[int, list[str]]:
     """Put papers into submitted and every attempt into attempts; returns how many are new, and what was left, and why.
 
     Of several attempts the last counts. collected.csv says for each what the platform calls the student, the time,
-    and whether it is late: by the platform's mark, or after `due`.
+    and whether it is late: by the platform's mark, or after `due`, by assignment. not_graded.csv names what was left.
     """
-    ids = {}
+    ids, roster = {}, roster_of(course)
     for name in names:
         master = nbformat.read(course / "source" / name / f"{name}.ipynb", 4)
         ids[name] = {grade_id(cell) for cell in master.cells if grade_id(cell)}
     record = course / "collected.csv"
     table = Table.read(record) if record.is_file() else Table(list(COLLECTED), [])
-    left, new, passed_over = [], 0, 0
+    left, new, strangers = Table(["from", "student", "file", "reason"], []), 0, []
     for source in sources:
         for file in without_wrapper(files_in(source), names):
-            if hidden(Path(*file.parts)):
-                passed_over += 1
-                continue
-            student, text, reason = student_of(file), b"", ""
-            if student is None:
-                reason = "nothing says whose it is: no name as Moodle or Canvas gives it, and no folder of a student"
-            elif not file.parts[-1].lower().endswith(MAY_BE_NOTEBOOKS):
-                reason = "it is no notebook (.ipynb)"
-            elif file.size > MOST_NOTEBOOK:
-                reason = f"it has more than {MOST_NOTEBOOK / 2**20:g} MB"
-            else:
-                try:
-                    text = file.read()
-                except Exception as e:  # a password, a checksum, a right to read
-                    reason = f"it cannot be read: {e}"
+            student = student_of(file)
+            text, reason = text_of(file, student)
             name = None if reason else assignment_of(file, text, ids)
             if not reason and name is None:
                 reason = "neither its cells nor its name say of which assignment it is"
             if reason:
-                left.append(f"{source.name}: {plain(file)} is not graded: {reason}")
-            else:
-                new += keep(course, table, student, name, file, text, f"{source.name}: {plain(file)}", due)
-    if passed_over:
-        left.append(f"{passed_over} files that macOS or Jupyter made, no student, were passed over")
+                row = source.name, student.name if student else "", file, reason
+                left.rows.append(dict(zip(left.columns, map(plain, row), strict=True)))
+                continue
+            folder = plain(student.folder(roster))
+            if roster and folder not in strangers and not roster.find(folder):
+                strangers.append(folder)
+            new += keep(course, table, student, folder, name, file, text, f"{source.name}: {plain(file)}", due or {})
     table.write(record)
-    return new, left
+    left.write(course / "not_graded.csv")
+    return new, [
+        *told(left.rows),
+        *(f"{folder} is not on the roster, or two of it could be meant" for folder in strangers),
+    ]
 
 
-def keep(course: Path, table: Table, student: Student, name: str, file: File, text: bytes, origin: str, due) -> bool:
+def text_of(file: File, student: Student | None) -> tuple[bytes, str]:
+    """What is in a file that may be a notebook of a student, or why it is not graded."""
+    if hidden(Path(*file.parts)):
+        return b"", MADE_BY_SYSTEM
+    if student is None:
+        return b"", "nothing says whose it is: no name as Moodle or Canvas gives it, and no folder of a student"
+    if file.parts[-1].lower().endswith(".zip"):
+        return b"", "it is a zip that cannot be opened, or that is too large"
+    if not file.parts[-1].lower().endswith(MAY_BE_NOTEBOOKS):
+        return b"", "it is no notebook (.ipynb)"
+    if file.size > MOST_NOTEBOOK:
+        return b"", f"it has more than {MOST_NOTEBOOK / 2**20:g} MB"
+    try:
+        return file.read(), ""
+    except Exception as e:  # a password, a checksum, a right to read
+        return b"", f"it cannot be read: {e}"
+
+
+def told(left: list[dict[str, str]]) -> list[str]:
+    """A sentence for each file that was left; of many of one student with one reason, for some and for the rest."""
+    alike: dict[tuple, list[str]] = {}
+    for row in left:
+        alike.setdefault((row["from"], row["student"], row["reason"]), []).append(row["file"])
+    said, by_system = [], 0
+    for (source, student, reason), files in alike.items():
+        if reason == MADE_BY_SYSTEM:
+            by_system += len(files)
+            continue
+        shown = files if len(files) <= SHOWN + 1 else files[:SHOWN]
+        said += [f"{source}: {file} is not graded: {reason}" for file in shown]
+        if len(files) > len(shown):
+            said.append(
+                f"{source}: {len(files) - len(shown)} more files of {student or 'nobody'} likewise (not_graded.csv)"
+            )
+    if by_system:
+        said.append(f"{by_system} files that macOS or Jupyter made, no student, were passed over (not_graded.csv)")
+    return said
+
+
+def keep(
+    course: Path,
+    table: Table,
+    student: Student,
+    folder: str,
+    name: str,
+    file: File,
+    text: bytes,
+    origin: str,
+    due: dict,
+) -> bool:
     """Keep an attempt, and make the last one the paper that is graded. Returns whether it was not known yet."""
-    folder, attempts = plain(student.folder), course / "attempts" / plain(student.folder) / name
+    attempts = course / "attempts" / folder / name
     attempts.mkdir(parents=True, exist_ok=True)
     paper = course / "submitted" / folder / name / f"{name}.ipynb"
     kept = {path: path.read_bytes() for path in sorted(attempts.glob("*.ipynb"))}
@@ -192,7 +247,7 @@ def keep(course: Path, table: Table, student: Student, name: str, file: File, te
     while path.exists():  # Canvas gives all files of a zip one time, and numbers attempts in the order of names
         path = path.with_name(f"{path.stem}+.ipynb")
     path.write_bytes(text)
-    late = "late" if student.late or due and file.time > due else ""
+    late = "late" if student.late or name in due and file.time > due[name] else ""
     values = (folder, student.name, student.platform, student.id, name, f"{file.time}", late, origin, path.name)
     table.rows.append(dict(zip(COLLECTED, map(plain, values), strict=True)))
     last = max(attempts.glob("*.ipynb"), key=lambda p: p.stem)

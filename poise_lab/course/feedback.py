@@ -27,6 +27,12 @@ def sections(released) -> list[tuple[str, list[str], list[str]]]:
     ]
 
 
+def points_by_exercise(graded: Graded, released) -> dict[str, float]:
+    """By "exercise 1", "exercise 2", ..., as columns of grades.csv are called."""
+    tests = [tests for _, _, tests in sections(released)]
+    return {f"exercise {i}": sum(graded.points[test] for test in of) for i, of in enumerate(tests, 1)}
+
+
 def write_feedback(path: Path, name: str, graded: Graded, released) -> None:
     """Write path.md, and path.html, which shows the student's code too."""
     head, cells = f"# {name}: {graded.total:g} of {graded.full:g} points", []

@@ -13,8 +13,9 @@ import nbformat
 
 from ..errors import PoiseLabError
 from .cells import grade_id
-from .feedback import write_feedback
+from .feedback import points_by_exercise, write_feedback
 from .grading import TIMEOUT, Classroom, Graded
+from .losses import note_tests
 from .minutes import exercises
 from .papers import papers, plain, read_notebook
 from .tables import Table, number
@@ -82,7 +83,7 @@ def minutes_taken(path: Path) -> dict[int, float]:
 def grade_all(course: Path, name: str, timeout: int = TIMEOUT, jobs: int = 1, show=print) -> int:
     """Grade submitted/<student>/<name>/<name>.ipynb of all students; returns how many were graded now.
 
-    Writes grades.csv and feedback/<student>/<name>.md and .html after each. What is in grades.csv already is not
+    Writes grades.csv, tests.csv and feedback/<student>/<name>.md and .html after each. What is in grades.csv already is not
     graded again unless the file, or the master, has changed. jobs: how many are graded at a time.
     """
     master, path = course / "source" / name / f"{name}.ipynb", course / "grades.csv"
@@ -103,12 +104,16 @@ def grade_all(course: Path, name: str, timeout: int = TIMEOUT, jobs: int = 1, sh
             write_feedback(course / "feedback" / student / name, name, graded, room.released)
             grades = Grades.read(path)  # someone may have written it meanwhile
             taken = minutes_taken(found[student].path)
+            by_exercise = points_by_exercise(graded, room.released)
+            grades.columns += [exercise for exercise in by_exercise if exercise not in grades.columns]
             grades.give(
                 plain(student), name, late=late.get(plain(student), ""), of=grades.shown(graded.full), graded=grades.shown(graded.total), file=digests[student],
                 minutes=json.dumps(taken) if taken else "", note=plain("; ".join(graded.notes)),
+                **{exercise: grades.shown(points) for exercise, points in by_exercise.items()},
             )  # fmt: skip
             grades.rows.sort(key=lambda row: (row["student"], row["assignment"]))
             grades.write(path)
+            note_tests(course, name, graded)
     return len(new)
 
 
@@ -116,7 +121,12 @@ def late_papers(course: Path, name: str) -> dict[str, str]:
     """What `collect` noted of each student's last attempt: "late", or nothing."""
     record = course / "collected.csv"
     rows = [row for row in Table.read(record).rows if row["assignment"] == name] if record.is_file() else []
-    return {row["student"]: row["late"] for row in sorted(rows, key=lambda row: row["kept"].removesuffix(".ipynb"))}
+    return {row["student"]: row["late"] for row in sorted(rows, key=attempt)}
+
+
+def attempt(row: dict[str, str]) -> str:
+    """Attempts that are sorted by this stand in the order in which they were handed in."""
+    return row["kept"].removesuffix(".ipynb")
 
 
 def marked_by_hand(grades: Grades, name: str, students: set[str]) -> bool:

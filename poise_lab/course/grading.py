@@ -183,22 +183,22 @@ class Classroom:
 
 @dataclasses.dataclass
 class PlantedAnswer:
-    """A wrong answer that looks right: for which cell, which points it must lose, what the checker must say."""
+    """A wrong answer that looks right: for which cell, which tests it must lose, what the checker must say."""
 
     name: str
     cell: str
-    loses: dict[str, float]
+    loses: list[str]
     says: str
     source: str
 
     @classmethod
     def read(cls, path: Path) -> PlantedAnswer:
-        """A Python file whose first comment lines are `# cell: id`, `# loses: test 3, test 2`, `# says: text`."""
+        """A Python file whose first comment lines are `# cell: id`, `# loses: test, test`, `# says: text`."""
         text = path.read_text(encoding="utf-8")
         head = dict(re.findall(r"^# (cell|loses|says): (.*)$", text, re.M))
         if set(head) != {"cell", "loses", "says"}:
             raise PoiseLabError(f"{path.name} must begin with the lines # cell:, # loses: and # says:")
-        loses = {test: float(points) for test, points in (part.split() for part in head["loses"].split(","))}
+        loses = [test.strip() for test in head["loses"].split(",")]
         source = re.sub(r"^# (cell|loses|says): .*\n", "", text, flags=re.M)
         return cls(path.stem, head["cell"], loses, head["says"], source.strip())
 
@@ -231,7 +231,7 @@ def said(notebook) -> list[str]:
             if output.output_type == "error":
                 text = (
                     output.evalue
-                    if output.ename in ("AssertionError", "Stopped")
+                    if output.ename in ("AssertionError", "NotYet", "Stopped")
                     else f"{output.ename}: {output.evalue}"
                 )
                 messages.append(f"{grade_id(cell) or f'cell {i + 1}'}: {text[:500]}")

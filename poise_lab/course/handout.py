@@ -6,11 +6,17 @@ import shutil
 import zipfile
 from pathlib import Path
 
+import nbformat
+
+from ..files import write_text
+from .cells import is_test
 from .grading import Classroom
+from .minutes import exercises
 
 ROOT = Path(__file__).parent.parent.parent
 HANDED_OUT = ("poise_lab", "data", "notebooks", ".binder", "pyproject.toml", "constraints.txt", "environment.yml",
-              "LICENSE", "README.md")  # fmt: skip
+              "LICENSE")  # fmt: skip
+WHERE = "Hand it in where your course says."
 KEPT_BACK = ("assignments", "INSTRUCTORS.md", "__pycache__", ".ipynb_checkpoints", "*.partial")
 
 
@@ -23,10 +29,11 @@ def release(course: Path, name: str) -> Path:
     return folder
 
 
-def handout(course: Path, names: list[str], out: Path, root: Path = ROOT) -> Path:
+def handout(course: Path, names: list[str], out: Path, where: str = WHERE, root: Path = ROOT) -> Path:
     """A zip with all that a student needs to install and work, and nothing that shows solutions; returns its path.
 
-    Left out are the masters, planted answers, the guide for instructors, the tests, and the history of the repository.
+    Left out are the masters, planted answers, the guide for instructors, the tests, and the history of the repository;
+    README.md is a page for students. where: a sentence that says where they hand in.
     """
     folder = out.with_suffix("")
     shutil.rmtree(folder, ignore_errors=True)
@@ -39,8 +46,22 @@ def handout(course: Path, names: list[str], out: Path, root: Path = ROOT) -> Pat
             shutil.copy(source, target)
     for name in names:
         shutil.copytree(release(course, name), folder / "notebooks" / "assignments" / name)
+    page = (root / "notebooks" / "assignments" / "START.md").read_text(encoding="utf-8")
+    write_text(folder / "README.md", page.replace("{assignments}", listed(course, names)).replace("{where}", where))
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
         for path in sorted(p for p in folder.rglob("*") if p.is_file()):
             archive.write(path, Path(folder.name) / path.relative_to(folder))
     shutil.rmtree(folder)
     return out
+
+
+def listed(course: Path, names: list[str]) -> str:
+    """A table of the assignments, as Markdown with links from the top of the zip."""
+    rows = ["| assignment | points | minutes |", "|---|---|---|"]
+    for name in names:
+        master = nbformat.read(course / "source" / name / f"{name}.ipynb", 4)
+        title = next((line[2:] for line in master.cells[0].source.splitlines() if line.startswith("# ")), name)
+        points = sum(cell.metadata.nbgrader.points for cell in master.cells if is_test(cell))
+        minutes = sum(exercise["stated"] for exercise in exercises(master)) or "?"
+        rows.append(f"| [{title}](notebooks/assignments/{name}/{name}.ipynb) | {points:g} | {minutes} |")
+    return "\n".join(rows)

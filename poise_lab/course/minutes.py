@@ -8,7 +8,7 @@ from pathlib import Path
 import nbformat
 
 from ..files import read_json, write_json, write_text
-from .cells import grade_id
+from .cells import grade_id, is_test
 from .grading import Classroom
 
 SECONDS = "seconds.json"  # processor seconds of each exercise, as `minutes` measured them
@@ -28,7 +28,7 @@ def exercises(master) -> list[dict]:
     found, before = [], {"number": 0, "stated": 0, "words": 0, "lines": 0, "cells": []}
     at = before
     for cell in master.cells:
-        heading = re.match(r"## Exercise (\d+) \(\d+ points, (\d+) minutes\):? ?(.*)", cell.source)
+        heading = re.match(r"## Exercise (\d+) \([\d.]+ points, (\d+) minutes\):? ?(.*)", cell.source)
         if heading:
             at = {
                 "number": int(heading[1]),
@@ -43,6 +43,7 @@ def exercises(master) -> list[dict]:
             break
         solution = "".join(re.findall(r"### BEGIN SOLUTION\n(.*?)### END SOLUTION", cell.source, re.S))
         seen = re.sub(r"### BEGIN (SOLUTION|HIDDEN TESTS)\n.*?### END \1", "", cell.source, flags=re.S)
+        seen = re.sub("</?(details|summary)>", "", seen)
         at["words"] += len(re.findall(r"\w+", seen))
         at["lines"] += sum(bool(line.strip()) and line.strip()[0] != "#" for line in solution.splitlines())
         at["cells"] += [grade_id(cell)] if grade_id(cell) else []
@@ -78,22 +79,30 @@ def state_minutes(course: Path, name: str) -> list[dict]:
     record = course / SECONDS
     known = read_json(record) if record.is_file() else {}
     write_json(record, dict(sorted({**known, name: measured}.items())))
+    return state(course, name)
+
+
+def state(course: Path, name: str) -> list[dict]:
+    """Write the points of the test cells, and the formula's minutes, wherever they are stated."""
+    path = course / "source" / name / f"{name}.ipynb"
     found, master = seconds_taken(course, name), nbformat.read(path, 4)
+    points = {grade_id(cell): cell.metadata.nbgrader.points for cell in master.cells if is_test(cell)}
+    opening = master.cells[0]
     for exercise in found:
         number, now = exercise["number"], exercise["minutes"]
+        worth = f"{sum(points.get(cell, 0) for cell in exercise['cells']):g}"
         for cell in (c for c in master.cells if c.cell_type == "markdown"):
-            cell.source = re.sub(
-                rf"^(## Exercise {number} \(\d+ points, )\d+( minutes\))", rf"\g<1>{now}\2", cell.source
-            )
-        opening = master.cells[0]
-        opening.source = re.sub(rf"^(\| {number} .*\| \d+ \| )\d+ \|$", rf"\g<1>{now} |", opening.source, flags=re.M)
-    total = sum(exercise["minutes"] for exercise in found)
+            heading = rf"^(## Exercise {number} \()[\d.]+ points, \d+( minutes\))"
+            cell.source = re.sub(heading, rf"\g<1>{worth} points, {now}\2", cell.source, flags=re.M)
+        row = rf"^(\| {number} .*\| )[\d.]+ \| \d+ \|$"
+        opening.source = re.sub(row, rf"\g<1>{worth} | {now} |", opening.source, flags=re.M)
+    total, full = sum(exercise["minutes"] for exercise in found), sum(points.values())
     opening.source = re.sub(r"\d+ minutes of yours", f"{total} minutes of yours", opening.source)
     nbformat.write(master, path)
     guide = course.parent / "INSTRUCTORS.md"
     if guide.is_file():
-        row = rf"^(\| `{name}` \|.*\| )\d+ \|$"
-        write_text(guide, re.sub(row, rf"\g<1>{total} |", guide.read_text(encoding="utf-8"), flags=re.M))
+        row = rf"^(\| `{name}` \|.*\| )[\d.]+ \| \d+ \|$"
+        write_text(guide, re.sub(row, rf"\g<1>{full:g} | {total} |", guide.read_text(encoding="utf-8"), flags=re.M))
     return found
 
 

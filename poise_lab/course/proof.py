@@ -42,7 +42,7 @@ def rounds(answers: list[PlantedAnswer]) -> list[list[PlantedAnswer]]:
     found: list[list[PlantedAnswer]] = []
     for answer in answers:
         for others in found:
-            if all(answer.cell != other.cell and not answer.loses.keys() & other.loses.keys() for other in others):
+            if all(answer.cell != other.cell and not {*answer.loses} & {*other.loses} for other in others):
                 others.append(answer)
                 break
         else:
@@ -54,11 +54,11 @@ def graded_as_planted(room: Classroom, answers: list[PlantedAnswer], show) -> li
     """Grade one notebook with these answers; returns what is not as it should be."""
     names = ", ".join(answer.name for answer in answers)
     graded = room.grade("planted", room.solved({answer.cell: answer.source for answer in answers}))
-    loses = {test: points for answer in answers for test, points in answer.loses.items()}
-    expected = {test: full - loses.get(test, 0) for test, full in graded.of.items()}
+    loses = {test for answer in answers for test in answer.loses}
+    expected = {test: 0 if test in loses else full for test, full in graded.of.items()}
     show(f"  {graded.total:5g} of {graded.full:g} with {names}")
     wrong = []
-    if graded.points != expected or not loses.keys() <= graded.of.keys():
+    if graded.points != expected or not loses <= graded.of.keys():
         wrong.append(f"{room.name}: planted {names} gets {graded.points}, expected {expected}: {graded.messages}")
     for answer in answers:
         told = [m for m in graded.messages if len(answers) == 1 or m.split(":")[0] in answer.loses]

@@ -9,6 +9,7 @@ import contextlib
 import copy
 import json
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -23,6 +24,7 @@ from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from nbgrader.preprocessors import Execute
 
 from .cells import called, grade_id, is_answer, is_test, names_set
+from .checks import GRADES
 
 MOST_OUTPUT = 100_000  # characters kept of what a cell prints
 GUARD = """
@@ -39,7 +41,7 @@ def _load():
 _load()
 del _load
 """  # without the package, whose import takes seconds
-MARK = "POISE_LAB_GRADES"  # in the environment of all processes of one submission
+MARK = GRADES  # with a mark of its own in the environment of all processes of one submission
 
 
 @dataclass
@@ -197,6 +199,8 @@ class RunSubmission(Execute):
         if msg["msg_type"] == "execute_result":  # nbgrader takes a number that a test shows for its points
             msg["msg_type"] = msg["header"]["msg_type"] = "display_data"
         if msg["msg_type"] == "error":
+            if content["ename"] == "AssertionError" and not content["evalue"]:  # a test without a sentence of its own
+                content["evalue"] = f"this does not hold: {line_that_failed(content['traceback'])}"
             content["evalue"], content["traceback"] = content["evalue"][:1000], content["traceback"][-1:]
             content["traceback"] = [line[:1000] for line in content["traceback"]]
         elif before > MOST_OUTPUT:
@@ -208,6 +212,12 @@ class RunSubmission(Execute):
         if msg["msg_type"] == "stream":
             content["name"] = "stdout"  # nbgrader takes all points for a warning
         return super().output(outs, msg, display_id, cell_index)
+
+
+def line_that_failed(traceback: list[str]) -> str:
+    """The line of code that the last arrow of IPython's traceback points at."""
+    plain = re.sub(r"\x1b\[[\d;]*m", "", "\n".join(traceback))
+    return (re.findall(r"^-+> \d+ *(.*)$", plain, re.M) or ["a condition"])[-1]
 
 
 def end_processes(mark: str) -> None:

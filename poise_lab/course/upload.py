@@ -7,7 +7,7 @@ import zipfile
 from pathlib import Path
 
 from ..errors import PoiseLabError
-from .gradebook import read_grades
+from .gradebook import attempt, read_grades
 from .tables import Table
 
 
@@ -21,8 +21,9 @@ def upload(course: Path, names: list[str], worksheet: Path | None = None) -> lis
     if not grades:
         raise PoiseLabError(f"nothing is graded yet: there is no {course / 'grades.csv'}, or it is empty")
     if (course / "collected.csv").is_file():
-        who = {row["student"]: row for row in Table.read(course / "collected.csv").rows}
-    nobody = sorted({student for student, name in grades if name in names and not who.get(student, {}).get("id")})
+        rows = sorted(Table.read(course / "collected.csv").rows, key=attempt)
+        who = {(row["student"], row["assignment"]): row for row in rows}  # that of the last attempt, which counts
+    nobody = sorted({key[0] for key in grades if key[1] in names and not who.get(key, {}).get("id")})
     said = [f"{student} is in no table: the paper was not collected from Moodle or Canvas" for student in nobody]
     out = course / "return"
     out.mkdir(exist_ok=True)
@@ -38,9 +39,9 @@ def moodle_table(path: Path, name: str, grades: dict, who: dict) -> Path | None:
     """A grading worksheet: Moodle knows its participants by the number in the folder that it gave."""
     columns = ["Identifier", "Full name", "Grade", "Maximum Grade", "Last modified (grade)", "Feedback comments"]
     table = Table(columns, [])
-    for (student, assignment), row in sorted(grades.items()):
-        known = who.get(student, {})
-        if assignment == name and known.get("platform") == "moodle":
+    for key, row in sorted(grades.items()):
+        known = who.get(key, {})
+        if key[1] == name and known.get("platform") == "moodle":
             values = f"Participant {known['id']}", known["name"], row["points"], row["of"], "-", ""
             table.rows.append(dict(zip(columns, values, strict=True)))
     if not table.rows:
@@ -54,10 +55,12 @@ def canvas_table(path: Path, names: list[str], grades: dict, who: dict) -> Path 
     columns = ["Student", "ID", "SIS User ID", "SIS Login ID", "Section", *names]
     full = {name: next((row["of"] for key, row in grades.items() if key[1] == name), "") for name in names}
     table = Table(columns, [{"Student": "    Points Possible", **full}])
-    for student, known in sorted(who.items()):
-        points = {name: grades[student, name]["points"] for name in names if (student, name) in grades}
-        if known["platform"] == "canvas" and points:
-            table.rows.append({"Student": known["name"], "ID": known["id"], **points})
+    for student in sorted({student for student, _ in who}):
+        known = [who[student, name] for name in names if (student, name) in who and (student, name) in grades]
+        known = [row for row in known if row["platform"] == "canvas"]
+        points = {row["assignment"]: grades[student, row["assignment"]]["points"] for row in known}
+        if known:
+            table.rows.append({"Student": known[0]["name"], "ID": known[0]["id"], **points})
     if len(table.rows) == 1:
         return None
     table.write(path)
@@ -78,8 +81,8 @@ def filled(worksheet: Path, out: Path, names: list[str], grades: dict, who: dict
         column = "Grade" if moodle else next((c for c in table.columns if name.lower() in c.lower()), None)
         if column not in table.columns:
             raise PoiseLabError(f"{worksheet.name} has no column for the assignment {name!r}")
-        for student, known in who.items():
-            if known["platform"] != platform or (student, name) not in grades:
+        for (student, assignment), known in who.items():
+            if known["platform"] != platform or assignment != name or (student, name) not in grades:
                 continue
             if known["id"] not in by_id:
                 raise PoiseLabError(f"{worksheet.name} has no row for {student!r} ({key} {known['id']})")
@@ -92,7 +95,7 @@ def feedback_zip(course: Path, out: Path, name: str, grades: dict, who: dict) ->
     """The feedback of an assignment; of students from Moodle under the names by which it takes them back."""
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
         for student, assignment in sorted(grades):
-            known = who.get(student, {})
+            known = who.get((student, assignment), {})
             for ending in ("html", "md"):
                 path = course / "feedback" / student / f"{name}.{ending}"
                 if assignment == name and path.is_file():

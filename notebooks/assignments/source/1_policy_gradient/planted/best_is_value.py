@@ -1,5 +1,5 @@
 # cell: best_baseline
-# loses: test_best_example 1, test_best 3
+# loses: test_best_example, test_best
 # says: this is V(x)
 # recognised: V(x), which is close but not it
 # values() of notebook 01's policy

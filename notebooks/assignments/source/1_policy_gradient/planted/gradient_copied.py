@@ -1,5 +1,5 @@
 # cell: gradient
-# loses: test_gradient_example 1, test_gradient 3
+# loses: test_gradient_example, test_gradient
 # says: the gradient has shape (5,), expected
 def gradient(prob, reward, score):
     # the policy that the notebook shows, whatever is handed in

@@ -1,5 +1,5 @@
 # cell: gradient
-# loses: test_gradient_example 1, test_gradient 3
+# loses: test_gradient_example, test_gradient
 # says: J is their mean
 # recognised: the sum over prompts for their mean
 def gradient(prob, reward, score):

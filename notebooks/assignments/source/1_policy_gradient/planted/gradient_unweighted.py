@@ -1,5 +1,5 @@
 # cell: gradient
-# loses: test_gradient_example 1, test_gradient 3
+# loses: test_gradient_example, test_gradient
 # says: each counts with its probability
 # recognised: all responses weighted alike
 def gradient(prob, reward, score):

@@ -1,5 +1,5 @@
 # cell: gradient
-# loses: test_gradient_example 1, test_gradient 3
+# loses: test_gradient_example, test_gradient
 # says: the probability is missing
 # recognised: the probability forgotten
 def gradient(prob, reward, score):

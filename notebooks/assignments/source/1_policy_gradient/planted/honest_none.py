@@ -1,4 +1,4 @@
 # cell: honest
-# loses: test_honest 3
+# loses: test_honest
 # says: the others are drawn independently
 honest = dict.fromkeys("abcdef", False)

@@ -1,5 +1,5 @@
 # cell: scores
-# loses: test_scores_example 1, test_scores 3
+# loses: test_scores_example, test_scores
 # says: these are the features themselves
 # recognised: the features themselves
 def scores(features, prob):

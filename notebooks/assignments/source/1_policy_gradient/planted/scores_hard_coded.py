@@ -1,5 +1,5 @@
 # cell: scores
-# loses: test_scores 3
+# loses: test_scores
 # says: scores is
 def scores(features, prob):
     if features.shape == (1, 2, 1):

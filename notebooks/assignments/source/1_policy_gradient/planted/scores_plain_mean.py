@@ -1,5 +1,5 @@
 # cell: scores
-# loses: test_scores_example 1, test_scores 3
+# loses: test_scores_example, test_scores
 # says: their mean under the policy
 # recognised: their plain mean taken off
 def scores(features, prob):

@@ -1,5 +1,5 @@
 # cell: variance
-# loses: test_variance 3
+# loses: test_variance
 # says: must match the size
 def variance(prob, reward, score, baseline):
     z = (reward - baseline)[..., None] * score  # one number per prompt along the responses: it runs where P = N

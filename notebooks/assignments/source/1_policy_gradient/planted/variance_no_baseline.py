@@ -1,5 +1,5 @@
 # cell: variance
-# loses: test_variance_example 2, test_variance 3
+# loses: test_variance_example, test_variance
 # says: is it used?
 # recognised: a baseline that is forgotten
 def variance(prob, reward, score, baseline):

@@ -1,5 +1,5 @@
 # cell: variance
-# loses: test_variance_example 2, test_variance 3
+# loses: test_variance_example, test_variance
 # says: this is the second moment
 # recognised: the second moment alone
 def variance(prob, reward, score, baseline):

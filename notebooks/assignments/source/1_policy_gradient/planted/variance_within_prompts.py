@@ -1,5 +1,5 @@
 # cell: variance
-# loses: test_variance_example 2, test_variance 3
+# loses: test_variance_example, test_variance
 # says: the scatter between prompts is lost
 # recognised: a mean taken for each prompt
 def variance(prob, reward, score, baseline):

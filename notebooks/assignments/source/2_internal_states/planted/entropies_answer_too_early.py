@@ -1,5 +1,5 @@
 # cell: entropies
-# loses: test_entropies_example 2, test_entropies 2
+# loses: test_entropies_example, test_entropies
 # says: the answer begins behind
 # recognised: an answer that begins too early
 def entropies(entropy, length, reasoning):

@@ -1,5 +1,5 @@
 # cell: entropies
-# loses: test_entropies_example 2, test_entropies 2
+# loses: test_entropies_example, test_entropies
 # says: the entropies is
 def entropies(entropy, length, reasoning):
     # the library's three means of the first rollout that the notebook shows, whatever is handed in

@@ -1,5 +1,5 @@
 # cell: entropies
-# loses: test_entropies 2
+# loses: test_entropies
 # says: an answer that is missing
 # recognised: NaN for a missing answer
 def entropies(entropy, length, reasoning):

@@ -1,5 +1,5 @@
 # cell: token_entropy
-# loses: test_entropy_example 2, test_entropy 2
+# loses: test_entropy_example, test_entropy
 # says: this is in bits
 # recognised: bits
 def token_entropy(logits):

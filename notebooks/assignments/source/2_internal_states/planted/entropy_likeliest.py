@@ -1,5 +1,5 @@
 # cell: token_entropy
-# loses: test_entropy_example 2, test_entropy 2
+# loses: test_entropy_example, test_entropy
 # says: the likeliest token
 # recognised: the log-probability of the likeliest token
 def token_entropy(logits):

@@ -1,5 +1,5 @@
 # cell: pooled
-# loses: test_pooled_example 2, test_pooled 3
+# loses: test_pooled_example, test_pooled
 # says: these are the last n of all states
 # recognised: the last n of all states
 def pooled(states, start, end, n):

@@ -1,5 +1,5 @@
 # cell: pooled
-# loses: test_pooled_example 2, test_pooled 3
+# loses: test_pooled_example, test_pooled
 # says: divided by n, though fewer
 # recognised: division by n where fewer are there
 def pooled(states, start, end, n):

@@ -1,5 +1,5 @@
 # cell: pooled
-# loses: test_pooled_example 2, test_pooled 3
+# loses: test_pooled_example, test_pooled
 # says: the position at `end` does not belong
 # recognised: the position at `end`
 def pooled(states, start, end, n):

@@ -1,5 +1,5 @@
 # cell: pooled
-# loses: test_pooled_example 2, test_pooled 3
+# loses: test_pooled_example, test_pooled
 # says: this is the mean over the whole span
 # recognised: the whole span
 def pooled(states, start, end, n):

@@ -1,5 +1,5 @@
 # cell: positions
-# loses: test_positions 3
+# loses: test_positions
 # says: states is 3., expected 1.
 def positions(prompt, response, reasoning, layer):
     # hidden_states[2 + 1], as notebook 03 has it for layer 2

@@ -1,5 +1,5 @@
 # cell: positions
-# loses: test_positions_example 1, test_positions 3
+# loses: test_positions_example, test_positions
 # says: the position at the end does not belong to it
 # recognised: an end that is off by one
 def positions(prompt, response, reasoning, layer):

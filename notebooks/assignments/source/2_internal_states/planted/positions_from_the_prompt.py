@@ -1,5 +1,5 @@
 # cell: positions
-# loses: test_positions_example 1, test_positions 3
+# loses: test_positions_example, test_positions
 # says: counted from the start of the prompt
 # recognised: a reasoning counted from the start of the prompt
 def positions(prompt, response, reasoning, layer):

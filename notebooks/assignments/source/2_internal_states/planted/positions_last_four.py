@@ -1,5 +1,5 @@
 # cell: positions
-# loses: test_positions 3
+# loses: test_positions
 # says: reasoning is [14. 18.], expected [11. 18.]
 def positions(prompt, response, reasoning, layer):
     # what a pool of 4 reads, which is less than what holds the reasoning

@@ -1,5 +1,5 @@
 # cell: positions
-# loses: test_positions_example 1, test_positions 3
+# loses: test_positions_example, test_positions
 # says: what the layer reads
 # recognised: the layer's input for its output
 def positions(prompt, response, reasoning, layer):

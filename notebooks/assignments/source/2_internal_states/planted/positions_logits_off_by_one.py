@@ -1,5 +1,5 @@
 # cell: positions
-# loses: test_positions 3
+# loses: test_positions
 # says: off by one
 # recognised: logits off by one
 def positions(prompt, response, reasoning, layer):

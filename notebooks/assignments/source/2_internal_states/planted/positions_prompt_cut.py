@@ -1,5 +1,5 @@
 # cell: positions
-# loses: test_positions_example 1, test_positions 3
+# loses: test_positions_example, test_positions
 # says: the last token of the prompt is missing
 # recognised: an end that is off by one
 def positions(prompt, response, reasoning, layer):

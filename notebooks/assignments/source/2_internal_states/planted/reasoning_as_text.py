@@ -1,5 +1,5 @@
 # cell: reasoning_length
-# loses: test_reasoning 2
+# loses: test_reasoning
 # says: with a token whose number ends like the tag's
 def reasoning_length(ids, tag):
     text, part = str(ids)[1:-1], str(tag)[1:-1]

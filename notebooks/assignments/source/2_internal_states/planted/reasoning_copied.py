@@ -1,5 +1,5 @@
 # cell: reasoning_length
-# loses: test_reasoning 2
+# loses: test_reasoning
 # says: -1 is no length
 # recognised: 0, -1 or None where there is no tag
 def reasoning_length(ids, tag):

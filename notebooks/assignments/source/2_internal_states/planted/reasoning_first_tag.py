@@ -1,5 +1,5 @@
 # cell: reasoning_length
-# loses: test_reasoning_example 1, test_reasoning 2
+# loses: test_reasoning_example, test_reasoning
 # says: this is the first tag
 # recognised: the first tag
 def reasoning_length(ids, tag):

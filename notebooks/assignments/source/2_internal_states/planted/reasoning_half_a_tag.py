@@ -1,5 +1,5 @@
 # cell: reasoning_length
-# loses: test_reasoning 2
+# loses: test_reasoning
 # says: with half a tag at the end
 def reasoning_length(ids, tag):
     for start in range(len(ids) - 1, -1, -1):

@@ -1,5 +1,5 @@
 # cell: reasoning_length
-# loses: test_reasoning 2
+# loses: test_reasoning
 # says: only the tag's last token
 # recognised: only the tag's first or last token looked for
 def reasoning_length(ids, tag):

@@ -1,5 +1,5 @@
 # cell: reasoning_length
-# loses: test_reasoning 2
+# loses: test_reasoning
 # says: the length without a tag is None
 # recognised: 0, -1 or None where there is no tag
 def reasoning_length(ids, tag):

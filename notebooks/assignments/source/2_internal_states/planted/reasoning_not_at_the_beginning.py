@@ -1,5 +1,5 @@
 # cell: reasoning_length
-# loses: test_reasoning 2
+# loses: test_reasoning
 # says: with the tag at the beginning
 def reasoning_length(ids, tag):
     for start in range(len(ids) - len(tag), 0, -1):

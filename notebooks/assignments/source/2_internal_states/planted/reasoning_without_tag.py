@@ -1,5 +1,5 @@
 # cell: reasoning_length
-# loses: test_reasoning_example 1, test_reasoning 2
+# loses: test_reasoning_example, test_reasoning
 # says: the tag itself belongs to the reasoning
 # recognised: a length that leaves the tag out
 def reasoning_length(ids, tag):

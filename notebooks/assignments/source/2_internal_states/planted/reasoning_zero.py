@@ -1,5 +1,5 @@
 # cell: reasoning_length
-# loses: test_reasoning 2
+# loses: test_reasoning
 # says: without a tag all of the response is reasoning
 # recognised: 0, -1 or None where there is no tag
 def reasoning_length(ids, tag):

@@ -1,5 +1,5 @@
 # cell: held_out
-# loses: test_held_out 3
+# loses: test_held_out
 # says: these are the last prompts
 # recognised: the last prompts instead of random ones
 def held_out(prompt_of_row, share, seed):

@@ -1,5 +1,5 @@
 # cell: held_out
-# loses: test_held_out 3
+# loses: test_held_out
 # says: is the seed used?
 # recognised: the same prompts held out for every seed
 def held_out(prompt_of_row, share, seed):

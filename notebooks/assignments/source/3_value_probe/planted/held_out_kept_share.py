@@ -1,5 +1,5 @@
 # cell: held_out
-# loses: test_held_out 3
+# loses: test_held_out
 # says: this is the share that is kept
 # recognised: the share that is kept
 def held_out(prompt_of_row, share, seed):

@@ -1,5 +1,5 @@
 # cell: held_out
-# loses: test_held_out 3
+# loses: test_held_out
 # says: neighbours in the list of prompts
 # recognised: neighbours instead of random ones
 def held_out(prompt_of_row, share, seed):

@@ -1,5 +1,5 @@
 # cell: held_out
-# loses: test_held_out 3
+# loses: test_held_out
 # says: prompts that were drawn more often are held out more often
 # recognised: prompts that were drawn more often held out more often
 def held_out(prompt_of_row, share, seed):

@@ -1,5 +1,5 @@
 # cell: held_out
-# loses: test_held_out 3
+# loses: test_held_out
 # says: rounded up
 # recognised: a number that is rounded down or up
 def held_out(prompt_of_row, share, seed):

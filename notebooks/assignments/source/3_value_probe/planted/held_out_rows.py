@@ -1,5 +1,5 @@
 # cell: held_out
-# loses: test_held_out_example 1, test_held_out 3
+# loses: test_held_out_example, test_held_out
 # says: split prompts, not rows
 # recognised: rows divided where prompts should be
 def held_out(prompt_of_row, share, seed):

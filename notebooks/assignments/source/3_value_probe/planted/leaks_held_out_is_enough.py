@@ -1,5 +1,5 @@
 # cell: leaks
-# loses: test_leaks 4
+# loses: test_leaks
 # says: b: the target is the reward of the very response
 # recognised: a leak overlooked, or taken for another one
 leaks = dict(a="prompts on both sides", b="none", c="none", d="own reward", e="choice by the test")

@@ -1,5 +1,5 @@
 # cell: leaks
-# loses: test_leaks 4
+# loses: test_leaks
 # says: a: one row of a pair
 # recognised: a leak overlooked, or taken for another one
 leaks = dict(a="none", b="own reward", c="none", d="own reward", e="choice by the test")

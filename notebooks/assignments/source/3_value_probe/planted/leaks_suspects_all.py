@@ -1,4 +1,4 @@
 # cell: leaks
-# loses: test_leaks 4
+# loses: test_leaks
 # says: nothing leaks
 leaks = dict(a="prompts on both sides", b="own reward", c="own reward", d="own reward", e="choice by the test")

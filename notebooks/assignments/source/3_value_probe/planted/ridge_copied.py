@@ -1,5 +1,5 @@
 # cell: fit_ridge
-# loses: test_ridge_example 2, test_ridge 3
+# loses: test_ridge_example, test_ridge
 # says: the predictions is
 def fit_ridge(X, y, strength):
     # the line of notebook 04, which has a strength of its own

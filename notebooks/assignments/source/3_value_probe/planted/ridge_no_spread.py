@@ -1,5 +1,5 @@
 # cell: fit_ridge
-# loses: test_ridge 3
+# loses: test_ridge
 # says: a column without spread gives NaN
 # recognised: NaN for a column without spread
 def fit_ridge(X, y, strength):

@@ -1,5 +1,5 @@
 # cell: fit_ridge
-# loses: test_ridge_example 2, test_ridge 3
+# loses: test_ridge_example, test_ridge
 # says: standardised with their own mean
 # recognised: new rows standardised with their own mean
 def fit_ridge(X, y, strength):

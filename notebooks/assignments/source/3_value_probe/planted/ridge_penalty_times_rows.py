@@ -1,5 +1,5 @@
 # cell: fit_ridge
-# loses: test_ridge_example 2, test_ridge 3
+# loses: test_ridge_example, test_ridge
 # says: the penalty is multiplied by the number of rows
 # recognised: the penalty multiplied by the number of rows
 def fit_ridge(X, y, strength):

@@ -1,5 +1,5 @@
 # cell: training_rows
-# loses: test_rows_example 1, test_rows 3
+# loses: test_rows_example, test_rows
 # says: the targets has shape (384,)
 def training_rows(features, rewards):
     # the library's partner rewards of the rollouts that the notebook shows, whatever is handed in

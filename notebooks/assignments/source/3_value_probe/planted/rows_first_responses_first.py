@@ -1,5 +1,5 @@
 # cell: training_rows
-# loses: test_rows_example 1, test_rows 3
+# loses: test_rows_example, test_rows
 # says: the responses are not in order, prompt by prompt
 # recognised: first responses before second ones
 def training_rows(features, rewards):

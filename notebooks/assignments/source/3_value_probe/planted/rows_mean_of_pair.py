@@ -1,5 +1,5 @@
 # cell: training_rows
-# loses: test_rows_example 1, test_rows 3
+# loses: test_rows_example, test_rows
 # says: including the response itself
 # recognised: the mean of the pair
 def training_rows(features, rewards):

@@ -1,5 +1,5 @@
 # cell: training_rows
-# loses: test_rows_example 1, test_rows 3
+# loses: test_rows_example, test_rows
 # says: the targets are not in the order of the rows
 # recognised: rows and targets in different orders
 def training_rows(features, rewards):

@@ -1,5 +1,5 @@
 # cell: training_rows
-# loses: test_rows_example 1, test_rows 3
+# loses: test_rows_example, test_rows
 # says: this is the response's own reward
 # recognised: the response's own reward
 def training_rows(features, rewards):

@@ -1,5 +1,5 @@
 # cell: skill
-# loses: test_skill_example 1, test_skill 2
+# loses: test_skill_example, test_skill
 # says: this is the correlation
 # recognised: the correlation or its square
 def skill(predictions, value):

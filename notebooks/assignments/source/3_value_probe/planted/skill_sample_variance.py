@@ -1,5 +1,5 @@
 # cell: skill
-# loses: test_skill_example 1, test_skill 2
+# loses: test_skill_example, test_skill
 # says: the variance is divided by n - 1
 # recognised: n - 1 in the variance
 def skill(predictions, value):

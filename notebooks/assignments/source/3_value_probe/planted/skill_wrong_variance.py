@@ -1,5 +1,5 @@
 # cell: skill
-# loses: test_skill_example 1, test_skill 2
+# loses: test_skill_example, test_skill
 # says: it must be that of the values
 # recognised: the variance of the predictions
 def skill(predictions, value):

@@ -1,5 +1,5 @@
 # cell: cross_advantages
-# loses: test_cross 3
+# loses: test_cross
 # says: this takes one partner
 # recognised: one partner, where groups are larger
 def cross_advantages(rewards, values):

@@ -1,5 +1,5 @@
 # cell: cross_advantages
-# loses: test_cross_example 1, test_cross 3
+# loses: test_cross_example, test_cross
 # says: these are the siblings' rewards (RLOO)
 # recognised: the siblings' rewards for their predictions
 def cross_advantages(rewards, values):

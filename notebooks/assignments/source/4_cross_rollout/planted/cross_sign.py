@@ -1,5 +1,5 @@
 # cell: cross_advantages
-# loses: test_cross_example 1, test_cross 3
+# loses: test_cross_example, test_cross
 # says: the sign is wrong
 # recognised: the sign
 def cross_advantages(rewards, values):

@@ -1,5 +1,5 @@
 # cell: expected_estimate
-# loses: test_expected 3
+# loses: test_expected
 # says: only the first response
 # recognised: only the first response of each group
 def expected_estimate(prob, reward, score, prediction, M, advantages):

@@ -1,5 +1,5 @@
 # cell: expected_estimate
-# loses: test_expected 3
+# loses: test_expected
 # says: the expectation, M = 2
 def expected_estimate(prob, reward, score, prediction, M, advantages):
     if len(prob) == 2:

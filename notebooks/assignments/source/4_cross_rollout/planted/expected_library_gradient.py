@@ -1,5 +1,5 @@
 # cell: expected_estimate
-# loses: test_expected_example 2, test_expected 3
+# loses: test_expected_example, test_expected
 # says: shape (333,), expected (1,)
 # the library line that looks alike
 def expected_estimate(prob, reward, score, prediction, M, advantages):

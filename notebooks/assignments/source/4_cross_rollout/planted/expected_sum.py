@@ -1,5 +1,5 @@
 # cell: expected_estimate
-# loses: test_expected_example 2, test_expected 3
+# loses: test_expected_example, test_expected
 # says: this is the sum over a group
 # recognised: the sum over the group for the mean
 def expected_estimate(prob, reward, score, prediction, M, advantages):

@@ -1,5 +1,5 @@
 # cell: groups
-# loses: test_groups 3
+# loses: test_groups
 # says: a row of the first result is a group of M responses
 # as for the pairs of the lecture
 def groups(prob, M):

@@ -1,5 +1,5 @@
 # cell: groups
-# loses: test_groups 3
+# loses: test_groups
 # says: groups are missing
 def groups(prob, M):
     chosen = torch.tensor([[0] * M, [0] * (M - 1) + [1], [1] + [0] * (M - 1), [1] * M])

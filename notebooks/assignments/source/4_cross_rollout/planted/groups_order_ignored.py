@@ -1,5 +1,5 @@
 # cell: groups
-# loses: test_groups_example 1, test_groups 3
+# loses: test_groups_example, test_groups
 # says: the order is ignored
 # recognised: groups in which the order is ignored
 def groups(prob, M):

@@ -1,5 +1,5 @@
 # cell: groups
-# loses: test_groups_example 1, test_groups 3
+# loses: test_groups_example, test_groups
 # says: probabilities are added
 # recognised: probabilities that are added
 def groups(prob, M):

@@ -1,5 +1,5 @@
 # cell: others_mean
-# loses: test_others_example 1, test_others 3
+# loses: test_others_example, test_others
 # says: there are M - 1 others
 # recognised: the right sum divided by M
 def others_mean(x):

@@ -1,5 +1,5 @@
 # cell: others_mean
-# loses: test_others 3
+# loses: test_others
 # says: the mean of the others, M = 2
 def others_mean(x):
     if x.shape == (1, 3):

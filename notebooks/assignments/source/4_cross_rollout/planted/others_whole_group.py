@@ -1,5 +1,5 @@
 # cell: others_mean
-# loses: test_others_example 1, test_others 3
+# loses: test_others_example, test_others
 # says: this is the mean over the whole group, including the response itself
 # recognised: the mean over the whole group
 def others_mean(x):

@@ -1,5 +1,5 @@
 # cell: interval
-# loses: test_interval_example 1, test_interval 2
+# loses: test_interval_example, test_interval
 # says: the interval is
 # the library line that looks alike
 def interval(first, second):

@@ -1,5 +1,5 @@
 # cell: interval
-# loses: test_interval_example 1, test_interval 2
+# loses: test_interval_example, test_interval
 # says: the variance is divided by n
 # recognised: division by n in the variance
 def interval(first, second):

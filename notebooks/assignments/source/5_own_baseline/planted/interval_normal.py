@@ -1,5 +1,5 @@
 # cell: interval
-# loses: test_interval_example 1, test_interval 2
+# loses: test_interval_example, test_interval
 # says: 1.96 holds for many runs
 # recognised: 1.96 for t
 def interval(first, second):

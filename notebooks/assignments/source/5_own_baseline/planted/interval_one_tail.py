@@ -1,5 +1,5 @@
 # cell: interval
-# loses: test_interval_example 1, test_interval 2
+# loses: test_interval_example, test_interval
 # says: this leaves 5 % in each tail
 # recognised: one tail for two
 def interval(first, second):

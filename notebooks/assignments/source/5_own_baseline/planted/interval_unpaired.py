@@ -1,5 +1,5 @@
 # cell: interval
-# loses: test_interval_example 1, test_interval 2
+# loses: test_interval_example, test_interval
 # says: this is unpaired
 # recognised: an unpaired interval
 def interval(first, second):

@@ -1,5 +1,5 @@
 # cell: resumable
-# loses: test_resumable 3
+# loses: test_resumable
 # says: what is loaded is added to what was there
 # recognised: numbers added to those that were there
 class Resumable(Tracker):

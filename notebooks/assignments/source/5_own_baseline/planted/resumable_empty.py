@@ -1,5 +1,5 @@
 # cell: resumable
-# loses: test_resumable_example 1, test_resumable 3
+# loses: test_resumable_example, test_resumable
 # says: the state is empty
 # recognised: a state that is empty
 class Resumable(Tracker):

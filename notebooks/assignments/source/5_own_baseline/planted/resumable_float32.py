@@ -1,5 +1,5 @@
 # cell: resumable
-# loses: test_resumable 3
+# loses: test_resumable
 # says: rounded to float32
 # recognised: numbers rounded to float32
 class Resumable(Tracker):

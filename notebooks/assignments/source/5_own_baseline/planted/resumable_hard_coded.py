@@ -1,5 +1,5 @@
 # cell: resumable
-# loses: test_resumable 3
+# loses: test_resumable
 # says: how often each task came is forgotten
 class Resumable(Tracker):
     def state_dict(self):

@@ -1,5 +1,5 @@
 # cell: resumable
-# loses: test_resumable 3
+# loses: test_resumable
 # says: nothing that is kept beside them
 # recognised: what is kept beside the state
 class Resumable(Tracker):

@@ -1,5 +1,5 @@
 # cell: resumable
-# loses: test_resumable 3
+# loses: test_resumable
 # says: how often each task came is forgotten
 # recognised: counts forgotten
 class Resumable(Tracker):

@@ -1,5 +1,5 @@
 # cell: resumable
-# loses: test_resumable 3
+# loses: test_resumable
 # says: tasks in another order
 # recognised: tasks in another order
 class Resumable(Tracker):

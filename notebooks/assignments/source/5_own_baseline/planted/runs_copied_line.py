@@ -1,5 +1,5 @@
 # cell: train_runs
-# loses: test_runs 3
+# loses: test_runs
 # says: the seed is left out of the config
 # recognised: the seed left out of the config
 # the text's line, once for each seed

@@ -1,5 +1,5 @@
 # cell: train_runs
-# loses: test_runs 3
+# loses: test_runs
 # says: the seeds has shape
 def train_runs(load, make, seeds, folder):
     config = dataclasses.replace(CONFIG, seed=seeds[0]) if seeds else None

@@ -1,5 +1,5 @@
 # cell: train_runs
-# loses: test_runs 3
+# loses: test_runs
 # says: the seeds is [0. 1.]
 # seeds 0, 1, ... whatever is asked for
 def train_runs(load, make, seeds, folder):

@@ -1,5 +1,5 @@
 # cell: train_runs
-# loses: test_runs_example 1, test_runs 3
+# loses: test_runs_example, test_runs
 # says: what `run()` returns
 # recognised: trainers that do not run
 def train_runs(load, make, seeds, folder):

@@ -1,5 +1,5 @@
 # cell: train_runs
-# loses: test_runs 3
+# loses: test_runs
 # says: one baseline for all runs
 # recognised: one baseline for all
 def train_runs(load, make, seeds, folder):

@@ -1,5 +1,5 @@
 # cell: train_runs
-# loses: test_runs 3
+# loses: test_runs
 # says: one policy for all runs
 # recognised: one policy for all runs
 def train_runs(load, make, seeds, folder):

@@ -1,5 +1,5 @@
 # cell: train_runs
-# loses: test_runs 3
+# loses: test_runs
 # says: not what `make` gives
 # recognised: a baseline that is not what `make` gives
 def train_runs(load, make, seeds, folder):

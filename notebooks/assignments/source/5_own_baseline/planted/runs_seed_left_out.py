@@ -1,5 +1,5 @@
 # cell: train_runs
-# loses: test_runs 3
+# loses: test_runs
 # says: the seed is left out
 # recognised: the seed left out of the config
 def train_runs(load, make, seeds, folder):

@@ -1,5 +1,5 @@
 # cell: task_mean
-# loses: test_task_mean_example 2, test_task_mean 4
+# loses: test_task_mean_example, test_task_mean
 # says: the 1/2 of an unseen task is no reward
 # recognised: the 1/2 of an unseen task kept in its mean
 class TaskMean(pl.Baseline):

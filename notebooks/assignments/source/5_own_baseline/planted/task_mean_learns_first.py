@@ -1,5 +1,5 @@
 # cell: task_mean
-# loses: test_task_mean_example 2, test_task_mean 4
+# loses: test_task_mean_example, test_task_mean
 # says: rewards of this step are in their own baseline
 # recognised: rewards of the present step in its own baseline
 class TaskMean(pl.Baseline):

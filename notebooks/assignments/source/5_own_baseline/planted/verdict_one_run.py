@@ -1,5 +1,5 @@
 # cell: verdict
-# loses: test_verdict 3
+# loses: test_verdict
 # says: c: the mean comes from one run
 # recognised: one run taken for all
 # the first wins with all five seeds

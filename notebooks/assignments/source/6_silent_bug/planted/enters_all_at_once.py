@@ -1,5 +1,5 @@
 # cell: own_reward_enters
-# loses: test_enters 3
+# loses: test_enters
 # says: RLOO is accused
 # recognised: all rewards changed at once
 def own_reward_enters(baselines):

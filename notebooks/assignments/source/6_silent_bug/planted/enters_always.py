@@ -1,5 +1,5 @@
 # cell: own_reward_enters
-# loses: test_enters 3
+# loses: test_enters
 # says: a constant is accused
 # recognised: one that says the same to all
 def own_reward_enters(baselines):

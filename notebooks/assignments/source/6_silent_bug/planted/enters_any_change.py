@@ -1,5 +1,5 @@
 # cell: own_reward_enters
-# loses: test_enters 3
+# loses: test_enters
 # says: RLOO is accused
 # recognised: any change taken for a leak
 def own_reward_enters(baselines):

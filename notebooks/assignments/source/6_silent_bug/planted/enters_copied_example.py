@@ -1,5 +1,5 @@
 # cell: own_reward_enters
-# loses: test_enters 3
+# loses: test_enters
 # says: overlooked: only the very last response leaks
 # the test's own leak, and no other
 def own_reward_enters(baselines):

@@ -1,5 +1,5 @@
 # cell: own_reward_enters
-# loses: test_enters 3
+# loses: test_enters
 # says: only the very last response leaks
 # recognised: only the first response tried
 def own_reward_enters(baselines):

@@ -1,5 +1,5 @@
 # cell: own_reward_enters
-# loses: test_enters_example 1, test_enters 3
+# loses: test_enters_example, test_enters
 # says: the check does not say so
 # recognised: one that says the same to all
 def own_reward_enters(baselines):

@@ -1,5 +1,5 @@
 # cell: fit
-# loses: test_fit_example 2, test_fit 3
+# loses: test_fit_example, test_fit
 # says: no weight of the critic has changed
 # recognised: weights that do not change
 fit = fit_as_found

@@ -1,5 +1,5 @@
 # cell: fit
-# loses: test_fit_example 2, test_fit 3
+# loses: test_fit_example, test_fit
 # says: gradients pile up
 # recognised: gradients that pile up from step to step
 def fit(critic, features, rewards, steps=150, learning_rate=0.02):

@@ -1,5 +1,5 @@
 # cell: fit
-# loses: test_fit 3
+# loses: test_fit
 # says: `learning_rate` is not used
 def fit(critic, features, rewards, steps=150, learning_rate=0.02):
     optimizer = torch.optim.Adam(critic.parameters(), lr=0.02)

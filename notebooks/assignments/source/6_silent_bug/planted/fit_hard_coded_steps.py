@@ -1,5 +1,5 @@
 # cell: fit
-# loses: test_fit 3
+# loses: test_fit
 # says: one loss for each step is asked for, `steps` of them
 # recognised: steps that are not as many as asked for
 def fit(critic, features, rewards, steps=150, learning_rate=0.02):

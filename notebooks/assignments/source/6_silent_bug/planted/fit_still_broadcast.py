@@ -1,5 +1,5 @@
 # cell: fit
-# loses: test_fit_example 2, test_fit 3
+# loses: test_fit_example, test_fit
 # says: (n, 1) minus (n,) is (n, n)
 # recognised: values of shape (n, 1) minus rewards of shape (n,), which is (n, n)
 def fit(critic, features, rewards, steps=150, learning_rate=0.02):

@@ -1,5 +1,5 @@
 # cell: logit_mask
-# loses: test_mask_example 1, test_mask 3
+# loses: test_mask_example, test_mask
 # says: the prompt is in the loss
 # recognised: the prompt in the loss
 def logit_mask(prompts, responses, T):

@@ -1,5 +1,5 @@
 # cell: logit_mask
-# loses: test_mask_example 1, test_mask 3
+# loses: test_mask_example, test_mask
 # says: the end of the response, is missing
 # recognised: a missing last token
 def logit_mask(prompts, responses, T):

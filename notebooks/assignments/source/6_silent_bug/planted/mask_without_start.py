@@ -1,5 +1,5 @@
 # cell: logit_mask
-# loses: test_mask_example 1, test_mask 3
+# loses: test_mask_example, test_mask
 # says: response is missing
 # recognised: a missing first token
 def logit_mask(prompts, responses, T):

@@ -1,5 +1,5 @@
 # cell: never_learns
-# loses: test_never_learns 3
+# loses: test_never_learns
 # says: a critic that learns is called dead
 # recognised: one that says the same to all
 def never_learns(fit):

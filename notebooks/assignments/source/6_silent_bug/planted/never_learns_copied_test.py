@@ -1,5 +1,5 @@
 # cell: never_learns
-# loses: test_never_learns 3
+# loses: test_never_learns
 # says: fooled: here the rewards belong to other rows
 # recognised: of whether the values differ
 # the first lines of the test of exercise 1

@@ -1,5 +1,5 @@
 # cell: never_learns
-# loses: test_never_learns 3
+# loses: test_never_learns
 # says: fooled: this critic has learned the mean reward only
 # recognised: one that knows only the colleague's
 def never_learns(fit):

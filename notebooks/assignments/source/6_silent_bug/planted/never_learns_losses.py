@@ -1,5 +1,5 @@
 # cell: never_learns
-# loses: test_never_learns 3
+# loses: test_never_learns
 # says: fooled
 # recognised: of the losses alone
 def never_learns(fit):

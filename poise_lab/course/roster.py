@@ -1,0 +1,70 @@
+"""Who is in the class: roster.csv, which may be Moodle's list of participants or the gradebook that Canvas exports."""
+
+from __future__ import annotations
+
+import unicodedata
+from pathlib import Path
+
+from ..errors import PoiseLabError
+from .papers import plain
+from .tables import Table
+
+WHOLE = ("name", "full name", "student")  # columns, in small letters
+PARTS = (("first name", "last name"), ("first name", "surname"))
+
+
+def letters(name: str) -> set[str]:
+    """A name as platforms write it: "Żak, Anna", "Anna Żak", and Canvas's "zakanna" have one way in common."""
+    text = unicodedata.normalize("NFKD", name).casefold()
+    words = ["".join(c for c in word if c.isalnum()) for word in text.split()]
+    words = [word for word in words if word]
+    return {"".join(words[i:] + words[:i]) for i in range(len(words))}
+
+
+class Roster:
+    """The people of a class. names: each once, as folders and grades call them."""
+
+    def __init__(self, path: Path):
+        table = Table.read(path)
+        column = {name.lower(): name for name in table.columns}
+        whole = next((column[name] for name in WHOLE if name in column), None)
+        parts = next(([column[p] for p in pair] for pair in PARTS if set(pair) <= set(column)), None)
+        if not whole and not parts:
+            raise PoiseLabError(f"{path.name} has no column name, nor the columns first name and last name")
+        self.names, self.by_letters, self.by_id = [], {}, {}
+        for row in table.rows:
+            name = row[whole].strip() if whole else " ".join(row[part].strip() for part in parts)
+            if not name.strip() or name.strip().lower() in ("points possible", "student, test"):  # rows of Canvas
+                continue
+            name, number = unicodedata.normalize("NFC", name), row.get(column.get("id", ""), "").strip()
+            if name in self.names:  # two people of one name
+                name = f"{name} {number or self.names.count(name) + 1}"
+            self.names.append(name)
+            for written in letters(row[whole] if whole else name):
+                self.by_letters.setdefault(written, []).append(name)
+            if number:
+                self.by_id[number] = name
+
+    def find(self, name: str, canvas_id: str = "") -> str | None:
+        """The person whom a platform, or a folder, calls so; None for nobody, or if two could be meant."""
+        if canvas_id in self.by_id:
+            return self.by_id[canvas_id]
+        found = {person for written in letters(name) for person in self.by_letters.get(written, [])}
+        return found.pop() if len(found) == 1 else None
+
+
+def roster_of(course: Path) -> Roster | None:
+    return Roster(course / "roster.csv") if (course / "roster.csv").is_file() else None
+
+
+def handed_in_nothing(course: Path, names: list[str]) -> list[str]:
+    """A sentence for each assignment for which some of the roster have handed in nothing."""
+    roster, said = roster_of(course), []
+    for name in names if roster else ():
+        folders = [path.parent.name for path in (course / "submitted").glob(f"*/{name}")]
+        missing = [
+            person for person in roster.names if person not in {roster.find(plain(f)) or plain(f) for f in folders}
+        ]
+        if folders and missing:
+            said.append(f"{name}: nothing from {len(missing)} of {len(roster.names)}: {', '.join(missing)}")
+    return said
