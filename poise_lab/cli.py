@@ -13,12 +13,18 @@ import warnings
 from pathlib import Path
 
 from .errors import PoiseLabError, disk_is_full
-from .flags import Parser, add_config_flags, named_values
+from .flags import Parser, add_config_flags, add_speech_flags, add_task_flags, named_values, spoken
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = _parser()
     args = parser.parse_args(argv)
+    try:
+        if getattr(args, "config", None):
+            args = with_config(parser, argv, args)
+    except PoiseLabError as e:
+        print(f"poise-lab: {e}", file=sys.stderr)
+        return 2
     formatwarning, warnings.formatwarning = warnings.formatwarning, _one_line
     try:
         with warnings.catch_warnings():
@@ -68,21 +74,8 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--policy", default="tiny", help=f"{known}, a folder, a run's folder, or a hub id (default: tiny)"
     )
-    train.add_argument(
-        "--task", default=None, help="a reasoning-gym task, or several as a+b (default: the bundled three)"
-    )
-    train.add_argument(
-        "--task-set", action="append", default=[], metavar="NAME=VALUE", dest="task_settings",
-        help="a setting of the task, such as max_terms=3; repeatable",
-    )  # fmt: skip
-    train.add_argument(
-        "--wording", default=None, help="how a problem is put: compact, question, line (see load_policy)"
-    )
-    train.add_argument("--shots", type=int, default=None, help="solved problems in front of each problem")
-    train.add_argument(
-        "--tags", nargs=2, default=None, metavar=("START", "END"),
-        help="what the reasoning stands between, such as '[THINK]' '[/THINK]' (default: what the tokenizer shows)",
-    )  # fmt: skip
+    add_task_flags(train)
+    add_speech_flags(train)
     train.add_argument("--baseline", default="poise", help=f"{', '.join(BASELINES)} (default: poise)")
     train.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", dest="settings",
@@ -111,7 +104,8 @@ def _parser() -> argparse.ArgumentParser:
     sample = command("sample", _sample, "prompts, as the policy gets them, and its responses")
     sample.add_argument("policy", metavar="POLICY", help="tiny, a run folder, or whatever --policy of train takes")
     sample.add_argument("--prompt", help="a question of your own instead of a task's problems")
-    sample.add_argument("--task", default=None, help="as for train (default: the bundled three)")
+    add_task_flags(sample)
+    add_speech_flags(sample)
     sample.add_argument("--problems", type=int, default=3, help="of the task (default: 3)")
     sample.add_argument("--responses", type=int, default=2, help="to each (default: 2)")
     sample.add_argument("--temperature", type=float, default=1.0, help="0 is greedy (default: 1)")
@@ -146,12 +140,14 @@ def _train(args) -> int:
     config = TrainConfig(**{f.name: getattr(args, f.name) for f in dataclasses.fields(TrainConfig)})
     settings, task_settings = named_values("--set", args.settings), named_values("--task-set", args.task_settings)
     if args.engine == "trl":
-        if task_settings or args.wording or args.shots:
-            raise PoiseLabError("--task-set, --wording and --shots belong to the engine lab; leave them out with trl")
+        if task_settings or any(value for name, value in spoken(args).items() if name != "tags"):
+            raise PoiseLabError(
+                "--task-set, --wording, --shots, --system and --template belong to the engine lab; leave them out with trl"
+            )
         return _train_on_trl(args, config, settings)
     baseline = make_baseline(args.baseline, **settings)
     task = load_task(args.task or TINY_TASKS, **task_settings)
-    policy = load_policy(args.policy, shots=args.shots, wording=args.wording, tags=args.tags)
+    policy = load_policy(args.policy, **spoken(args))
     trainer = Trainer(policy, task, baseline, config, out=args.out, resume=args.resume)
     run = trainer.run()
     if not run.finished:
@@ -201,9 +197,10 @@ def _report(args) -> int:
 def _sample(args) -> int:
     from . import TINY_TASKS, load_policy, load_task, sample_rollouts
 
-    policy = load_policy(args.policy)
+    policy = load_policy(args.policy, **spoken(args))
     if args.prompt is None:
-        problems = load_task(args.task or TINY_TASKS).sample(args.problems, args.seed)
+        task = load_task(args.task or TINY_TASKS, **named_values("--task-set", args.task_settings))
+        problems = task.sample(args.problems, args.seed)
     else:
         problems = load_task([{"question": args.prompt, "answer": "none is known"}]).sample(1, args.seed)
     rollouts = sample_rollouts(
@@ -212,8 +209,9 @@ def _sample(args) -> int:
     )  # fmt: skip
     for i, problem in enumerate(problems):
         print(f"prompt    {policy.tokenizer.decode(policy.prompt_ids(problem))!r}")  # special tokens are seen
-        for text, reward in zip(rollouts.texts[i], rollouts.rewards[i].tolist(), strict=True):
-            print(f"reward {reward:.2g}  {text!r}" if args.prompt is None else f"response  {text!r}")
+        for text, reward, ended in zip(rollouts.texts[i], rollouts.rewards[i], rollouts.finished[i], strict=True):
+            what = f"reward {reward:.2g}" if args.prompt is None else "response"
+            print(f"{what}  {text!r}{'' if ended else '  (cut off: --max-new-tokens)'}")
     return 0
 
 

@@ -17,11 +17,12 @@ import torch
 
 from .errors import PoiseLabError
 from .files import read_json, write_json
+from .policies import SPOKEN
 from .rollouts import leave_one_out_mean
 from .stats import agreement, mean_interval, variance_reduction
 
 # What makes a run, besides its seed; all else in config.json (date, versions, threads) says how it was made.
-SETTINGS = ("engine", "policy", "wording", "shots", "tags", "task", "task_settings", "baseline", "train")
+SETTINGS = ("engine", "policy", *SPOKEN, "task", "task_settings", "baseline", "train")
 ASIDE = ("train.seed", "train.checkpoint_every")  # two runs that differ in nothing else are seeds of one setting
 
 
@@ -228,7 +229,8 @@ def claim_folder(folder: Path, settings: dict, resume: bool, made: dict) -> None
 
 def free_folder(folder: Path) -> None:
     """Take away what a run that finished no step has left; a link, and files of others, stay."""
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    for name in ("checkpoints", "logs"):
+        shutil.rmtree(folder / name, ignore_errors=True)
     for name in ("config.json", "metrics.jsonl", "samples.jsonl"):
         (folder / name).unlink(missing_ok=True)
     if not folder.is_symlink() and not any(folder.iterdir()):

@@ -279,9 +279,7 @@ class Trainer:
     def _settings(self) -> dict:
         return {
             "policy": self.policy.name,
-            "wording": self.policy.wording,
-            "shots": self.policy.shots,
-            "tags": list(self.policy.tags),
+            **self.policy.spoken(),
             "task": self.task.name,
             "task_settings": getattr(self.task, "settings", {}),
             "baseline": self.baseline.settings(),
