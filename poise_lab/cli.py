@@ -13,23 +13,19 @@ import warnings
 from pathlib import Path
 
 from .errors import PoiseLabError, disk_is_full
-from .flags import Parser, add_config_flags, add_speech_flags, add_task_flags, named_values, spoken
+from .flags import Parser, add_config_flags, add_speech_flags, add_task_flags, named_values, spoken, with_config
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = _parser()
     args = parser.parse_args(argv)
-    try:
-        if getattr(args, "config", None):
-            args = with_config(parser, argv, args)
-    except PoiseLabError as e:
-        print(f"poise-lab: {e}", file=sys.stderr)
-        return 2
     formatwarning, warnings.formatwarning = warnings.formatwarning, _one_line
     try:
         with warnings.catch_warnings():
             # names that other libraries will drop are nothing that who runs a command can act on
             warnings.simplefilter("ignore", FutureWarning)
+            if getattr(args, "config", None):
+                args = with_config(parser, argv, args)
             return args.run(args) or 0
     except PoiseLabError as e:
         print(f"poise-lab: {e}", file=sys.stderr)
@@ -57,6 +53,7 @@ def _one_line(message, *where, **more) -> str:
 def _parser() -> argparse.ArgumentParser:
     from . import __version__
     from .baselines import BASELINES
+    from .logs import LOGS
     from .sources import BUNDLED, SOURCES
 
     known = ", ".join([*BUNDLED, *SOURCES])
@@ -87,10 +84,17 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     train.add_argument("--out", required=True, type=Path, help="run folder")
     train.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    train.add_argument(
+        "--config", type=Path, metavar="FILE",
+        help="settings, JSON or TOML, laid out as config.json of a run, which repeats the run; flags win over it",
+    )  # fmt: skip
+    train.add_argument("--log", choices=LOGS, help="show the metrics in a tracker too, on this machine")
+    train.add_argument("--quiet", action="store_true", help="no progress bar")
     add_config_flags(train)
 
     compare = command("compare", _compare, "table of runs, with intervals over seeds")
     compare.add_argument("runs", nargs="+", type=Path, metavar="RUN")
+    compare.add_argument("--json", action="store_true", help="numbers in full, as [mean, low, high]; null where there is none")
 
     report = command("report", _report, "one offline HTML file with the figures of runs")
     report.add_argument("runs", nargs="+", type=Path, metavar="RUN")
@@ -136,7 +140,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _train(args) -> int:
     from . import TINY_TASKS, TrainConfig, Trainer, load_policy, load_task, make_baseline
+    from .logs import Log, check_log
 
+    if args.log:
+        check_log(args.log)
     config = TrainConfig(**{f.name: getattr(args, f.name) for f in dataclasses.fields(TrainConfig)})
     settings, task_settings = named_values("--set", args.settings), named_values("--task-set", args.task_settings)
     if args.engine == "trl":
@@ -148,8 +155,15 @@ def _train(args) -> int:
     baseline = make_baseline(args.baseline, **settings)
     task = load_task(args.task or TINY_TASKS, **task_settings)
     policy = load_policy(args.policy, **spoken(args))
-    trainer = Trainer(policy, task, baseline, config, out=args.out, resume=args.resume)
-    run = trainer.run()
+    log = args.log and Log(args.log, args.out)
+    trainer = Trainer(
+        policy, task, baseline, config, out=args.out, resume=args.resume, on_step=log, progress=not args.quiet
+    )
+    try:
+        run = trainer.run()
+    finally:
+        if log:
+            log.close()
     if not run.finished:
         print("to go on: the same command with --resume")
         return 130
@@ -168,7 +182,7 @@ def _train_on_trl(args, config, settings: dict) -> int:
 
     run = train(
         config, policy=args.policy, task=args.task or TINY_TASKS, out=args.out, resume=args.resume,
-        baseline=args.baseline, settings=settings, tags=args.tags,
+        baseline=args.baseline, settings=settings, tags=args.tags, log=args.log, quiet=args.quiet,
     )  # fmt: skip
     if int(os.environ.get("RANK", 0)) == 0:
         accuracy = run.series("accuracy")[1]
@@ -177,9 +191,10 @@ def _train_on_trl(args, config, settings: dict) -> int:
 
 
 def _compare(args) -> int:
-    from .runs import compare, format_table, read_run
+    from .runs import compare, format_table, read_run, to_json
 
-    print(format_table(compare([read_run(folder) for folder in args.runs])))
+    rows = compare([read_run(folder) for folder in args.runs])
+    print(to_json(rows) if args.json else format_table(rows))
     return 0
 
 

@@ -117,7 +117,7 @@ def read_config(path: Path) -> dict:
         raise PoiseLabError(f"{path} cannot be read: {e.strerror}") from None
     except ValueError as e:
         raise PoiseLabError(f"{path} is no {'TOML' if path.suffix == '.toml' else 'JSON'}: {e}") from None
-    if not isinstance(config, dict):
+    if not isinstance(config, dict) or not isinstance(config.get("train", {}), dict):
         raise PoiseLabError(f"{path} must hold the settings of a run by name")
     fields = [field.name for field in dataclasses.fields(TrainConfig)]
     of_run = "versions" in config  # made by a run
@@ -142,7 +142,7 @@ def read_config(path: Path) -> dict:
         values["baseline"] = baseline.pop("name")
         values["settings"] = list(baseline.items())
     for name in ("task_settings", "template_args"):
-        values[name] = list(values.get(name, {}).items())
+        values[name] = [(key, value) for key, value in values.get(name, {}).items() if key != "records"]
     return values
 
 

@@ -195,6 +195,17 @@ def format_table(rows: list[dict]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def to_json(rows: list[dict]) -> str:
+    """The rows of `compare` as JSON, which has no NaN: null stands for it."""
+
+    def plain(value):
+        if isinstance(value, tuple):
+            return [plain(v) for v in value]
+        return None if value != value else value
+
+    return json.dumps([{name: plain(value) for name, value in row.items()} for row in rows], indent=1)
+
+
 def claim_folder(folder: Path, settings: dict, resume: bool, made: dict) -> None:
     """Make a run folder with its config.json, or see that it is this run's.
 

@@ -77,7 +77,8 @@ class Trainer:
         self.seconds: dict[str, float] = {}  # of the step, by its parts
         self.errors = 0  # of the task's verifier, before the step
         self.baseline.start(policy)
-        claim_folder(self.out, self._settings(), resume, provenance())
+        source = {"task_file": task.file} if getattr(task, "file", None) else {}
+        claim_folder(self.out, self._settings(), resume, {**source, **provenance()})
         if resume:
             self._load_checkpoint()
 

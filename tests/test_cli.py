@@ -338,7 +338,7 @@ def test_flags_are_the_fields_of_train_config():
     flags = set(args) - {f.name for f in dataclasses.fields(pl.TrainConfig)}
     assert flags == {
         "policy", "task", "task_settings", "wording", "shots", "tags", "system", "template", "template_args",
-        "baseline", "settings", "engine", "out", "resume", "run", "parser",
+        "baseline", "settings", "engine", "out", "resume", "config", "log", "quiet", "run", "parser",
     }  # fmt: skip
 
 

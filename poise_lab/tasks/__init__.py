@@ -57,9 +57,12 @@ def load_task(
     if not isinstance(name, str) or name.endswith(FILES):
         title = Path(name).name if isinstance(name, (str, Path)) else "records"
         try:
-            return RecordTask(title, rows_of(name, split), **settings)
+            task = RecordTask(title, rows_of(name, split), **settings)
         except TypeError as e:
             raise PoiseLabError(f"task {title!r} refuses its settings: {e}") from None
+        task.settings |= {} if split is None else {"split": split}
+        task.file = str(name) if isinstance(name, (str, Path)) else None
+        return task
     if split is not None:
         raise PoiseLabError(f"split={split!r} belongs to questions of one's own; task {name!r} has none")
     names = name.split("+")

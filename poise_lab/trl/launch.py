@@ -234,10 +234,13 @@ def train(
     baseline: str,
     settings: dict,
     tags: list[str] | None = None,
+    log: str | None = None,
+    quiet: bool = False,
 ) -> RunRecord:
     """`poise-lab train --engine trl`."""
     args = from_train_config(config, out, baseline, settings)
-    args.poise_tags = tags
+    args.poise_tags, args.disable_tqdm = tags, quiet or args.disable_tqdm
+    args.report_to = [log] if log else args.report_to
     options = RunOptions(policy, task, config.eval_prompts, resume)
     return run(options, args, dataclasses.asdict(config))
 
