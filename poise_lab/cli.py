@@ -94,7 +94,9 @@ def _parser() -> argparse.ArgumentParser:
 
     compare = command("compare", _compare, "table of runs, with intervals over seeds")
     compare.add_argument("runs", nargs="+", type=Path, metavar="RUN")
-    compare.add_argument("--json", action="store_true", help="numbers in full, as [mean, low, high]; null where there is none")
+    compare.add_argument(
+        "--json", action="store_true", help="numbers in full, as [mean, low, high]; null where there is none"
+    )
 
     report = command("report", _report, "one offline HTML file with the figures of runs")
     report.add_argument("runs", nargs="+", type=Path, metavar="RUN")

@@ -142,26 +142,26 @@ def what_differs(configs: Sequence[dict]) -> list[list[str]]:
     where only other tasks have others.
     """
     known = [name for name in SETTINGS if all(name in config for config in configs)]
-    flat = [_flat({name: config[name] for name in known}) for config in configs]
+    plain = [flat({name: config[name] for name in known}) for config in configs]
     words: list[list[str]] = [[] for _ in configs]
-    for path in dict.fromkeys(path for config in flat for path in config if path not in ASIDE):
-        kept = {(c.get("task") if path.startswith("task_settings") else "", repr(c.get(path))) for c in flat}
+    for path in dict.fromkeys(path for config in plain for path in config if path not in ASIDE):
+        kept = {(c.get("task") if path.startswith("task_settings") else "", repr(c.get(path))) for c in plain}
         if len(kept) > len({task for task, _ in kept}):
             name = path.removeprefix("train.").removeprefix("baseline.").removeprefix("task_settings.")
-            for said, config in zip(words, flat, strict=True):
+            for said, config in zip(words, plain, strict=True):
                 said.append(f"{name.replace('.', ' ').replace('_', ' ')} {config.get(path)}")
     return words
 
 
-def _flat(config: dict, prefix: str = "") -> dict[str, object]:
+def flat(config: dict, prefix: str = "") -> dict[str, object]:
     """A nested dict as one from paths ("train.seed") to values; a tuple is the list that JSON makes of it."""
-    flat = {}
+    paths = {}
     for key, value in config.items():
         if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
+            paths |= flat(value, f"{prefix}{key}.")
         else:
-            flat[prefix + key] = list(value) if isinstance(value, tuple) else value
-    return flat
+            paths[prefix + key] = list(value) if isinstance(value, tuple) else value
+    return paths
 
 
 def compare(runs: Sequence[RunRecord]) -> list[dict]:

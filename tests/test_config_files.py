@@ -18,7 +18,9 @@ from poise_lab.cli import main
 from poise_lab.logs import Log
 
 SMALL = "--prompts 4 --minibatches 2 --eval-prompts 4 --eval-responses 2 --max-new-tokens 12 --eval-every 1".split()
-ROWS = [{"q": f"{a}+{b}=", "answer": a + b, "split": "test" if b == 9 else "train"} for a in range(9) for b in range(1, 10)]
+ROWS = [
+    {"q": f"{a}+{b}=", "answer": a + b, "split": "test" if b == 9 else "train"} for a in range(9) for b in range(1, 10)
+]
 
 
 def train(out, *flags) -> int:
@@ -59,7 +61,9 @@ def test_flags_win_over_the_file_and_what_belongs_to_another_is_left_out(tmp_pat
     assert made["task_settings"]["max_terms"] == 3
     assert train(tmp_path / "b", "--config", config, "--baseline", "rloo", "--task", "gcd") == 0
     made = pl.read_run(tmp_path / "b").config
-    assert made["baseline"] == {"name": "rloo", "responses": 2} and made["task"] == "gcd" and made["task_settings"] == {}
+    assert (
+        made["baseline"] == {"name": "rloo", "responses": 2} and made["task"] == "gcd" and made["task_settings"] == {}
+    )
 
 
 @pytest.mark.parametrize(

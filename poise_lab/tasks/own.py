@@ -14,7 +14,6 @@ from ..errors import PoiseLabError, unknown_name
 from .answers import VERIFIERS, check_reference
 from .gym import Problem
 
-
 DEFAULTS = {"question": "question", "answer": "answer", "difficulty": None, "prompt": "{question}"}
 
 
