@@ -71,11 +71,11 @@ def accuracy_by_task(runs: Sequence[RunRecord]) -> Figure:
     names = sorted({k for run in runs for m in run.metrics for k in m if k.startswith("accuracy_")})
     groups = by_label(runs)
     lines = [(name, label, group) for label, group in groups.items() for name in names]
-    for (name, label, group), style in zip(lines, line_styles(len(lines)), strict=True):
+    for (name, label, group), color in zip(lines, COLORS * len(lines), strict=False):
         steps, points = measured(group, name)
         if steps:
             task = name.removeprefix("accuracy_")
-            _add(fig, steps, points, task if len(groups) == 1 else f"{task}, {label}", len(group), **style)
+            _add(fig, steps, points, task if len(groups) == 1 else f"{task}, {label}", len(group), color=color)
     return fig
 
 

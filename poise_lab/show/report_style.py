@@ -18,7 +18,7 @@ fieldset { border: 0; padding: 0; margin: .8rem 0 } legend { font-weight: 600; p
 aside label { display: inline-block; margin-right: .8rem; cursor: pointer }
 .settings label { display: flex; align-items: center; gap: .4rem; margin: .1rem 0 } .settings svg { flex: none }
 button { font: inherit; color: inherit; background: var(--page); border: 1px solid var(--rule); border-radius: .2rem }
-.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(26rem, 100%), 1fr)); gap: 0 1rem }
+.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(20rem, 100%), 1fr)); gap: 0 1rem }
 .charts figure, figure.wide { min-width: 0 }
 figure { margin: 1rem 0; break-inside: avoid } figure.wide { grid-column: 1 / -1 }
 figcaption, .note, small { color: var(--soft); font-size: .85rem }
