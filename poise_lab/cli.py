@@ -13,7 +13,7 @@ import warnings
 from pathlib import Path
 
 from .errors import PoiseLabError, disk_is_full
-from .flags import Parser, add_config_flags, named_values
+from .flags import Parser, add_config_flags, add_speech_flags, add_task_flags, named_values, spoken, with_config
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -24,6 +24,8 @@ def main(argv: list[str] | None = None) -> int:
         with warnings.catch_warnings():
             # names that other libraries will drop are nothing that who runs a command can act on
             warnings.simplefilter("ignore", FutureWarning)
+            if getattr(args, "config", None):
+                args = with_config(parser, argv, args)
             return args.run(args) or 0
     except PoiseLabError as e:
         print(f"poise-lab: {e}", file=sys.stderr)
@@ -51,6 +53,7 @@ def _one_line(message, *where, **more) -> str:
 def _parser() -> argparse.ArgumentParser:
     from . import __version__
     from .baselines import BASELINES
+    from .logs import LOGS
     from .sources import BUNDLED, SOURCES
 
     known = ", ".join([*BUNDLED, *SOURCES])
@@ -68,21 +71,8 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--policy", default="tiny", help=f"{known}, a folder, a run's folder, or a hub id (default: tiny)"
     )
-    train.add_argument(
-        "--task", default=None, help="a reasoning-gym task, or several as a+b (default: the bundled three)"
-    )
-    train.add_argument(
-        "--task-set", action="append", default=[], metavar="NAME=VALUE", dest="task_settings",
-        help="a setting of the task, such as max_terms=3; repeatable",
-    )  # fmt: skip
-    train.add_argument(
-        "--wording", default=None, help="how a problem is put: compact, question, line (see load_policy)"
-    )
-    train.add_argument("--shots", type=int, default=None, help="solved problems in front of each problem")
-    train.add_argument(
-        "--tags", nargs=2, default=None, metavar=("START", "END"),
-        help="what the reasoning stands between, such as '[THINK]' '[/THINK]' (default: what the tokenizer shows)",
-    )  # fmt: skip
+    add_task_flags(train)
+    add_speech_flags(train)
     train.add_argument("--baseline", default="poise", help=f"{', '.join(BASELINES)} (default: poise)")
     train.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", dest="settings",
@@ -94,10 +84,19 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     train.add_argument("--out", required=True, type=Path, help="run folder")
     train.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    train.add_argument(
+        "--config", type=Path, metavar="FILE",
+        help="settings, JSON or TOML, laid out as config.json of a run, which repeats the run; flags win over it",
+    )  # fmt: skip
+    train.add_argument("--log", choices=LOGS, help="show the metrics in a tracker too, on this machine")
+    train.add_argument("--quiet", action="store_true", help="no progress bar")
     add_config_flags(train)
 
     compare = command("compare", _compare, "table of runs, with intervals over seeds")
     compare.add_argument("runs", nargs="+", type=Path, metavar="RUN")
+    compare.add_argument(
+        "--json", action="store_true", help="numbers in full, as [mean, low, high]; null where there is none"
+    )
 
     report = command("report", _report, "one offline HTML file with the figures of runs")
     report.add_argument("runs", nargs="+", type=Path, metavar="RUN")
@@ -111,7 +110,8 @@ def _parser() -> argparse.ArgumentParser:
     sample = command("sample", _sample, "prompts, as the policy gets them, and its responses")
     sample.add_argument("policy", metavar="POLICY", help="tiny, a run folder, or whatever --policy of train takes")
     sample.add_argument("--prompt", help="a question of your own instead of a task's problems")
-    sample.add_argument("--task", default=None, help="as for train (default: the bundled three)")
+    add_task_flags(sample)
+    add_speech_flags(sample)
     sample.add_argument("--problems", type=int, default=3, help="of the task (default: 3)")
     sample.add_argument("--responses", type=int, default=2, help="to each (default: 2)")
     sample.add_argument("--temperature", type=float, default=1.0, help="0 is greedy (default: 1)")
@@ -142,18 +142,30 @@ def _parser() -> argparse.ArgumentParser:
 
 def _train(args) -> int:
     from . import TINY_TASKS, TrainConfig, Trainer, load_policy, load_task, make_baseline
+    from .logs import Log, check_log
 
+    if args.log:
+        check_log(args.log)
     config = TrainConfig(**{f.name: getattr(args, f.name) for f in dataclasses.fields(TrainConfig)})
     settings, task_settings = named_values("--set", args.settings), named_values("--task-set", args.task_settings)
     if args.engine == "trl":
-        if task_settings or args.wording or args.shots:
-            raise PoiseLabError("--task-set, --wording and --shots belong to the engine lab; leave them out with trl")
+        if task_settings or any(value for name, value in spoken(args).items() if name != "tags"):
+            raise PoiseLabError(
+                "--task-set, --wording, --shots, --system and --template belong to the engine lab; leave them out with trl"
+            )
         return _train_on_trl(args, config, settings)
     baseline = make_baseline(args.baseline, **settings)
     task = load_task(args.task or TINY_TASKS, **task_settings)
-    policy = load_policy(args.policy, shots=args.shots, wording=args.wording, tags=args.tags)
-    trainer = Trainer(policy, task, baseline, config, out=args.out, resume=args.resume)
-    run = trainer.run()
+    policy = load_policy(args.policy, **spoken(args))
+    log = args.log and Log(args.log, args.out)
+    trainer = Trainer(
+        policy, task, baseline, config, out=args.out, resume=args.resume, on_step=log, progress=not args.quiet
+    )
+    try:
+        run = trainer.run()
+    finally:
+        if log:
+            log.close()
     if not run.finished:
         print("to go on: the same command with --resume")
         return 130
@@ -172,7 +184,7 @@ def _train_on_trl(args, config, settings: dict) -> int:
 
     run = train(
         config, policy=args.policy, task=args.task or TINY_TASKS, out=args.out, resume=args.resume,
-        baseline=args.baseline, settings=settings, tags=args.tags,
+        baseline=args.baseline, settings=settings, tags=args.tags, log=args.log, quiet=args.quiet,
     )  # fmt: skip
     if int(os.environ.get("RANK", 0)) == 0:
         accuracy = run.series("accuracy")[1]
@@ -181,9 +193,10 @@ def _train_on_trl(args, config, settings: dict) -> int:
 
 
 def _compare(args) -> int:
-    from .runs import compare, format_table, read_run
+    from .runs import compare, format_table, read_run, to_json
 
-    print(format_table(compare([read_run(folder) for folder in args.runs])))
+    rows = compare([read_run(folder) for folder in args.runs])
+    print(to_json(rows) if args.json else format_table(rows))
     return 0
 
 
@@ -201,9 +214,10 @@ def _report(args) -> int:
 def _sample(args) -> int:
     from . import TINY_TASKS, load_policy, load_task, sample_rollouts
 
-    policy = load_policy(args.policy)
+    policy = load_policy(args.policy, **spoken(args))
     if args.prompt is None:
-        problems = load_task(args.task or TINY_TASKS).sample(args.problems, args.seed)
+        task = load_task(args.task or TINY_TASKS, **named_values("--task-set", args.task_settings))
+        problems = task.sample(args.problems, args.seed)
     else:
         problems = load_task([{"question": args.prompt, "answer": "none is known"}]).sample(1, args.seed)
     rollouts = sample_rollouts(
@@ -212,8 +226,9 @@ def _sample(args) -> int:
     )  # fmt: skip
     for i, problem in enumerate(problems):
         print(f"prompt    {policy.tokenizer.decode(policy.prompt_ids(problem))!r}")  # special tokens are seen
-        for text, reward in zip(rollouts.texts[i], rollouts.rewards[i].tolist(), strict=True):
-            print(f"reward {reward:.2g}  {text!r}" if args.prompt is None else f"response  {text!r}")
+        for text, reward, ended in zip(rollouts.texts[i], rollouts.rewards[i], rollouts.finished[i], strict=True):
+            what = f"reward {reward:.2g}" if args.prompt is None else "response"
+            print(f"{what}  {text!r}{'' if ended else '  (cut off: --max-new-tokens)'}")
     return 0
 
 

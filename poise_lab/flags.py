@@ -7,10 +7,16 @@ import ast
 import dataclasses
 import difflib
 import inspect
+import json
 import textwrap
+import tomllib
+from pathlib import Path
 
 from .config import TrainConfig
-from .errors import PoiseLabError
+from .errors import PoiseLabError, unknown_name
+from .policies import SPOKEN
+from .probe import ValueProbe
+from .runs import SETTINGS
 
 
 class Parser(argparse.ArgumentParser):
@@ -49,6 +55,43 @@ def add_config_flags(parser: argparse.ArgumentParser) -> None:
         )
 
 
+def add_task_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--task", default=None,
+        help="a reasoning-gym task, several as a+b, or a file of questions (default: the bundled three)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--task-set", action="append", default=[], metavar="NAME=VALUE", dest="task_settings",
+        help="a setting of the task, such as max_terms=3 or, of a file, verify=number; repeatable",
+    )  # fmt: skip
+
+
+def add_speech_flags(parser: argparse.ArgumentParser) -> None:
+    """How a policy is spoken to; `spoken` reads them."""
+    group = parser.add_argument_group("how the policy is spoken to (default: as it was saved)")
+    group.add_argument("--wording", help="how a problem is put: compact, question, line (see load_policy)")
+    group.add_argument("--shots", type=int, help="solved problems in front of each problem")
+    group.add_argument("--system", help="the system message")
+    group.add_argument(
+        "--template",
+        help="a chat template of your own: a file, .jinja or .txt, or a text such as 'User: {question} Assistant:'",
+    )
+    group.add_argument(
+        "--template-set", action="append", default=[], metavar="NAME=VALUE", dest="template_args",
+        help="what the chat template is told besides, such as enable_thinking=False; repeatable",
+    )  # fmt: skip
+    group.add_argument(
+        "--tags", nargs=2, metavar=("START", "END"),
+        help="what the reasoning stands between, such as '[THINK]' '[/THINK]' (default: what the tokenizer shows)",
+    )  # fmt: skip
+
+
+def spoken(args: argparse.Namespace) -> dict:
+    """The arguments of `load_policy` that the flags give; None for what is left to it."""
+    told = {name: getattr(args, name) for name in SPOKEN}
+    return {**told, "template_args": named_values("--template-set", args.template_args) or None}
+
+
 def field_docs(cls) -> dict[str, str]:
     """The string below each field of a dataclass."""
     body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0].body
@@ -59,9 +102,71 @@ def field_docs(cls) -> dict[str, str]:
     return docs
 
 
-def named_values(flag: str, pairs: list[str]) -> dict:
+def read_config(path: Path) -> dict:
+    """The settings of a run from a file, JSON or TOML, by the names that its flags have in `argparse`.
+
+    The file is laid out as config.json of a run folder, any part of it may be left out, and the fields of TrainConfig
+    may stand at the top. So a run's own config.json repeats the run; what else it says (date, versions) is passed over.
+
+    Raises PoiseLabError for a file that cannot be read, or a name that is no setting.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        config = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+    except OSError as e:
+        raise PoiseLabError(f"{path} cannot be read: {e.strerror}") from None
+    except ValueError as e:
+        raise PoiseLabError(f"{path} is no {'TOML' if path.suffix == '.toml' else 'JSON'}: {e}") from None
+    if not isinstance(config, dict) or not isinstance(config.get("train", {}), dict):
+        raise PoiseLabError(f"{path} must hold the settings of a run by name")
+    fields = [field.name for field in dataclasses.fields(TrainConfig)]
+    of_run = "versions" in config  # made by a run
+    known = [*SETTINGS, *fields]
+    values = {name: value for name, value in config.items() if name in known or not of_run}
+    values |= values.pop("train", {})
+    if of_run:  # the file of the questions; TRL's own settings of the probe are those of the run
+        values["task"] = config.get("task_file") or config.get("task")
+        values = {name: value for name, value in values.items() if name in known and value is not None}
+    for name in values:
+        if name not in known:
+            raise unknown_name(f"setting in {path}", name, known)
+    baseline = values.pop("baseline", None)
+    if baseline is not None:
+        baseline = {"name": baseline} if isinstance(baseline, str) else dict(baseline)
+        if "name" not in baseline:
+            raise PoiseLabError(f"{path} does not name its baseline: name")
+        if isinstance(baseline.get("probe"), dict):
+            baseline["probe"] = ValueProbe(**baseline["probe"])
+        if values.get("engine") == "trl":
+            baseline = {name: value for name, value in baseline.items() if name not in ("layer", "pool")}
+        values["baseline"] = baseline.pop("name")
+        values["settings"] = list(baseline.items())
+    for name in ("task_settings", "template_args"):
+        values[name] = [(key, value) for key, value in values.get(name, {}).items() if key != "records"]
+    return values
+
+
+def with_config(parser: Parser, argv: list[str] | None, args: argparse.Namespace) -> argparse.Namespace:
+    """The flags once more, over the settings in the file --config. Another baseline than in the file has none of its
+    settings, and so with another task, and another policy.
+    """
+    values = read_config(args.config)
+    args.parser.set_defaults(**values)
+    both = parser.parse_args(argv)
+    for name, own in (("baseline", ["settings"]), ("task", ["task_settings"]), ("policy", SPOKEN)):
+        if getattr(both, name) != values.get(name, getattr(both, name)):
+            for setting in own:
+                setattr(both, setting, getattr(args, setting))
+    return both
+
+
+def named_values(flag: str, pairs: list[str | tuple]) -> dict:
+    """NAME=VALUE of a repeated flag, after (name, value) of a file."""
     settings = {}
     for pair in pairs:
+        if isinstance(pair, tuple):
+            settings |= [pair]
+            continue
         name, equals, value = pair.partition("=")
         if not equals:
             raise PoiseLabError(f"{flag} {pair!r}: write NAME=VALUE")

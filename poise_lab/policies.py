@@ -18,10 +18,11 @@ from .errors import PoiseLabError, unknown_name
 from .files import read_json
 from .sources import BUNDLED, SOURCES, data_dir, fetched
 from .tasks import END_OF_REASONING, START_OF_REASONING, Problem
-from .templates import reasoning_tags, undated
-from .ways import Compared, Ways, find_ways, merged
+from .templates import as_chat_template, check_prompt, read_template, reasoning_tags, undated
+from .ways import Compared, Ways, check_weights, find_ways, merged
 
 WORDINGS = ("compact", "question", "line")
+SPOKEN = ("wording", "shots", "tags", "system", "template", "template_args")  # how a policy is spoken to
 
 
 @dataclasses.dataclass
@@ -35,6 +36,10 @@ class Policy:
         one question and answer after another, and a response ends with the first token that has a newline in it.
     tags: what the reasoning stands between, ("<think>", "</think>") for example, the first of them "" if nothing opens
         it; by default what the chat template or the vocabulary shows (see `reasoning_tags`).
+    system: the system message of the chat template; where the prompt is plain text, it stands in front of it.
+    template: a chat template of one's own, used with every wording: Jinja, or a text such as
+        "User: {question}\\nAssistant:", with {system} in it where a system message goes.
+    template_args: what the chat template is told besides, such as {"enable_thinking": False}.
     """
 
     model: PreTrainedModel
@@ -43,6 +48,9 @@ class Policy:
     wording: str = "question"
     shots: int = 0
     tags: tuple[str, str] | None = None
+    system: str = ""
+    template: str = ""
+    template_args: dict = dataclasses.field(default_factory=dict)
     _ways: Ways | None = dataclasses.field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self):
@@ -75,10 +83,12 @@ class Policy:
                     f"policy {self.name!r} has no token with a newline, at which an answer after examples ends; use shots=0"
                 )
             self.eos_token_ids += newlines
+        if self.system or self.template or self.template_args:
+            check_prompt(self)
 
     def _find_tags(self) -> None:
         """Sets `tags`, `end_of_reasoning` (token ids of the end tag on its own), and the tokens that no text shows."""
-        tags = self.tags or reasoning_tags(self.tokenizer)
+        tags = self.tags or reasoning_tags(self.tokenizer, self.template)
         if isinstance(tags, str) or [type(tag) for tag in tags] != [str, str] or not tags[1].strip():
             raise PoiseLabError(f"tags={tags!r}; give what starts and what ends the reasoning, as two pieces of text")
         start, end = (self.tokenizer.encode(tag, add_special_tokens=False) for tag in tags)
@@ -132,35 +142,45 @@ class Policy:
         """Logits from the trunk's last hidden states: (N, D) -> (N, V)."""
         return head(self.model, hidden, self.ways.plain_head)
 
+    @property
+    def chat_template(self) -> str | None:
+        """The chat template that prompts go through, in Jinja; None where they are plain text."""
+        if self.template:
+            return as_chat_template(self.template, self.tokenizer)
+        used = self.wording == "question" and not self.shots and self.tokenizer.chat_template
+        return self.tokenizer.get_chat_template() if used else None
+
     def prompt_ids(self, problem: Problem) -> list[int]:
         """Token ids of the prompt of a problem; the same on every day, also where the chat template prints the date."""
-        if self.shots:
-            return self.tokenizer.encode(self.few_shot_text(problem))
-        if self.wording == "compact":
-            return self.tokenizer.encode(problem.compact, add_special_tokens=False)
-        if self.wording == "line":
-            return self.tokenizer.encode(problem.line)
-        if self.tokenizer.chat_template:
-            message = [{"role": "user", "content": problem.question}]
-            template = undated(self.tokenizer.get_chat_template())
+        if template := self.chat_template:
             return self.tokenizer.apply_chat_template(
-                message, chat_template=template, add_generation_prompt=True, return_dict=False
-            )
-        return self.tokenizer.encode(problem.question)
+                self.messages(problem), chat_template=undated(template), add_generation_prompt=True, return_dict=False,
+                **self.template_args,
+            )  # fmt: skip
+        special = self.wording != "compact" or self.shots > 0
+        return self.tokenizer.encode(self.plain_text(problem), add_special_tokens=special)
+
+    def plain_text(self, problem: Problem) -> str:
+        """The prompt where there is no chat template."""
+        front = f"{self.system}\n\n" if self.system else ""
+        return front + (self.few_shot_text(problem) if self.shots else self._worded(problem))
+
+    def messages(self, problem: Problem) -> list[dict]:
+        """What the chat template is given: the system message, if there is one, and the problem."""
+        system = [{"role": "system", "content": self.system}] if self.system else []
+        return [*system, {"role": "user", "content": self._worded(problem)}]
+
+    def _worded(self, problem: Problem) -> str:
+        return getattr(problem, self.wording)  # a Problem has each of WORDINGS
 
     def few_shot_text(self, problem: Problem) -> str:
         """The prompt after examples: each a problem and its answer, then the problem.
 
         "Answer:" stands on a line of its own and a blank line between examples; in the wording "line", neither does.
         """
-        gap = "\n" if self.wording == "line" else "\n\n"
-        solved = [f"{self._unanswered(p)} {p.answer}{gap}" for p in problem.examples(self.shots)]
-        return "".join(solved) + self._unanswered(problem)
-
-    def _unanswered(self, problem: Problem) -> str:
-        if self.wording == "line":
-            return problem.line
-        return (problem.compact if self.wording == "compact" else problem.question) + "\nAnswer:"
+        gap, then = ("\n", "") if self.wording == "line" else ("\n\n", "\nAnswer:")
+        solved = [f"{self._worded(p)}{then} {p.answer}{gap}" for p in problem.examples(self.shots)]
+        return "".join(solved) + self._worded(problem) + then
 
     def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
         """The texts of some responses, without special tokens; tags of the reasoning stay where they are special."""
@@ -182,18 +202,24 @@ class Policy:
         """What counts of a response's text: all of it, or its first line after examples."""
         return response.partition("\n")[0] if self.shots else response
 
+    def spoken(self) -> dict:
+        """How it is spoken to, for the run's config: SPOKEN, by name."""
+        return {name: list(self.tags) if name == "tags" else getattr(self, name) for name in SPOKEN}
+
     def save(self, folder: str | Path) -> None:
-        """Write config, safetensors weights, tokenizer, wording and shots to a folder that `load_policy` reads.
+        """Write config, safetensors weights, tokenizer, and how it is spoken to, to a folder that `load_policy` reads.
 
         An adapter is merged into the weights. Raises PoiseLabError where it cannot be (`ways.merged`).
         """
         folder = Path(folder)
         merged(self.model).save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
-        spoken = {"wording": self.wording, "shots": self.shots}
-        if self.tags != reasoning_tags(self.tokenizer):
-            spoken["tags"] = self.tags
-        (folder / "poise_lab.json").write_text(json.dumps(spoken) + "\n")
+        if self.template:  # what else reads the folder finds it where transformers keeps it
+            (folder / "chat_template.jinja").write_text(self.chat_template, encoding="utf-8")
+        spoken = {name: value for name, value in self.spoken().items() if value or name in ("wording", "shots")}
+        if self.tags == reasoning_tags(self.tokenizer, self.template):
+            del spoken["tags"]
+        (folder / "poise_lab.json").write_text(json.dumps(spoken) + "\n", encoding="utf-8")
 
 
 def load_policy(
@@ -202,6 +228,9 @@ def load_policy(
     shots: int | None = None,
     wording: str | None = None,
     tags: tuple[str, str] | None = None,
+    system: str | None = None,
+    template: str | Path | None = None,
+    template_args: dict | None = None,
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
 ) -> Policy:
@@ -209,10 +238,8 @@ def load_policy(
 
     Only safetensors weights are read.
 
-    shots: solved problems in front of each problem (see `Policy`); by default what the folder was saved with, else 0.
-    wording: how a problem is put (see `Policy`); by default what the folder was saved with, else "question".
-    tags: what the reasoning stands between (see `Policy`); by default what the folder was saved with, else what the
-        tokenizer shows.
+    shots, wording, tags, system, template, template_args: how it is spoken to (see `Policy`); by default as the folder
+        was saved with, else the wording "question", without shots. template may be a file, .jinja or .txt.
     dtype: bfloat16 is faster on a CPU with bfloat16 products (the readings of `poise-lab study real` use it);
         training wants float32: small updates vanish in bfloat16.
 
@@ -221,6 +248,10 @@ def load_policy(
     """
     if wording not in (None, *WORDINGS):
         raise unknown_name("wording", wording, WORDINGS)
+    spoken = dict(
+        shots=shots, wording=wording, tags=tags, system=system,
+        template=template and read_template(template), template_args=template_args,
+    )  # fmt: skip
     if name in SOURCES:
         source = fetched(name)
         if source is None:
@@ -228,7 +259,7 @@ def load_policy(
     else:
         source = Path(data_dir() / BUNDLED[name]) if name in BUNDLED else Path(name)
     if (source / "metrics.jsonl").is_file():
-        return _of_run(source, shots=shots, wording=wording, tags=tags, dtype=dtype, device=device)
+        return _of_run(source, spoken, dtype=dtype, device=device)
     if source.is_dir():
         if (source / "adapter_config.json").is_file() and not (source / "config.json").is_file():
             raise PoiseLabError(
@@ -257,38 +288,35 @@ def load_policy(
     finally:
         if bars:
             transformers_logging.enable_progress_bar()
-    _check_weights(str(name), model, info)
+    check_weights(str(name), model, info)
     if (source / "poise_lab.json").is_file():
-        saved = json.loads((source / "poise_lab.json").read_text())
+        saved = json.loads((source / "poise_lab.json").read_text(encoding="utf-8"))
         if saved.get("wording") not in WORDINGS:
             raise PoiseLabError(
                 f"{source / 'poise_lab.json'} asks for wording {saved.get('wording')!r}; known: {WORDINGS}"
             )
-        wording, shots = wording or saved["wording"], saved.get("shots", 0) if shots is None else shots
-        tags = tags or saved.get("tags")
-    wording = wording or "question"
+        spoken = {name: saved.get(name) if value is None else value for name, value in spoken.items()}
     model.to(device).eval()
-    if wording == "question" and not shots and not tokenizer.chat_template:
+    policy = Policy(model, tokenizer, str(name), **{k: v for k, v in spoken.items() if v is not None})
+    if policy.wording == "question" and not policy.shots and not policy.chat_template:
         warnings.warn(
             f"policy {str(name)!r} has no chat template, so problems are put to it as plain text; "
             "shots=4 shows it what an answer looks like",
             stacklevel=2,
         )
-    policy = Policy(model, tokenizer, str(name), wording, shots or 0, tags)
     _ = policy.ways  # a model that cannot be used is refused here
     return policy
 
 
-def _of_run(run: Path, **spoken) -> Policy:
+def _of_run(run: Path, spoken: dict, **how) -> Policy:
     """The policy that a run started from, with the weights of its last checkpoint."""
     saved = checkpoints.saved(run / "checkpoints")
     if not saved:
         trl = "; those of a run on TRL are its folders checkpoint-STEP" if any(run.glob("checkpoint-*")) else ""
         raise PoiseLabError(f"run folder {run} holds no checkpoint, so no policy{trl}")
     settings = read_json(run / "config.json")
-    for name in ("shots", "wording", "tags"):
-        spoken[name] = settings.get(name) if spoken[name] is None else spoken[name]
-    policy = load_policy(settings["policy"], **spoken)
+    spoken = {name: settings.get(name) if value is None else value for name, value in spoken.items()}
+    policy = load_policy(settings["policy"], **spoken, **how)
     trained = {name: p for name, p in policy.model.named_parameters() if p.requires_grad}
     checkpoints.load(saved[-1], {"model": lambda weights: checkpoints.copy_weights(trained, weights)})
     policy.name = str(run)
@@ -302,22 +330,6 @@ def check_policy(policy: Policy) -> list[Compared]:
     """
     policy.model.eval()
     return find_ways(policy.model, length=64)[1]
-
-
-def _check_weights(name: str, model, info: dict) -> None:
-    """Raises PoiseLabError if weights of the model were not in its files, and so are random, or more layers than it has."""
-    missing, shapes = sorted(info["missing_keys"]), sorted(key[0] for key in info["mismatched_keys"])
-    trunk = f"{model.base_model_prefix}."
-    foreign = sorted(key for key in info["unexpected_keys"] if key.startswith(trunk))  # another head is nothing to it
-    for keys, what in (
-        (missing, "are missing from its files"),
-        (shapes, "have another shape in its files"),
-        (foreign, "are in its files, but not in a model of its config"),
-    ):
-        if keys:
-            raise PoiseLabError(
-                f"policy {name!r} does not fit its config: {len(keys)} weights {what}, such as {keys[0]!r}"
-            )
 
 
 WORTH = 32  # tokens; a shorter common beginning is not worth a pass of its own

@@ -17,11 +17,12 @@ import torch
 
 from .errors import PoiseLabError
 from .files import read_json, write_json
+from .policies import SPOKEN
 from .rollouts import leave_one_out_mean
 from .stats import agreement, mean_interval, variance_reduction
 
 # What makes a run, besides its seed; all else in config.json (date, versions, threads) says how it was made.
-SETTINGS = ("engine", "policy", "wording", "shots", "tags", "task", "task_settings", "baseline", "train")
+SETTINGS = ("engine", "policy", *SPOKEN, "task", "task_settings", "baseline", "train")
 ASIDE = ("train.seed", "train.checkpoint_every")  # two runs that differ in nothing else are seeds of one setting
 
 
@@ -141,26 +142,26 @@ def what_differs(configs: Sequence[dict]) -> list[list[str]]:
     where only other tasks have others.
     """
     known = [name for name in SETTINGS if all(name in config for config in configs)]
-    flat = [_flat({name: config[name] for name in known}) for config in configs]
+    plain = [flat({name: config[name] for name in known}) for config in configs]
     words: list[list[str]] = [[] for _ in configs]
-    for path in dict.fromkeys(path for config in flat for path in config if path not in ASIDE):
-        kept = {(c.get("task") if path.startswith("task_settings") else "", repr(c.get(path))) for c in flat}
+    for path in dict.fromkeys(path for config in plain for path in config if path not in ASIDE):
+        kept = {(c.get("task") if path.startswith("task_settings") else "", repr(c.get(path))) for c in plain}
         if len(kept) > len({task for task, _ in kept}):
             name = path.removeprefix("train.").removeprefix("baseline.").removeprefix("task_settings.")
-            for said, config in zip(words, flat, strict=True):
+            for said, config in zip(words, plain, strict=True):
                 said.append(f"{name.replace('.', ' ').replace('_', ' ')} {config.get(path)}")
     return words
 
 
-def _flat(config: dict, prefix: str = "") -> dict[str, object]:
+def flat(config: dict, prefix: str = "") -> dict[str, object]:
     """A nested dict as one from paths ("train.seed") to values; a tuple is the list that JSON makes of it."""
-    flat = {}
+    paths = {}
     for key, value in config.items():
         if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
+            paths |= flat(value, f"{prefix}{key}.")
         else:
-            flat[prefix + key] = list(value) if isinstance(value, tuple) else value
-    return flat
+            paths[prefix + key] = list(value) if isinstance(value, tuple) else value
+    return paths
 
 
 def compare(runs: Sequence[RunRecord]) -> list[dict]:
@@ -192,6 +193,17 @@ def format_table(rows: list[dict]) -> str:
     header = list(rows[0])
     lines = [header, ["---"] * len(header), *([cell(row[k]) for k in header] for row in rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def to_json(rows: list[dict]) -> str:
+    """The rows of `compare` as JSON, which has no NaN: null stands for it."""
+
+    def plain(value):
+        if isinstance(value, tuple):
+            return [plain(v) for v in value]
+        return None if value != value else value
+
+    return json.dumps([{name: plain(value) for name, value in row.items()} for row in rows], indent=1)
 
 
 def claim_folder(folder: Path, settings: dict, resume: bool, made: dict) -> None:
@@ -228,7 +240,8 @@ def claim_folder(folder: Path, settings: dict, resume: bool, made: dict) -> None
 
 def free_folder(folder: Path) -> None:
     """Take away what a run that finished no step has left; a link, and files of others, stay."""
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    for name in ("checkpoints", "logs"):
+        shutil.rmtree(folder / name, ignore_errors=True)
     for name in ("config.json", "metrics.jsonl", "samples.jsonl"):
         (folder / name).unlink(missing_ok=True)
     if not folder.is_symlink() and not any(folder.iterdir()):

@@ -1,12 +1,15 @@
-"""What a tokenizer's chat template says: where reasoning stands, and which day it is."""
+"""Chat templates, the tokenizer's and one's own: where reasoning stands, which day it is, and whether all is said."""
 
 from __future__ import annotations
 
 import datetime
 import re
+from pathlib import Path
+from types import SimpleNamespace
 
 from transformers import PreTrainedTokenizerBase
 
+from .errors import PoiseLabError
 from .tasks import END_OF_REASONING, START_OF_REASONING
 
 # What else than <think> and </think> the reasoning stands between: a word in brackets and the same with a slash, or
@@ -20,9 +23,9 @@ OTHER_TAGS = (
 DAY = datetime.date(2024, 7, 26)  # "today" for chat templates; Llama 3 has this one where it knows no other
 
 
-def reasoning_tags(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
+def reasoning_tags(tokenizer: PreTrainedTokenizerBase, template: str = "") -> tuple[str, str]:
     """The tags of the reasoning that a chat template names, else those in the vocabulary, else <think> and </think>."""
-    for text in (str(tokenizer.chat_template or ""), " ".join(tokenizer.get_added_vocab())):
+    for text in (template or str(tokenizer.chat_template or ""), " ".join(tokenizer.get_added_vocab())):
         if END_OF_REASONING in text:
             break
         if named := END_TAG.search(text):
@@ -36,3 +39,58 @@ def reasoning_tags(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
 def undated(template: str) -> str:
     """A chat template that prints DAY where it asks for the day, in its format: a run resumed tomorrow is the same run."""
     return re.sub(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""", lambda call: repr(DAY.strftime(call[2])), template)
+
+
+def read_template(template: str | Path) -> str:
+    """A template as text: the text itself, or that of a file. Raises PoiseLabError for a file that is not there."""
+    if not str(template).endswith((".jinja", ".txt")):
+        return str(template)
+    if not Path(template).is_file():
+        raise PoiseLabError(f"there is no template {template}")
+    return Path(template).read_text(encoding="utf-8")
+
+
+def as_chat_template(template: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    """A template in Jinja as it is; of a text with {question} in it, one that writes the same.
+
+    A beginning-of-sequence token comes first where the tokenizer puts one in front of a text.
+
+    Raises PoiseLabError for what is neither.
+    """
+    if any(mark in template for mark in ("{{", "{%", "{#")):
+        return template
+    if "{question}" not in template:
+        raise PoiseLabError(f"template={template!r} must have {{question}} in it, where the question goes, or be Jinja")
+    begins = tokenizer.bos_token_id is not None and tokenizer.encode("")[:1] == [tokenizer.bos_token_id]
+    system = "{{ messages[0]['content'] if messages[0]['role'] == 'system' else '' }}"
+    text = template.replace("{system}", system).replace("{question}", "{{ messages[-1]['content'] }}")
+    return ("{{ bos_token }}" if begins else "") + text + "{{ '' }}"  # or Jinja takes away a newline at the end
+
+
+def check_prompt(policy) -> None:
+    """Refuse a prompt that does not say all that a `Policy` was told to say, with what a chat template does not know."""
+    if policy.template and policy.shots:
+        raise PoiseLabError("shots are shown as plain text, without a template; leave out one of the two")
+    template = policy.chat_template
+    if not template:
+        if policy.template_args:
+            raise PoiseLabError(
+                f"template_args={policy.template_args} have no chat template to go to: policy {policy.name!r} has none, "
+                'or wording is not "question", or there are shots'
+            )
+        return
+    for name in policy.template_args:
+        if not re.search(rf"\b{re.escape(name)}\b", template):
+            raise PoiseLabError(
+                f"the chat template of policy {policy.name!r} knows no {name!r}; read it for what it knows"
+            )
+    asked = "What is 1 + 2?"
+    try:
+        prompt = policy.tokenizer.decode(policy.prompt_ids(SimpleNamespace(compact=asked, question=asked, line=asked)))
+    except Exception as e:  # a template raises what it likes
+        raise PoiseLabError(f"the chat template of policy {policy.name!r} cannot be used: {e}") from None
+    for what, text in (("question", asked), ("system message", policy.system)):
+        if "".join(text.split()) not in "".join(prompt.split()):  # tokenizers move blanks
+            raise PoiseLabError(
+                f"the chat template of policy {policy.name!r} leaves out the {what}; give a template with it"
+            )

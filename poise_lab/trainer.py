@@ -30,7 +30,7 @@ from .process import finish_step_on_interrupt, peak_memory_mb, timed_as
 from .rollouts import Rollouts
 from .runs import RunRecord, baseline_metrics, claim_folder, free_folder, read_lines, read_metrics
 from .sampler import Sampler, step_seed
-from .tasks import Task, TaskMixture
+from .tasks import Problem, Task, TaskMixture, looked_for
 
 PATIENCE = 3  # steps after which a run stops if every reward was the same
 
@@ -77,7 +77,8 @@ class Trainer:
         self.seconds: dict[str, float] = {}  # of the step, by its parts
         self.errors = 0  # of the task's verifier, before the step
         self.baseline.start(policy)
-        claim_folder(self.out, self._settings(), resume, provenance())
+        source = {"task_file": task.file} if getattr(task, "file", None) else {}
+        claim_folder(self.out, self._settings(), resume, {**source, **provenance()})
         if resume:
             self._load_checkpoint()
 
@@ -134,11 +135,20 @@ class Trainer:
         rewards = {m[name] for m in self.metrics for name in ("accuracy", "reward") if name in m}
         if rewards in ({0.0}, {1.0}):
             self._save_checkpoint(step)
+            hint = self._why_nothing_is_right() if rewards == {0.0} else ""
             raise PoiseLabError(
                 f"every response to task {self.task.name!r} has the reward {rewards.pop():g}, on held-out problems and in "
-                f"{step} steps, so there is nothing to learn from; choose easier or harder settings of the task, or "
+                f"{step} steps, so there is nothing to learn from; {hint}choose easier or harder settings of the task, or "
                 f"examples in front of each problem (shots); what was done is kept in {self.out}"
             )
+
+    def _why_nothing_is_right(self) -> str:
+        """What counts of a response, and one that the policy wrote to a held-out problem."""
+        problem, written = self.held_out[0], read_lines(self.out / "samples.jsonl")[-1]["samples"][0]["greedy"]
+        counts = looked_for(problem) if isinstance(problem, Problem) else None
+        if not counts:
+            return ""
+        return f"what counts is {counts}: where {problem.answer!r} is right, the policy wrote {written[-120:]!r}; "
 
     @property
     def step(self) -> int:
@@ -279,9 +289,7 @@ class Trainer:
     def _settings(self) -> dict:
         return {
             "policy": self.policy.name,
-            "wording": self.policy.wording,
-            "shots": self.policy.shots,
-            "tags": list(self.policy.tags),
+            **self.policy.spoken(),
             "task": self.task.name,
             "task_settings": getattr(self.task, "settings", {}),
             "baseline": self.baseline.settings(),

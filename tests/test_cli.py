@@ -337,20 +337,9 @@ def test_flags_are_the_fields_of_train_config():
         assert {k for k in args if args[k] != parsed[k]} == {field.name}
     flags = set(args) - {f.name for f in dataclasses.fields(pl.TrainConfig)}
     assert flags == {
-        "policy",
-        "task",
-        "task_settings",
-        "wording",
-        "shots",
-        "tags",
-        "baseline",
-        "settings",
-        "engine",
-        "out",
-        "resume",
-        "run",
-        "parser",
-    }
+        "policy", "task", "task_settings", "wording", "shots", "tags", "system", "template", "template_args",
+        "baseline", "settings", "engine", "out", "resume", "config", "log", "quiet", "run", "parser",
+    }  # fmt: skip
 
 
 def test_every_field_is_documented(capsys):
@@ -482,7 +471,8 @@ def test_report_is_one_file_that_asks_for_nothing(page):
     path, html = page
     assert [f.name for f in path.parent.iterdir()] == ["report.html"]
     parsed = Page(html)
-    assert parsed.addresses == []
+    assert {tag for tag, _ in parsed.addresses} == {"a"}
+    assert all(address[0] == "#" and f"id='{address[1:]}'" in html for _, address in parsed.addresses)  # the contents
     assert not {"link", "iframe", "img", "object", "embed", "base"} & set(parsed.tags)
     style = "".join(re.findall(r"<style>(.*?)</style>", html, re.S))
     assert "@import" not in style and "url(" not in style
@@ -496,7 +486,7 @@ def test_report_is_one_file_that_asks_for_nothing(page):
 
 def test_report_shows_every_metric_with_axes_and_legends(page):
     _, html = page
-    titles = re.findall(r"<figure aria-label='Figure: ([^.']*)\.", html)
+    titles = re.findall(r"aria-label='Figure: ([^.']*)\.", html)
     for word in (
         "accuracy",
         "reward",
@@ -509,8 +499,12 @@ def test_report_shows_every_metric_with_axes_and_legends(page):
         "time",
     ):
         assert any(word in title for title in titles), word
-    assert html.count("Plotly.newPlot(") == len(titles) == html.count("<figcaption>")
-    assert "poise x2, 2 seeds" in html and "rloo x2, seed 0" in html
+    assert len(re.findall("<figure data-figure", html)) == len(titles) == html.count("<figcaption>")
+    boxes = re.findall(r"name='setting' value='(\d)' checked>.*?</svg>(.*?)</label>", html)
+    assert sorted(boxes) == [("0", boxes[0][1]), ("1", boxes[1][1])] and {b for _, b in boxes} == {
+        "poise x2",
+        "rloo x2",
+    }
     assert '"text":"step"' in html and "1 - Var(A)" in html.replace("\\u002f", "/")
     assert "name='viewport'" in html and "@media print" in html
 
@@ -520,7 +514,7 @@ def test_report_holds_the_table_and_what_made_the_runs(page, runs):
     for f in runs.iterdir():
         assert f.name in text
     row = compare([pl.read_run(runs / "rloo-0")])[0]
-    assert f"{row['lift'][0]:.3f}" in text and "learning_rate: 0.01" in text and "versions:" in text
+    assert f"{row['lift'][0]:.3f}" in text and "learning_rate: 0.01" in text and "versions.torch:" in text
 
 
 def test_report_escapes_names(tmp_path, runs):

@@ -9,7 +9,6 @@ import plotly.graph_objects as go
 
 from ..runs import RunRecord, by_label
 from ..stats import mean_interval
-from ..tasks.strategies import STRATEGIES
 from .plots import COLORS, add_line, figure, line_styles, rounded
 from .words import Figure
 
@@ -34,55 +33,56 @@ METRICS = {
 }
 
 
+def measured(group: Sequence[RunRecord], metric: str, window: int = 1) -> tuple[list[int], np.ndarray]:
+    """The steps at which all runs of a setting have a metric, and its mean and 95 % interval over them, (N, 3).
+
+    window: each run's value at a step is its mean over so many steps up to that one, where it was measured.
+    """
+    by_step: dict[int, list[float]] = {}
+    for run in group:
+        steps, values = (np.array(column) for column in run.series(metric))
+        for step in steps:
+            last = values[(steps > step - window) & (steps <= step)]
+            by_step.setdefault(int(step), []).append(float(last.mean()))
+    steps = [step for step in sorted(by_step) if len(by_step[step]) == len(group)]
+    return steps, np.array([mean_interval(by_step[step]) for step in steps]).reshape(-1, 3)
+
+
 def run_curves(runs: Sequence[RunRecord], metric: str) -> Figure:
     """One metric over the steps of runs; runs that differ in their seed only become a mean with a 95 % band."""
     title, unit = METRICS[metric]
     groups = by_label(runs)
     fig = figure(title, "step", unit)
     for (label, group), style in zip(groups.items(), line_styles(len(groups)), strict=True):
-        by_step: dict[int, list[float]] = {}
-        for run in group:
-            for step, value in zip(*run.series(metric), strict=True):
-                by_step.setdefault(step, []).append(value)
-        steps = [s for s in sorted(by_step) if len(by_step[s]) == len(group)]
+        steps, points = measured(group, metric)
         if not steps:
             continue
-        mean, low, high = np.array([mean_interval(by_step[s]) for s in steps]).T
-        band = dict(low=low, high=high) if len(group) > 1 else {}
         name = f"{label}, {len(group)} seeds" if len(group) > 1 else f"{label}, seed {group[0].seed}"
-        add_line(fig, steps, mean, name, **style, **band)
+        _add(fig, steps, points, name, len(group), **style)
         if metric == "variance_reduction" and label.startswith("poise"):
-            rloo = [run.series("variance_reduction_rloo") for run in group]
-            common = sorted(set.intersection(*(set(s) for s, _ in rloo)))
-            values = [[dict(zip(*pair, strict=True))[s] for pair in rloo] for s in common]
-            add_line(fig, common, np.mean(values, 1), f"RLOO on the same rewards ({label})", COLORS[7], dash="dot")
+            common, points = measured(group, "variance_reduction_rloo")
+            add_line(fig, common, points[:, 0], f"RLOO on the same rewards ({label})", COLORS[7], dash="dot")
     return fig
 
 
 def accuracy_by_task(runs: Sequence[RunRecord]) -> Figure:
-    """Held-out accuracy of each task over the steps, mean over the runs with a 95 % band."""
+    """Held-out accuracy of each task over the steps, mean over the seeds of each setting with a 95 % band."""
     fig = figure("Held-out accuracy by task", "step", "accuracy (share of responses)")
     names = sorted({k for run in runs for m in run.metrics for k in m if k.startswith("accuracy_")})
-    for name, color in zip(names, COLORS * len(names), strict=False):
-        pairs = [dict(zip(*run.series(name), strict=True)) for run in runs]
-        steps = sorted(set.intersection(*(set(p) for p in pairs)))
-        mean, low, high = np.array([mean_interval([p[s] for p in pairs]) for s in steps]).T
-        band = dict(low=low, high=high) if len(runs) > 1 else {}
-        add_line(fig, steps, mean, name.removeprefix("accuracy_"), color, **band)
-    return fig
-
-
-def ways_of_working(runs: Sequence[RunRecord]) -> Figure:
-    """Share of each strategy among the held-out responses over the steps, mean over the runs with a 95 % band."""
-    fig = figure("Ways of working", "step", "share of held-out responses")
-    for name, style in zip(STRATEGIES, line_styles(len(STRATEGIES)), strict=True):
-        pairs = [dict(zip(*run.series(f"share_{name.replace(' ', '_')}"), strict=True)) for run in runs]
-        steps = sorted(set.intersection(*(set(pair) for pair in pairs)))
+    groups = by_label(runs)
+    lines = [(name, label, group) for label, group in groups.items() for name in names]
+    for (name, label, group), color in zip(lines, COLORS * len(lines), strict=False):
+        steps, points = measured(group, name)
         if steps:
-            mean, low, high = np.array([mean_interval([pair[step] for pair in pairs]) for step in steps]).T
-            band = dict(low=low, high=high) if len(runs) > 1 else {}
-            add_line(fig, steps, mean, name, **style, **band)
+            task = name.removeprefix("accuracy_")
+            _add(fig, steps, points, task if len(groups) == 1 else f"{task}, {label}", len(group), color=color)
     return fig
+
+
+def _add(fig: Figure, steps: Sequence[int], points: np.ndarray, name: str, seeds: int, **style) -> None:
+    """A line, with its band where there are seeds to make one."""
+    mean, low, high = points.T
+    add_line(fig, steps, mean, name, **style, **(dict(low=low, high=high) if seeds > 1 else {}))
 
 
 def seconds_by_part(runs: Sequence[RunRecord]) -> Figure:

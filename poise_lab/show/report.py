@@ -3,52 +3,27 @@
 from __future__ import annotations
 
 import html
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import plotly.io as pio
+from plotly.offline import get_plotlyjs
 
 from ..errors import PoiseLabError
 from ..files import write_text
-from ..runs import RunRecord, compare, read_lines
-from .curves import METRICS, accuracy_by_task, run_curves, seconds_by_part, ways_of_working
-from .page import CONFIG
+from ..runs import RunRecord, by_label, compare, read_lines
+from .curves import METRICS, seconds_by_part
+from .plots import line_styles
+from .report_parts import AXES, WINDOWS, chart, more_metrics, paired, settings_told, verdict_matrix
+from .report_style import SCRIPT, STYLE
 from .tokens import ShownPrompt, ShownResponse
 from .viewer import RolloutViewer
-from .words import describe
+from .words import describe, span
 
-STYLE = """
-body { font-family: system-ui, sans-serif; max-width: 60rem; margin: 0 auto; padding: 1rem; color: #222; background: #fff; }
-figure { margin: 1.5rem 0; break-inside: avoid; }
-figcaption { color: #555; font-size: .9rem; }
-.table { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .9rem; }
-td, th { padding: .3rem .6rem; text-align: right; border-bottom: 1px solid #ddd; }
-td:first-child, th:first-child { text-align: left; }
-pre { overflow-x: auto; background: #f5f5f5; padding: .6rem; }
-@media print { .plotly .modebar { display: none } body { max-width: none } }
-"""
-
-CAPTIONS = {
-    "accuracy": "Mean reward of fresh responses to held-out problems, which no step trains on.",
-    "greedy_accuracy": "Share of held-out problems that the most probable response solves.",
-    "pass_at_16": "Share of held-out problems that at least one of 16 sampled responses solves.",
-    "reward": "Mean reward of the sampled responses of each step.",
-    "variance_reduction": "How much smaller the variance of the advantages is than that of the rewards; "
-    "the dotted line is what leave-one-out (RLOO) would have given on the same rewards.",
-    "probe_r_fresh": "The probe reads one response to a held-out problem; V(x) is the mean reward of others.",
-    "probe_mae_fresh": "The same predictions, mean absolute error.",
-    "probe_r_partner": "Before its refit, on the step's new prompts, against single 0/1 rewards.",
-    "probe_mae_partner": "The same predictions, mean absolute error.",
-    "entropy": "Mean over the sampled tokens.",
-    "gradient_norm": "Mean over the mini-batches of a step.",
-    "clip_fraction": "Share of tokens whose gradient the clipped surrogate stops.",
-    "response_length": "Mean over the responses of each step.",
-    "held_out_length": "Mean over the sampled responses to held-out problems.",
-    "tokens": "Sampled for training; evaluations are not counted.",
-    "peak_memory_mb": "Largest resident memory of the process so far.",
-}
+DASHES = {"solid": "", "dash": "6 3", "dot": "2 2", "dashdot": "6 2 2 2"}  # of plotly's lines, as SVG has them
+FEW = 3  # settings whose verdicts are read faster in a list than in a matrix
 
 
 def write_report(runs: Sequence[RunRecord], path: str | Path, first: Sequence[tuple] = ()) -> None:
@@ -58,36 +33,129 @@ def write_report(runs: Sequence[RunRecord], path: str | Path, first: Sequence[tu
 
     Raises PoiseLabError if a run has no finished step or the file cannot be written.
     """
-    rows = compare(list(runs))
-    figures = [(run_curves(runs, metric), CAPTIONS[metric]) for metric in METRICS]
-    figures.insert(1, (accuracy_by_task(runs), "The same, by task, mean over the runs shown."))
-    figures.insert(
-        1, (ways_of_working(runs), "Read from the texts: without reasoning, results alone, or every step written.")
-    )
-    figures.append((seconds_by_part(runs), "Mean over steps and seeds; evaluations are spread over all steps."))
-    figures = [(fig, caption) for fig, caption in [*first, *figures] if fig.data]
+    rows = sorted(compare(list(runs)), key=lambda row: -row["accuracy at end"][0])  # the best first, everywhere
+    by_name = by_label(runs)
+    groups = {row["run"]: by_name[row["run"]] for row in rows}
+    sections = {
+        "Summary": _table(rows) + "".join(_figure(fig, caption, "wide") for fig, caption in first),
+        "Which is better?": _verdicts(groups),
+        "Curves": _charts(groups, list(METRICS)),
+        "By task": _charts(groups, more_metrics(runs, "accuracy_")),
+        "Ways of working": _charts(groups, more_metrics(runs, "share_")),
+        "Where the time goes": _figure(
+            seconds_by_part(runs), "Mean over steps and seeds; evaluations are spread over all steps."
+        ),
+        "What the policy writes": _texts(groups),
+        "What made these runs": _settings(groups),
+    }
+    shown = {title: content for title, content in sections.items() if content}
+    links = "".join(f"<li><a href='#{_anchor(title)}'>{title}</a></li>" for title in shown)
     parts = [
-        f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>poise-lab report</title>"
+        "<!doctype html><html lang='en'><head><meta charset='utf-8'><title>poise-lab report</title>"
         f"<meta name='viewport' content='width=device-width, initial-scale=1'><style>{STYLE}</style></head><body>",
-        "<h1>poise-lab report</h1>",
-        f"<p>{len(runs)} run(s). Intervals and bands are 95 % t intervals over seeds.</p>",
-        _table(rows),
+        f"<aside><nav aria-label='Contents'><ul>{links}</ul></nav>{_controls(groups)}</aside><main>",
+        f"<h1>poise-lab report</h1><p class='note'>{len(runs)} run(s). Intervals and bands are 95 % t intervals over seeds; bands are drawn while at most six settings are shown.</p>",
+        *(f"<section id='{_anchor(title)}'><h2>{title}</h2>{content}</section>" for title, content in shown.items()),
+        f"</main><script>{get_plotlyjs()}</script><script>{SCRIPT}</script></body></html>",
     ]
-    for i, (fig, caption) in enumerate(figures):
-        words = html.escape(describe(fig))
-        plot = pio.to_html(fig, full_html=False, include_plotlyjs=(i == 0), config=CONFIG)
-        parts.append(f"<figure aria-label='{words}'>{plot}<figcaption>{html.escape(caption)}</figcaption></figure>")
-    if written := [(run, _written(run)) for run in runs if read_lines(run.folder / "samples.jsonl")]:
-        parts.append("<h2>What the policy writes</h2>")
-        parts += [f"<h3>{html.escape(run.name)}</h3>{view.to_html()}" for run, view in written]
-    parts.append("<h2>What made these runs</h2>")
-    for run in runs:
-        parts.append(f"<h3>{html.escape(run.name)}</h3><pre>{html.escape(_yaml(run.config))}</pre>")
-    parts.append("</body></html>")
     try:
         write_text(path, "\n".join(parts))
     except OSError as e:
         raise PoiseLabError(f"report {path} cannot be written: {e.strerror}") from None
+
+
+def _anchor(title: str) -> str:
+    return re.sub(r"\W+", "-", title.lower()).strip("-")
+
+
+def _controls(groups: dict[str, Sequence[RunRecord]]) -> str:
+    """What x is, how much curves are smoothed, and which settings are shown, each with the line that it has."""
+    axes = "".join(
+        f"<label><input type='radio' name='axis' value='{axis}'{' checked' * (axis == AXES[0])}> {axis}</label>"
+        for axis in AXES
+    )
+    windows = "".join(
+        f"<label><input type='radio' name='smoothing' value='{n}'{' checked' * (n == 1)}> {n if n > 1 else 'none'}</label>"
+        for n in WINDOWS
+    )
+    boxes = []
+    for i, (label, style) in enumerate(zip(groups, line_styles(len(groups)), strict=True)):
+        line = f"<line x2='26' y1='4' y2='4' stroke='{style['color']}' stroke-width='3' stroke-dasharray='{DASHES[style['dash']]}'/>"
+        boxes.append(
+            f"<label><input type='checkbox' name='setting' value='{i}' checked>"
+            f"<svg width='26' height='8' aria-hidden='true'>{line}</svg>{html.escape(label)}</label>"
+        )
+    every = "<button type='button' value='all'>all</button> <button type='button' value='none'>none</button>"
+    return (
+        f"<form><fieldset><legend>Across</legend>{axes}</fieldset>"
+        f"<fieldset><legend>Mean over the last steps</legend>{windows}</fieldset>"
+        f"<fieldset class='settings'><legend>Shown</legend>{every}{''.join(boxes)}</fieldset></form>"
+    )
+
+
+def _charts(groups: dict[str, Sequence[RunRecord]], metrics: Sequence[str]) -> str:
+    made = [(metric, *chart(groups, metric)) for metric in metrics]
+    figures = [_figure(fig, caption, "wide" * (metric == "accuracy")) for metric, fig, caption in made if fig.data]
+    return f"<div class='charts'>{''.join(figures)}</div>" if figures else ""
+
+
+def _figure(fig, caption: str, where: str = "") -> str:
+    words, drawn = html.escape(describe(fig), quote=True), json.loads(pio.to_json(fig))
+    data = json.dumps({k: drawn[k] for k in ("data", "layout")}, separators=(",", ":")).replace("</", "<\\/")
+    return (
+        f"<figure data-figure class='{where}' aria-label='{words}'><div></div>"
+        f"<script type='application/json'>{data}</script><figcaption>{html.escape(caption)}</figcaption></figure>"
+    )
+
+
+def _verdicts(groups: dict[str, Sequence[RunRecord]]) -> str:
+    """A matrix where there are many settings, and a line for each pair."""
+    tokens, found = paired(groups)
+    number = {label: i for i, label in enumerate(groups)}
+    rows = [
+        f"<tr data-settings='{number[a]} {number[b]}'><td>{html.escape(a)}</td><td>{word}{' than' * (word != 'inconclusive')}</td>"
+        f"<td>{html.escape(b)}</td><td>{span(*difference, digits=3)}</td></tr>"
+        for (a, b), (word, difference) in found.items()
+        if number[a] < number[b]
+    ]
+    if not rows:
+        return ""
+    said = (
+        f"Held-out accuracy when {tokens:,} tokens had been sampled, as many as every run has; the difference with its 95 % "
+        "interval from pairs of runs with the same seed, and no allowance for the number of pairs."
+    )
+    pairs = f"<div class='table'><table class='words'>{''.join(rows)}</table></div>"
+    if len(groups) <= FEW:
+        return f"<p class='note'>{said}</p>{pairs}"
+    matrix = _figure(verdict_matrix(found), f"{said} b: better, w: worse, empty: inconclusive or not compared.")
+    return f"{matrix}<details><summary>{len(rows)} pairs, one by one</summary>{pairs}</details>"
+
+
+def _texts(groups: dict[str, Sequence[RunRecord]]) -> str:
+    """The first seed of each setting whose runs keep texts, folded where there are several."""
+    written = [
+        (i, group[0]) for i, group in enumerate(groups.values()) if read_lines(group[0].folder / "samples.jsonl")
+    ]
+    return "".join(
+        f"<details data-settings='{i}'{' open' * (len(written) == 1)}><summary>{html.escape(run.name)}</summary>"
+        f"{_written(run).to_html()}</details>"
+        for i, run in written
+    )
+
+
+def _settings(groups: dict[str, Sequence[RunRecord]]) -> str:
+    common, own = settings_told(groups)
+    rows = "".join(
+        f"<tr data-settings='{i}'><td>{html.escape(label)}</td><td>{html.escape(', '.join(run.name for run in group))}</td>"
+        f"<td>{html.escape(own[label])}</td></tr>"
+        for i, (label, group) in enumerate(groups.items())
+    )
+    head = "<tr><th>setting</th><th>runs</th><th>what is not the same in all of them</th></tr>"
+    same = html.escape("\n".join(f"{name}: {value}" for name, value in common.items()))
+    return (
+        f"<div class='table'><table class='words'>{head}{rows}</table></div>"
+        f"<details><summary>What is the same in all runs</summary><pre>{same}</pre></details>"
+    )
 
 
 def _written(run: RunRecord) -> RolloutViewer:
@@ -125,15 +193,8 @@ def _table(rows: list[dict]) -> str:
         )
 
     head = "".join(f"<th>{html.escape(k)}</th>" for k in rows[0])
-    body = "".join("<tr>" + "".join(f"<td>{cell(v)}</td>" for v in row.values()) + "</tr>" for row in rows)
+    body = "".join(
+        f"<tr data-settings='{i}'>{''.join(f'<td>{cell(v)}</td>' for v in row.values())}</tr>"
+        for i, row in enumerate(rows)
+    )
     return f"<div class='table'><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
-
-
-def _yaml(config: dict, indent: int = 0) -> str:
-    lines = []
-    for key, value in config.items():
-        if isinstance(value, dict) and value:
-            lines += [" " * indent + f"{key}:", _yaml(value, indent + 2)]
-        else:
-            lines.append(" " * indent + f"{key}: {value}")
-    return "\n".join(lines)

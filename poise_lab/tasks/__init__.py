@@ -8,7 +8,7 @@ from pathlib import Path
 from reasoning_gym.factory import DATASETS
 
 from ..errors import PoiseLabError, unknown_name
-from .answers import FILES, rows_of
+from .answers import FILES, LOOKED_FOR, rows_of
 from .gym import (
     END_OF_REASONING,
     LAPTOP_SETTINGS,
@@ -20,7 +20,7 @@ from .gym import (
     TaskMixture,
     answer_of,
 )
-from .own import RecordTask
+from .own import RecordProblem, RecordTask
 
 __all__ = [
     "END_OF_REASONING",
@@ -34,6 +34,7 @@ __all__ = [
     "TaskMixture",
     "answer_of",
     "load_task",
+    "looked_for",
 ]
 
 
@@ -57,9 +58,12 @@ def load_task(
     if not isinstance(name, str) or name.endswith(FILES):
         title = Path(name).name if isinstance(name, (str, Path)) else "records"
         try:
-            return RecordTask(title, rows_of(name, split), **settings)
+            task = RecordTask(title, rows_of(name, split), **settings)
         except TypeError as e:
             raise PoiseLabError(f"task {title!r} refuses its settings: {e}") from None
+        task.settings |= {} if split is None else {"split": split}
+        task.file = str(name) if isinstance(name, (str, Path)) else None
+        return task
     if split is not None:
         raise PoiseLabError(f"split={split!r} belongs to questions of one's own; task {name!r} has none")
     names = name.split("+")
@@ -75,3 +79,10 @@ def load_task(
     task = Task(name, {**LAPTOP_SETTINGS.get(name, {}), **settings})
     task.try_out()
     return task
+
+
+def looked_for(problem: Problem) -> str | None:
+    """What of a response is compared with the answer, in words; None where a function of one's own knows."""
+    if not isinstance(problem, RecordProblem):
+        return "all that follows the reasoning, without a word around it"
+    return LOOKED_FOR[problem.source.verify] if isinstance(problem.source.verify, str) else None

@@ -77,6 +77,16 @@ VERIFIERS: dict[str, Callable[[str, str], float]] = {
 }  # fmt: skip
 
 
+IN_FINAL = " (the last \\boxed{...}, else the last <answer>...</answer>, else all that follows the reasoning)"
+LOOKED_FOR = {  # what of a response each of them compares with the answer, in words
+    "exact": "the final answer" + IN_FINAL + ", letter for letter",
+    "number": "the last number in the final answer" + IN_FINAL,
+    "choice": "the last letter from A to J that stands alone in the final answer" + IN_FINAL,
+    "regex": "the whole final answer" + IN_FINAL,
+    "math": "the expression that math-verify finds",
+}
+
+
 def check_reference(verifier: str, answer: str) -> str | None:
     """What is wrong with a reference answer for a named verifier, or None: nothing could ever be right under it."""
     if verifier == "number" and last_number(answer) is None:

@@ -14,6 +14,8 @@ from ..errors import PoiseLabError, unknown_name
 from .answers import VERIFIERS, check_reference
 from .gym import Problem
 
+DEFAULTS = {"question": "question", "answer": "answer", "difficulty": None, "prompt": "{question}"}
+
 
 @dataclasses.dataclass(frozen=True)
 class NamedVerifier:
@@ -50,6 +52,7 @@ class RecordTask:
     """Questions and answers of one's own. Made by `load_task`.
 
     Problems are the records with pairwise different questions, the first of each; every draw is without replacement.
+    file: where the records come from, if it is a file. sha256: that of questions and answers, if they must be the same.
     verifier_errors: as of `Task`.
     """
 
@@ -63,8 +66,9 @@ class RecordTask:
         difficulty: str | None = None,
         verify: str | Callable[[str, dict], float] = "exact",
         prompt: str = "{question}",
+        sha256: str | None = None,
     ):
-        self.name, self.verify, self.verifier_errors = name, verify, 0
+        self.name, self.verify, self.verifier_errors, self.file = name, verify, 0, None
         if isinstance(verify, str) and verify not in VERIFIERS:
             raise unknown_name("verifier", verify, VERIFIERS)
         if verify == "math" and importlib.util.find_spec("math_verify") is None:
@@ -88,10 +92,15 @@ class RecordTask:
         if not self.problems:
             raise PoiseLabError(f"task {name!r} has no records")
         rows_as_text = json.dumps([(p.question, p.answer) for p in self.problems])
+        found = hashlib.sha256(rows_as_text.encode()).hexdigest()
+        if sha256 not in (None, found):
+            raise PoiseLabError(f"task {name!r} has other questions or answers than it had: their sha256 is {found}")
+        told = {"question": question, "answer": answer, "difficulty": difficulty, "prompt": prompt}
         self.settings = {
             "records": len(self.problems),
-            "sha256": hashlib.sha256(rows_as_text.encode()).hexdigest(),
+            "sha256": found,
             "verify": verify if isinstance(verify, str) else getattr(verify, "__qualname__", type(verify).__name__),
+            **{setting: value for setting, value in told.items() if value != DEFAULTS[setting]},
         }
 
     def _column(self, n: int, row: dict, column: str) -> str:

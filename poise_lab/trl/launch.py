@@ -187,8 +187,10 @@ def run(options: RunOptions, args: PoiseConfig, train: dict | None = None) -> Ru
         )  # fmt: skip
     except (ValueError, OSError) as e:  # TRL's own refusals
         raise one_line(e) from e
-    if tokenizer.chat_template:  # of the prompts; the tokenizer that is saved keeps its own
-        trainer.chat_template = undated(tokenizer.get_chat_template())
+    template = policy.chat_template if policy else tokenizer.chat_template and tokenizer.get_chat_template()
+    if template:  # of the prompts; the tokenizer that is saved keeps its own
+        trainer.chat_template = undated(template)
+        trainer.chat_template_kwargs |= policy.template_args if policy else {}
     with one_sentence_if_a_process_is_lost(folder, args.world_size):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     trainer.accelerator.wait_for_everyone()
@@ -197,10 +199,8 @@ def run(options: RunOptions, args: PoiseConfig, train: dict | None = None) -> Ru
 
 def prompt_of(problem: Problem, policy, tokenizer):
     """The prompt as TRL takes it: text, or a message for a tokenizer with a chat template. Worded as `Policy.prompt_ids`."""
-    if policy and policy.shots:
-        return policy.few_shot_text(problem)
-    if policy and policy.wording != "question":
-        return problem.compact if policy.wording == "compact" else problem.line
+    if policy:
+        return policy.messages(problem) if policy.chat_template else policy.plain_text(problem)
     return [{"role": "user", "content": problem.question}] if tokenizer.chat_template else problem.question
 
 
@@ -234,10 +234,13 @@ def train(
     baseline: str,
     settings: dict,
     tags: list[str] | None = None,
+    log: str | None = None,
+    quiet: bool = False,
 ) -> RunRecord:
     """`poise-lab train --engine trl`."""
     args = from_train_config(config, out, baseline, settings)
-    args.poise_tags = tags
+    args.poise_tags, args.disable_tqdm = tags, quiet or args.disable_tqdm
+    args.report_to = [log] if log else args.report_to
     options = RunOptions(policy, task, config.eval_prompts, resume)
     return run(options, args, dataclasses.asdict(config))
 

@@ -204,11 +204,20 @@ def test_on_the_device_of_this_machine(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("wording", "shots"), [("compact", 0), ("line", 0), ("question", 0), ("line", 2), ("compact", 1)]
+    ("wording", "shots", "told"),
+    [
+        ("compact", 0, {}),
+        ("line", 0, {"system": "add"}),
+        ("question", 0, {}),
+        ("line", 2, {"system": "add"}),
+        ("compact", 1, {}),
+        ("compact", 0, {"system": "add", "template": "{system}: {question} "}),
+        ("question", 0, {"template": "{{ messages[0].content }}{{ end }}", "template_args": {"end": "!"}}),
+    ],
 )
-def test_a_saved_policy_is_asked_as_on_the_laptop(tmp_path, monkeypatch, wording, shots):
+def test_a_saved_policy_is_asked_as_on_the_laptop(tmp_path, monkeypatch, wording, shots, told):
     """The folder says how: the same prompts token by token, the same ends, the same part of a response that counts."""
-    policy = pl.load_policy("tiny", wording=wording, shots=shots)
+    policy = pl.load_policy("tiny", wording=wording, shots=shots, **told)
     policy.save(tmp_path / "policy")
     seen, plain = {}, PoiseTrainer._generate_and_score_completions
 

@@ -1,0 +1,141 @@
+"""The parts of a report: curves whose x and smoothing can be chosen, verdicts of pairs, and what settings differ in."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..runs import SETTINGS, RunRecord, flat
+from ..stats import verdict
+from .curves import METRICS, measured
+from .plots import COLORS, add_line, figure, line_styles, matrix, rounded
+from .words import Figure
+
+AXES = ("step", "tokens", "seconds")
+WINDOWS = (1, 5, 20)  # steps that a curve may be smoothed over
+ALIKE = (
+    "policy",
+    "task",
+    "train.eval_prompts",
+    "train.eval_responses",
+    "train.max_new_tokens",
+)  # and what the task is told
+
+CAPTIONS = {
+    "accuracy": "Mean reward of fresh responses to held-out problems, which no step trains on.",
+    "greedy_accuracy": "Share of held-out problems that the most probable response solves.",
+    "pass_at_16": "Share of held-out problems that at least one of 16 sampled responses solves.",
+    "reward": "Mean reward of the sampled responses of each step.",
+    "variance_reduction": "How much smaller the variance of the advantages is than that of the rewards; "
+    "a grey dotted line is what leave-one-out (RLOO) would have given on the same rewards.",
+    "probe_r_fresh": "The probe reads one response to a held-out problem; V(x) is the mean reward of others.",
+    "probe_mae_fresh": "The same predictions, mean absolute error.",
+    "probe_r_partner": "Before its refit, on the step's new prompts, against single rewards.",
+    "probe_mae_partner": "The same predictions, mean absolute error.",
+    "entropy": "Mean over the sampled tokens.",
+    "gradient_norm": "Mean over the mini-batches of a step.",
+    "clip_fraction": "Share of tokens whose gradient the clipped surrogate stops.",
+    "response_length": "Mean over the responses of each step.",
+    "held_out_length": "Mean over the sampled responses to held-out problems.",
+    "tokens": "Sampled for training; evaluations are not counted.",
+    "peak_memory_mb": "Largest resident memory of the process so far.",
+}
+
+
+def more_metrics(runs: Sequence[RunRecord], prefix: str) -> list[str]:
+    """The metrics of runs whose names begin so: those of each task, or of each way of working."""
+    return sorted({name for run in runs for metrics in run.metrics for name in metrics if name.startswith(prefix)})
+
+
+def chart(groups: dict[str, Sequence[RunRecord]], metric: str) -> tuple[Figure, str]:
+    """One metric of each setting, every choice of x and smoothing in `meta` of its traces; and what it is, in words.
+
+    groups: of `by_label`. A setting whose runs do not have the metric has no trace.
+    """
+    told = re.fullmatch(r"(accuracy|share)_(.*)", metric)
+    if metric in METRICS:
+        (title, unit), caption = METRICS[metric], CAPTIONS[metric]
+    elif told and told[1] == "accuracy":
+        title, unit, caption = told[2], "accuracy (share of responses)", "Held-out problems of this task."
+    else:
+        title, unit, caption = told[2].replace("_", " "), "share of held-out responses", "Read from the texts."
+    height = 420 if metric == "accuracy" else 300
+    fig = figure(title, "step", unit, height, showlegend=False, hovermode="closest")
+    fig.update_layout(margin=dict(l=60, r=10, t=40, b=45))
+    styles = line_styles(len(groups))
+    for setting, ((label, group), style) in enumerate(zip(groups.items(), styles, strict=True)):
+        _trace(fig, setting, label, group, metric, style, band=len(group) > 1)
+        if metric == "variance_reduction" and label.startswith("poise"):
+            grey = dict(color=COLORS[7], dash="dot")
+            _trace(fig, setting, f"RLOO on the same rewards ({label})", group, f"{metric}_rloo", grey, band=False)
+    return fig, caption
+
+
+def _trace(
+    fig: Figure, setting: int, name: str, group: Sequence[RunRecord], metric: str, style: dict, band: bool
+) -> None:
+    steps, _ = measured(group, metric)
+    if not steps:
+        return
+    at = [{m["step"]: m for m in run.metrics} for run in group]
+    x = {axis: rounded([np.mean([by[step][axis] for by in at]) for step in steps], 1) for axis in AXES}
+    points = {str(window): measured(group, metric, window)[1].T for window in WINDOWS}
+    mean, low, high = points["1"]
+    add_line(fig, steps, mean, name, **style, **(dict(low=low, high=high) if band else {}))
+    fig.data[-1].meta = {"setting": setting, "x": x, "y": {k: rounded(p[0]) for k, p in points.items()}}
+    if band:
+        around = {k: rounded([*p[2], *p[1][::-1]]) for k, p in points.items()}
+        fig.data[-2].meta = {"setting": setting, "band": True, "x": {k: v + v[::-1] for k, v in x.items()}, "y": around}
+
+
+def paired(groups: dict[str, Sequence[RunRecord]]) -> tuple[float, dict[tuple[str, str], tuple]]:
+    """The tokens of the run that sampled fewest, and of each pair of settings its verdict on held-out accuracy there.
+
+    Pairs are made of runs with the same seed; settings whose problems or policies are others are not compared, nor are
+    those without two seeds in common. Accuracy is linear between evaluations; a verdict is as of `stats.verdict`.
+    """
+    runs = [run for group in groups.values() for run in group if run.series("accuracy")[0]]
+    tokens = min((run.metrics[-1]["tokens"] for run in runs), default=0)
+    found, accuracy = {}, {label: {run.seed: _accuracy_at(run, tokens) for run in g} for label, g in groups.items()}
+    for a, of_a in accuracy.items():
+        for b, of_b in accuracy.items():
+            seeds = sorted(seed for seed in of_a.keys() & of_b.keys() if not np.isnan([of_a[seed], of_b[seed]]).any())
+            if a != b and len(seeds) > 1 and _asked_alike(groups[a][0], groups[b][0]):
+                found[a, b] = verdict([of_a[seed] for seed in seeds], [of_b[seed] for seed in seeds])
+    return tokens, found
+
+
+def _accuracy_at(run: RunRecord, tokens: float) -> float:
+    steps, accuracy = run.series("accuracy")
+    spent = dict(zip(*run.series("tokens"), strict=True))
+    return float(np.interp(tokens, [spent[step] for step in steps], accuracy)) if steps else float("nan")
+
+
+def _asked_alike(a: RunRecord, b: RunRecord) -> bool:
+    ours, theirs = flat(a.config), flat(b.config)
+    told = [name for name in ours.keys() | theirs.keys() if name in ALIKE or name.startswith("task_settings.")]
+    return all(ours.get(name) == theirs.get(name) for name in told)
+
+
+def verdict_matrix(found: dict[tuple[str, str], tuple]) -> Figure:
+    """All pairs at once: b where the row is better than the column, w where it is worse."""
+    names = list(dict.fromkeys(a for a, _ in found))
+    letter = {"better": "b", "worse": "w", "inconclusive": ""}
+    grid = [[found[a, b][1][0] if (a, b) in found else 0.0 for b in names] for a in names]
+    text = [[letter[found[a, b][0]] if (a, b) in found else "" for b in names] for a in names]
+    height = 220 + 26 * len(names)
+    return matrix(grid, names, "Row minus column", "", "", text, "accuracy", height=height)
+
+
+def settings_told(groups: dict[str, Sequence[RunRecord]]) -> tuple[dict, dict[str, str]]:
+    """What all settings have in common, as one dict of their configs; and for each setting what it has of its own."""
+    configs = [flat({k: v for k, v in group[0].config.items() if k in SETTINGS}) for group in groups.values()]
+    every = [flat(run.config) for group in groups.values() for run in group]
+    common = {k: v for k, v in every[0].items() if all(k in config and config[k] == v for config in every)}
+    own = {
+        label: ", ".join(f"{k.removeprefix('train.').removeprefix('baseline.')}: {v}" for k, v in config.items() if k not in common and k != "train.seed")
+        for label, config in zip(groups, configs, strict=True)
+    }  # fmt: skip
+    return common, own

@@ -1,0 +1,137 @@
+"""Settings from a file, a run repeated from its own config.json, and where else its metrics go."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.machinery
+import importlib.util
+import json
+import os
+import re
+import sys
+import types
+
+import pytest
+
+import poise_lab as pl
+from poise_lab.cli import main
+from poise_lab.logs import Log
+
+SMALL = "--prompts 4 --minibatches 2 --eval-prompts 4 --eval-responses 2 --max-new-tokens 12 --eval-every 1".split()
+ROWS = [
+    {"q": f"{a}+{b}=", "answer": a + b, "split": "test" if b == 9 else "train"} for a in range(9) for b in range(1, 10)
+]
+
+
+def train(out, *flags) -> int:
+    return main(["train", "--quiet", "--out", str(out), *map(str, flags)])
+
+
+def figures(run) -> list[dict]:
+    """The metrics without what a clock or a meter says."""
+    return [{k: v for k, v in m.items() if "second" not in k and "memory" not in k} for m in pl.read_run(run).metrics]
+
+
+def test_a_runs_own_config_repeats_it(tmp_path, capfd):
+    """Bit for bit, with all that it was told: task from a file, a split, a column, the probe, how the policy is spoken to."""
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    told = ["--task", questions, "--task-set", "verify=number", "--task-set", "question=q", "--task-set", "split=train",
+            "--set", "probe=paper", "--set", "warmup=1", "--system", "add:", "--seed", 3, "--steps", 3, *SMALL]  # fmt: skip
+    assert train(tmp_path / "a", *told) == 0
+    assert capfd.readouterr().err == ""  # no bar
+    assert train(tmp_path / "b", "--config", tmp_path / "a" / "config.json") == 0
+    assert pl.read_run(tmp_path / "b").config == pl.read_run(tmp_path / "a").config
+    assert figures(tmp_path / "b") == figures(tmp_path / "a")
+    questions.write_text("".join(json.dumps(row) + "\n" for row in ROWS[:-9]))
+    assert train(tmp_path / "c", "--config", tmp_path / "a" / "config.json") == 2
+    assert "has other questions or answers than it had" in capfd.readouterr().err
+
+
+def test_flags_win_over_the_file_and_what_belongs_to_another_is_left_out(tmp_path):
+    config = tmp_path / "run.toml"
+    config.write_text(
+        'task = "chain_sum"\nsteps = 1\n[task_settings]\nmax_terms = 3\n[baseline]\nname = "poise"\nresponses = 4\nwarmup = 9\n'
+        "[train]\nprompts = 4\nminibatches = 1\neval_prompts = 2\neval_responses = 1\nmax_new_tokens = 8\n"
+    )
+    assert train(tmp_path / "a", "--config", config, "--set", "responses=3", "--prompts", 2) == 0
+    made = pl.read_run(tmp_path / "a").config
+    assert made["baseline"]["responses"] == 3 and made["baseline"]["warmup"] == 9
+    assert made["train"]["prompts"] == 2 and made["train"]["eval_prompts"] == 2 and made["train"]["steps"] == 1
+    assert made["task_settings"]["max_terms"] == 3
+    assert train(tmp_path / "b", "--config", config, "--baseline", "rloo", "--task", "gcd") == 0
+    made = pl.read_run(tmp_path / "b").config
+    assert (
+        made["baseline"] == {"name": "rloo", "responses": 2} and made["task"] == "gcd" and made["task_settings"] == {}
+    )
+
+
+@pytest.mark.parametrize(
+    "name, text, says",
+    [
+        ("a.json", '{"stpes": 3}', "unknown setting in .*a.json 'stpes'; known: .*steps"),
+        ("a.toml", "steps = ", "a.toml is no TOML"),
+        ("a.json", "{", "a.json is no JSON"),
+        ("a.json", "[1]", "must hold the settings of a run by name"),
+        ("a.json", '{"baseline": {"responses": 2}}', "does not name its baseline"),
+        ("a.json", '{"train": {"steps": 0}}', "steps=0; it must be a whole number, at least 1"),
+        ("a.json", '{"train": 3}', "must hold the settings of a run by name"),
+        ("a.json", '{"versions": {}, "policy": "tiny", "steps": 0}', "steps=0"),
+    ],
+)
+def test_bad_files_are_one_sentence(tmp_path, capfd, name, text, says):
+    (tmp_path / name).write_text(text)
+    assert train(tmp_path / "r", "--config", tmp_path / name) == 2
+    err = capfd.readouterr().err
+    assert err.count("\n") == 1 and re.search(says, err), err
+    assert train(tmp_path / "r", "--config", tmp_path / "none.json") == 2
+    assert "none.json cannot be read" in capfd.readouterr().err and not (tmp_path / "r").exists()
+
+
+def test_compare_in_json(tmp_path, capfd):
+    assert train(tmp_path / "a", "--baseline", "rloo", "--steps", 1, *SMALL) == 0
+    capfd.readouterr()
+    assert main(["compare", "--json", str(tmp_path / "a")]) == 0
+    (row,) = json.loads(capfd.readouterr().out)
+    assert row["run"] == "rloo x2" and row["seeds"] == 1 and row["probe r"] == [None] * 3
+    accuracy = pl.read_run(tmp_path / "a").series("accuracy")[1]
+    assert row["accuracy at start"] == [accuracy[0], None, None] and row["lift"][0] == accuracy[1] - accuracy[0]
+
+
+def test_a_missing_library_is_one_sentence_at_once(tmp_path, capfd, monkeypatch):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "wandb" else found(name, *a))
+    monkeypatch.setattr(pl, "load_policy", lambda *a, **k: pytest.fail("too late"))
+    assert train(tmp_path / "r", "--log", "wandb") == 2
+    assert capfd.readouterr().err == "poise-lab: the log 'wandb' needs the library of that name: pip install wandb\n"
+
+
+@pytest.mark.parametrize("name", ["trackio", "wandb"])
+def test_a_tracker_gets_settings_and_every_step(tmp_path, monkeypatch, name):
+    """With a stand-in that has the three calls of both libraries."""
+    told = []
+    stand_in = types.ModuleType(name)
+    stand_in.__spec__ = importlib.machinery.ModuleSpec(name, None)
+    stand_in.init = lambda **how: told.append(("init", how))
+    stand_in.log = lambda figures, step: told.append((step, figures))
+    stand_in.finish = lambda: told.append("end")
+    monkeypatch.setitem(sys.modules, name, stand_in)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    assert train(tmp_path / "r", "--log", name, "--steps", 2, *SMALL) == 0
+    (_, how), *steps, end = told
+    assert how["name"] == "r" and how["config"] == pl.read_run(tmp_path / "r").config and end == "end"
+    assert [step for step, _ in steps] == [0, 1, 2]
+    assert [{"step": step, **values} for step, values in steps] == pl.read_run(tmp_path / "r").metrics
+    assert os.environ["WANDB_MODE"] == "offline"
+
+
+def test_tensorboard_reads_what_is_written(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    log = Log("tensorboard", tmp_path)
+    for step, reward in enumerate((0.25, 0.5)):
+        log({"step": step, "reward": reward})
+    log.close()
+    events = EventAccumulator(str(tmp_path / "logs")).Reload().Scalars("reward")
+    assert [(event.step, event.value) for event in events] == [(0, 0.25), (1, 0.5)]
