@@ -1,4 +1,4 @@
-"""Exercises of notebooks 4 to 6: the folded solutions are correct, the empty ones are told so, mistakes are named."""
+"""Exercises of notebooks 4 to 6 and 9 to 11: folded solutions are correct, empty ones are told so, mistakes named."""
 
 from __future__ import annotations
 
@@ -13,12 +13,19 @@ import torch
 
 from poise_lab.course.checks import answer
 
-NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("0[456]_*.ipynb"))
+LESSONS = Path(__file__).parent.parent / "notebooks"
+NOTEBOOKS = [path for path in sorted(LESSONS.glob("*.ipynb")) if path.name[:2] in "04 05 06 09 10 11".split()]
 BLOCK = re.compile(r"^ *```python\n(.*?)^ *```", re.M | re.S)
 WRONG = {
     "training_rows": ("features.reshape(-1, 2), rewards.reshape(-1)", "the response's own reward"),
     "own_share": ("(b * R).mean() / ((R - V) ** 2).mean()", "rewards are not centred"),
     "poise_advantages": ("rewards - values", "its own prediction"),
+    "ceiling": (
+        "np.sqrt(rewards.mean(1).var(ddof=1) / (rewards.mean(1).var(ddof=1) + rewards.var(1, ddof=1).mean() / 7))",
+        "scatter by their noise",
+    ),
+    "carry": ("matrix.T @ coef, intercept", "the shift is missing"),
+    "local_loss": ("losses.mean()", "its own tokens"),
     "within": ("W.diagonal(dim1=1, dim2=2).mean()", "subtract what the responses of a prompt have in common"),
 }
 

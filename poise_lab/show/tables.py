@@ -1,0 +1,69 @@
+"""Tables of results: HTML in the colours of the page it stands on, and the same in plain text."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+
+Cell = str | int | float | tuple[float, float, float]
+
+
+class Table:
+    """Rows of results as a table, for a notebook or a page.
+
+    rows: dicts with the same keys, the columns. A cell is a text, a number, or (value, low, high): its interval stands
+        below it, and is left out where it is not known.
+    digits: decimals, of all columns or by column; a number of 1000 or more has none. signed: columns whose numbers have
+        a sign. marked: first cells of rows that stand out.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[Mapping[str, Cell]],
+        digits: int | Mapping[str, int] = 3,
+        signed: Sequence[str] = (),
+        marked: Sequence[str] = (),
+    ):
+        self.rows, self.digits, self.signed, self.marked = list(rows), digits, signed, marked
+
+    def _said(self, column: str, value: Cell) -> tuple[str, str]:
+        """A cell in words: the value, and its interval or ""."""
+        if isinstance(value, str | int):
+            return str(value), ""
+        first, *bounds = value if isinstance(value, tuple) else (value,)
+        digits = self.digits if isinstance(self.digits, int) else self.digits.get(column, 3)
+        digits, sign = 0 if abs(first) >= 1000 else digits, "+" if column in self.signed else ""
+        if first != first:
+            return "–", ""
+        value, *bounds = (f"{round(x, digits) + 0.0:{sign},.{digits}f}" for x in (first, *bounds) if x == x)
+        return value, f"[{', '.join(bounds)}]" if bounds else ""
+
+    def to_html(self) -> str:
+        """A piece of a page; a wide table scrolls in its own box."""
+        left = ' style="text-align:left"'
+        names = list(self.rows[0])
+        head = "".join(f"<th{left if i == 0 else ''}>{html.escape(name)}</th>" for i, name in enumerate(names))
+        lines = []
+        for row in self.rows:
+            cells = []
+            for i, name in enumerate(names):
+                value, bounds = map(html.escape, self._said(name, row[name]))
+                value = f"<strong>{value}</strong>" if i == 0 and row[name] in self.marked else value
+                below = f"<br><small>{bounds}</small>" if bounds else ""
+                aligned = left if i == 0 or isinstance(row[name], str) else ""
+                cells.append(f"<td{aligned}>{value}{below}</td>")
+            lines.append(f"<tr>{''.join(cells)}</tr>")
+        table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+        return f'<div class="table poise-table" style="overflow-x:auto">{table}</div>'
+
+    def words(self) -> str:
+        """The same in plain text, each column as wide as its widest cell."""
+        names = list(self.rows[0])
+        lines = [names, *([" ".join(filter(None, self._said(name, row[name]))) for name in names] for row in self.rows)]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        return "\n".join(
+            "  ".join(cell.ljust(n) for cell, n in zip(line, widths, strict=True)).rstrip() for line in lines
+        )
+
+    def _repr_mimebundle_(self, **options) -> dict:
+        return {"text/html": self.to_html(), "text/plain": self.words()}
