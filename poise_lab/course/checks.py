@@ -53,7 +53,7 @@ def check_all(file: str) -> None:
     for cell in (cell for cell in nbformat.read(file, 4).cells if is_test(cell)):
         of, says = float(cell.metadata.nbgrader.points), ""
         try:
-            exec(compile(cell.source, grade_id(cell), "exec"), get_ipython().user_ns)
+            get_ipython().ex(cell.source)
         except AssertionError as e:
             says = f"  not yet: {e}"
         except Exception as e:
