@@ -16,10 +16,10 @@ from . import checkpoints, threads
 from .engine import context_of, decoder_layers, head
 from .errors import PoiseLabError, unknown_name
 from .files import read_json
-from .sources import BUNDLED, SOURCES, data_dir, fetched
+from .sources import BUNDLED, SOURCES, check_weights, data_dir, fetched
 from .tasks import END_OF_REASONING, START_OF_REASONING, Problem
 from .templates import as_chat_template, check_prompt, read_template, reasoning_tags, undated
-from .ways import Compared, Ways, check_weights, find_ways, merged
+from .ways import Compared, Ways, find_ways, merged
 
 WORDINGS = ("compact", "question", "line")
 SPOKEN = ("wording", "shots", "tags", "system", "template", "template_args")  # how a policy is spoken to
