@@ -205,8 +205,8 @@ def sample_rollouts(
     keep: layer and pool of the internals to keep on the way (`Rollouts.internals`), which saves `read_internals`. They are
         kept in float32 on a CPU alone: elsewhere the two differ by more than 1e-4.
 
-    Raises PoiseLabError for no problems, no responses, an empty prompt, a prompt that with `max_new_tokens` is longer
-    than the model's context, or a layer and pool that `read_internals` refuses.
+    Raises PoiseLabError for no problems, no responses, an empty prompt, one with tokens that the model does not know, one
+    that with `max_new_tokens` is longer than the model's context, or a layer and pool that `read_internals` refuses.
     """
     problems = list(problems)
     if not problems:
@@ -226,6 +226,11 @@ def sample_rollouts(
     for prompt in prompts:
         if not prompt:
             raise PoiseLabError("a prompt has no tokens; the tokenizer turned it into nothing")
+        if max(prompt) >= policy.model.config.get_text_config().vocab_size:
+            raise PoiseLabError(
+                f"a prompt has token {max(prompt)}, which the model of policy {policy.name!r} has no embedding for; after "
+                "adding tokens, call resize_token_embeddings"
+            )
         if len(prompt) + max_new_tokens > policy.context:
             raise PoiseLabError(
                 f"a prompt of {len(prompt)} tokens with max_new_tokens={max_new_tokens} is longer than "

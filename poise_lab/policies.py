@@ -18,7 +18,7 @@ from .errors import PoiseLabError, unknown_name
 from .files import read_json
 from .sources import BUNDLED, SOURCES, check_weights, data_dir, fetched
 from .tasks import END_OF_REASONING, START_OF_REASONING, Problem
-from .templates import as_chat_template, check_prompt, read_template, reasoning_tags, undated
+from .templates import chat_template_of, check_prompt, from_template, read_template, reasoning_tags, without_end
 from .ways import Compared, Ways, find_ways, merged
 
 WORDINGS = ("compact", "question", "line")
@@ -62,13 +62,18 @@ class Policy:
                     "prompt; use one that lies in the layers, such as LoRA"
                 )
             self.model = self.model.get_base_model()
+        if getattr(self.model, "generation_config", None) is None:
+            raise PoiseLabError(
+                f"policy {self.name!r} ({type(self.model).__name__}) writes no text; load it by AutoModelForCausalLM"
+            )
         eos = self.model.generation_config.eos_token_id
         eos = {eos} if isinstance(eos, int) else set(eos or ())
         # a chat model's tokenizer may end turns with another token than its generation config: either ends one
         eos |= {self.tokenizer.eos_token_id} - {None}
+        eos = {i for i in eos if i < self.model.config.get_text_config().vocab_size}
         if not eos:
             raise PoiseLabError(
-                f"policy {self.name!r} has no end-of-sequence token, so its responses could not end; "
+                f"policy {self.name!r} has no end-of-sequence token that its model knows, so its responses could not end; "
                 "set tokenizer.eos_token_id"
             )
         self.eos_token_ids = sorted(eos)
@@ -143,22 +148,22 @@ class Policy:
         return head(self.model, hidden, self.ways.plain_head)
 
     @property
+    def _chats(self) -> bool:
+        own = self.wording == "question" and not self.shots and self.tokenizer.chat_template
+        return bool(self.template or own)
+
+    @property
     def chat_template(self) -> str | None:
         """The chat template that prompts go through, in Jinja; None where they are plain text."""
-        if self.template:
-            return as_chat_template(self.template, self.tokenizer)
-        used = self.wording == "question" and not self.shots and self.tokenizer.chat_template
-        return self.tokenizer.get_chat_template() if used else None
+        return chat_template_of(self) if self._chats else None
 
     def prompt_ids(self, problem: Problem) -> list[int]:
         """Token ids of the prompt of a problem; the same on every day, also where the chat template prints the date."""
-        if template := self.chat_template:
-            return self.tokenizer.apply_chat_template(
-                self.messages(problem), chat_template=undated(template), add_generation_prompt=True, return_dict=False,
-                **self.template_args,
-            )  # fmt: skip
-        special = self.wording != "compact" or self.shots > 0
-        return self.tokenizer.encode(self.plain_text(problem), add_special_tokens=special)
+        if self._chats:
+            return from_template(self, problem)
+        if self.wording == "compact" and not self.shots:
+            return self.tokenizer.encode(self.plain_text(problem), add_special_tokens=False)
+        return without_end(self.tokenizer, self.plain_text(problem))
 
     def plain_text(self, problem: Problem) -> str:
         """The prompt where there is no chat template."""

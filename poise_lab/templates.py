@@ -67,6 +67,30 @@ def as_chat_template(template: str, tokenizer: PreTrainedTokenizerBase) -> str:
     return ("{{ bos_token }}" if begins else "") + text + "{{ '' }}"  # or Jinja takes away a newline at the end
 
 
+def chat_template_of(policy) -> str:
+    """The policy's own chat template, else its tokenizer's."""
+    own = policy.template
+    return as_chat_template(own, policy.tokenizer) if own else policy.tokenizer.get_chat_template()
+
+
+def from_template(policy, problem) -> list[int]:
+    """Token ids of a problem's prompt through the policy's chat template, on no day. Raises PoiseLabError where that fails."""
+    try:
+        return policy.tokenizer.apply_chat_template(
+            policy.messages(problem), chat_template=undated(policy.chat_template), add_generation_prompt=True,
+            return_dict=False, **policy.template_args,
+        )  # fmt: skip
+    except Exception as e:  # of jinja2, and what a template raises itself
+        raise PoiseLabError(f"the chat template of policy {policy.name!r} cannot put a problem: {e}") from e
+
+
+def without_end(tokenizer, text: str) -> list[int]:
+    """Token ids of a prompt behind what the tokenizer starts a text with, without what it ends one with."""
+    ids, bare = tokenizer.encode(text), tokenizer.encode(text, add_special_tokens=False)
+    ends = (n for n in range(len(ids), len(bare) - 1, -1) if ids[n - len(bare) : n] == bare)
+    return ids[: next(ends, len(ids))]
+
+
 def check_prompt(policy) -> None:
     """Refuse a prompt that does not say all that a `Policy` was told to say, with what a chat template does not know."""
     if policy.template and policy.shots:
@@ -85,10 +109,7 @@ def check_prompt(policy) -> None:
                 f"the chat template of policy {policy.name!r} knows no {name!r}; read it for what it knows"
             )
     asked = "What is 1 + 2?"
-    try:
-        prompt = policy.tokenizer.decode(policy.prompt_ids(SimpleNamespace(compact=asked, question=asked, line=asked)))
-    except Exception as e:  # a template raises what it likes
-        raise PoiseLabError(f"the chat template of policy {policy.name!r} cannot be used: {e}") from None
+    prompt = policy.tokenizer.decode(policy.prompt_ids(SimpleNamespace(compact=asked, question=asked, line=asked)))
     for what, text in (("question", asked), ("system message", policy.system)):
         if "".join(text.split()) not in "".join(prompt.split()):  # tokenizers move blanks
             raise PoiseLabError(

@@ -340,11 +340,8 @@ def test_model_without_a_list_of_layers(qwen):
     class Odd(torch.nn.Module):
         def __init__(self, inner):
             super().__init__()
-            self.inner, self.generation_config, self.base_model = (
-                inner,
-                inner.generation_config,
-                torch.nn.Module(),
-            )
+            self.inner, self.base_model = inner, torch.nn.Module()
+            self.config, self.generation_config = inner.config, inner.generation_config
 
     with pytest.raises(pl.PoiseLabError, match="no list of decoder layers"):
         _ = pl.Policy(Odd(qwen.model), qwen.tokenizer, "odd").layers
