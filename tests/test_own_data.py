@@ -137,6 +137,32 @@ def test_a_function_reads_the_whole_response_and_may_pay_a_part():
     assert task.settings["verify"].endswith("reward")
 
 
+def test_a_function_in_a_file_is_named_on_the_command_line(tmp_path, capfd):
+    """A part of a reward is kept as it is; the run's own config names the function again."""
+    rewards, rows = tmp_path / "rewards.py", write(tmp_path / "questions.jsonl", ROWS)
+    rewards.write_text("half = 0.5\n\ndef score(response, record):\n    return half * (record['level'] > 3)\n")
+    command = ["train", "--task", str(rows), "--task-set", f"verify={rewards}:score", "--steps", "1", "--prompts", "8",
+               "--eval-prompts", "8", "--eval-responses", "1", "--max-new-tokens", "4", "--minibatches", "1"]  # fmt: skip
+    assert main([*command, "--out", str(tmp_path / "a")]) == 0
+    assert main(["train", "--config", str(tmp_path / "a" / "config.json"), "--out", str(tmp_path / "b")]) == 0
+    a, b = (pl.read_run(tmp_path / name) for name in "ab")
+    assert a.config["task_settings"] == b.config["task_settings"] and a.config["task_settings"]["verify"].endswith(
+        ":score"
+    )
+    assert 0 < a.series("accuracy")[1][0] < 0.5 and a.series("accuracy") == b.series("accuracy")
+    capfd.readouterr()
+    for place, says in (
+        (f"{rewards}:nosuch", "the file has no function 'nosuch'"),
+        (f"{rewards}:half", "the file has no function 'half'"),
+        (f"{tmp_path / 'none.py'}:score", "there is no file"),
+    ):
+        with pytest.raises(pl.PoiseLabError, match=says):
+            pl.load_task(ROWS, verify=place)
+    rewards.write_text("1 / 0")
+    with pytest.raises(pl.PoiseLabError, match="stops with ZeroDivisionError"):
+        pl.load_task(ROWS, verify=f"{rewards}:score")
+
+
 @pytest.mark.parametrize("value", [None, float("nan"), 1.5, -0.1, "1"])
 def test_a_function_that_gives_no_reward(value):
     problem = pl.load_task(ROWS, verify=lambda response, record: value).sample(1, seed=0)[0]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import runpy
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -99,6 +100,23 @@ def check_reference(verifier: str, answer: str) -> str | None:
         except re.error as e:
             return f"is no regular expression ({e})"
     return None
+
+
+def function_at(place: str) -> Callable[[str, dict], float]:
+    """The function that "rewards.py:score" names, from that file, which is run for it.
+
+    Raises PoiseLabError for a file that is not there or does not run, or has no such function.
+    """
+    path, _, name = place.rpartition(":")
+    if not Path(path).is_file():
+        raise PoiseLabError(f"verify={place!r}: there is no file {path}")
+    try:
+        function = runpy.run_path(path).get(name)
+    except Exception as e:  # whatever a file of one's own raises
+        raise PoiseLabError(f"verify={place!r}: the file stops with {type(e).__name__}: {e}") from e
+    if not callable(function):
+        raise PoiseLabError(f"verify={place!r}: the file has no function {name!r}")
+    return function
 
 
 def read_records(path: str | Path) -> list[dict]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from random import Random
 
 from ..errors import PoiseLabError, unknown_name
-from .answers import VERIFIERS, check_reference
+from .answers import VERIFIERS, check_reference, function_at
 from .gym import Problem
 
 DEFAULTS = {"question": "question", "answer": "answer", "difficulty": None, "prompt": "{question}"}
@@ -68,7 +68,11 @@ class RecordTask:
         prompt: str = "{question}",
         sha256: str | None = None,
     ):
-        self.name, self.verify, self.verifier_errors, self.file = name, verify, 0, None
+        self.name, self.verifier_errors, self.file = name, 0, None
+        called = verify if isinstance(verify, str) else getattr(verify, "__qualname__", type(verify).__name__)
+        if isinstance(verify, str) and ".py:" in verify:
+            verify = function_at(verify)
+        self.verify = verify
         if isinstance(verify, str) and verify not in VERIFIERS:
             raise unknown_name("verifier", verify, VERIFIERS)
         if verify == "math" and importlib.util.find_spec("math_verify") is None:
@@ -99,7 +103,7 @@ class RecordTask:
         self.settings = {
             "records": len(self.problems),
             "sha256": found,
-            "verify": verify if isinstance(verify, str) else getattr(verify, "__qualname__", type(verify).__name__),
+            "verify": called,
             **{setting: value for setting, value in told.items() if value != DEFAULTS[setting]},
         }
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import yaml
 from datasets import Dataset
-from transformers import AutoTokenizer, TrainerCallback
+from transformers import AutoTokenizer, PrinterCallback, TrainerCallback
 from trl import TrlParser
 
 from ..errors import PoiseLabError
@@ -187,6 +187,8 @@ def run(options: RunOptions, args: PoiseConfig, train: dict | None = None) -> Ru
         )  # fmt: skip
     except (ValueError, OSError) as e:  # TRL's own refusals
         raise one_line(e) from e
+    if args.disable_tqdm:  # transformers would print every log instead
+        trainer.remove_callback(PrinterCallback)
     template = policy.chat_template if policy else tokenizer.chat_template and tokenizer.get_chat_template()
     if template:  # of the prompts; the tokenizer that is saved keeps its own
         trainer.chat_template = undated(template)
