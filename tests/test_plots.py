@@ -257,6 +257,15 @@ def test_live_curves_grow():
     assert list(curves.figure.data[1].x) == [0, 2]
 
 
+def test_live_curves_of_many_metrics_and_of_none_that_is_known():
+    curves = LiveCurves(list(METRICS)[:9], every=1)  # more than there are colours
+    curves({"step": 1} | dict.fromkeys(METRICS, 0.5))
+    assert [list(trace.y) for trace in curves.figure.data] == [[0.5]] * 9
+    for metrics in (["reward", "nonsense"], []):
+        with pytest.raises(pl.PoiseLabError, match="unknown metric"):
+            LiveCurves(metrics)
+
+
 def test_floor_of_the_bench_by_hand(qwen):
     """2 FLOP per weight: attention 16 x (32 + 16 + 16) + 32 x 16, MLP 3 x 16 x 32, head 101 x 16."""
     layer = 16 * (32 + 16 + 16) + 32 * 16 + 3 * 16 * 32

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import ipywidgets
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from ..errors import unknown_name
 from .curves import METRICS
 from .page import CONFIG
 from .plots import COLORS, TEMPLATE
@@ -18,9 +20,14 @@ class LiveCurves(ipywidgets.VBox):
     """Curves of a run that grow while it trains: pass it to `Trainer(..., on_step=curves)`.
 
     metrics: names of metrics, one panel each. every: steps between redraws.
+
+    Raises PoiseLabError for a metric that is not known, and for none.
     """
 
     def __init__(self, metrics: Sequence[str] = ("reward", "accuracy", "variance_reduction"), every: int = 5):
+        for name in metrics or [None]:
+            if name not in METRICS:
+                raise unknown_name("metric", name, METRICS)
         titles = [METRICS[name][0] for name in metrics]
         spacing = min(0.1, 0.5 / len(metrics))
         fig = make_subplots(
@@ -28,7 +35,7 @@ class LiveCurves(ipywidgets.VBox):
         )
         fig.update_layout(template=TEMPLATE, title="While it trains", height=min(700, 120 + 170 * len(metrics)),
                           showlegend=False, margin_t=80)  # fmt: skip
-        for row, (name, color) in enumerate(zip(metrics, COLORS, strict=False), 1):
+        for row, (name, color) in enumerate(zip(metrics, itertools.cycle(COLORS), strict=False), 1):
             fig.add_trace(go.Scatter(x=[], y=[], name=METRICS[name][0], mode="lines+markers",
                                      marker=dict(size=4), line=dict(color=color)), row=row, col=1)  # fmt: skip
             unit = METRICS[name][1].replace(" (", "<br>(")  # a panel is too low for the long ones
