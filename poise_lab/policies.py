@@ -149,8 +149,7 @@ class Policy:
 
     @property
     def _chats(self) -> bool:
-        own = self.wording == "question" and not self.shots and self.tokenizer.chat_template
-        return bool(self.template or own)
+        return bool(self.template or self.wording == "question" and not self.shots and self.tokenizer.chat_template)
 
     @property
     def chat_template(self) -> str | None:
