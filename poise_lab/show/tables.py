@@ -35,7 +35,9 @@ class Table:
         digits, sign = 0 if abs(first) >= 1000 else digits, "+" if column in self.signed else ""
         if first != first:
             return "–", ""
-        value, *bounds = (f"{round(x, digits) + 0.0:{sign},.{digits}f}" for x in (first, *bounds) if x == x)
+        zero = -0.0 if sign else 0.0  # added to what rounds to 0: a sign that is shown says on which side it lies
+        shown = [round(x, digits) + zero for x in (first, *bounds) if x == x]
+        value, *bounds = (f"{x:{sign},.{digits}f}" for x in shown)
         return value, f"[{', '.join(bounds)}]" if bounds else ""
 
     def to_html(self) -> str:
