@@ -56,7 +56,7 @@ def evaluate(
 def strategy_shares(rollouts: Rollouts) -> dict[str, float]:
     """`share_NAME` of each strategy among the responses, of those tasks whose strategies are known."""
     used = [
-        strategy(problem, text)
+        strategy(problem.task, text)
         for problem, texts in zip(rollouts.problems, rollouts.texts, strict=True)
         for text in texts
     ]

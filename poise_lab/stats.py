@@ -134,6 +134,30 @@ def verdict(a: Drawn | Sequence[float], b: Drawn | Sequence[float]) -> tuple[str
     return ("better" if low > 0 else "worse" if high < 0 else "inconclusive"), difference
 
 
+def p_value(interval: tuple[float, float, float], seeds: int) -> float:
+    """Two-sided p-value of "the mean is 0" that belongs to a 95 % t interval (mean, low, high) over seeds; NaN for one seed.
+
+    It is below 0.05 just where the interval lies off zero.
+    """
+    mean, low, high = interval
+    if seeds < 2:
+        return float("nan")
+    error = (high - low) / 2 / stats.t.ppf(0.975, seeds - 1)
+    return float(2 * stats.t.sf(abs(mean) / error, seeds - 1)) if error else float(mean == 0)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values corrected for how many there are (Holm 1979): at 0.05, the chance that any true 0 is called off zero is 0.05.
+
+    The smallest of m is multiplied by m, the next by m - 1, and so on, none below the one before it, none above 1.
+    """
+    p_values, largest = np.asarray(p_values, dtype=float), 0.0
+    corrected = np.zeros(len(p_values))
+    for left, i in zip(range(len(p_values), 0, -1), np.argsort(p_values, kind="stable"), strict=True):
+        largest = corrected[i] = max(largest, min(1.0, left * p_values[i]))
+    return corrected.tolist()
+
+
 def value_spread(rewards: torch.Tensor) -> float:
     """Standard deviation of V(x) over prompts, the noise of the M rewards (P, M) taken out; 0.0 if that is all there is."""
     rewards = rewards.double()

@@ -50,13 +50,11 @@ def test_pass_at_k_is_the_share_of_subsets_with_a_right_response():
     ],
 )
 def test_strategies(task, response, named):
-    (problem,) = pl.load_task(task).sample(1, 0)
-    assert strategy(problem, response) == named
+    assert strategy(task, response) == named
 
 
 def test_a_task_without_known_strategies_has_no_shares():
-    (problem,) = pl.load_task("leg_counting").sample(1, 0)
-    assert strategy(problem, "<think></think>4") is None
+    assert strategy("leg_counting", "<think></think>4") is None
     rollouts = pl.sample_rollouts(tiny_policy(), ToyTask().sample(3, 0), 2, max_new_tokens=4)
     assert strategy_shares(rollouts) == {}
 

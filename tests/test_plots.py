@@ -18,11 +18,14 @@ import pytest
 import torch
 
 import poise_lab as pl
+from poise_lab.runs import read_run
 from poise_lab.show import plots
 from poise_lab.show.curves import METRICS, run_curves
-from poise_lab.show.lessons import score_lengths
+from poise_lab.show.lessons import score_lengths, surrogate
 from poise_lab.show.plots import COLORS, bars, calibration, strips, value_histogram
+from poise_lab.show.samples import samples_of, written
 from poise_lab.show.sliders import Sliders
+from poise_lab.show.tables import Table
 from poise_lab.show.widgets import LiveCurves
 from poise_lab.show.words import Figure, describe, span
 from poise_lab.studies import bench
@@ -266,6 +269,30 @@ def test_live_curves_of_many_metrics_and_of_none_that_is_known():
             LiveCurves(metrics)
 
 
+def test_live_curves_show_what_a_resumed_run_has_done():
+    curves = LiveCurves(["reward", "accuracy"], every=2)
+    curves.show([{"step": 0, "accuracy": 0.5}, {"step": 1, "reward": 0.25}])
+    assert list(curves.figure.data[0].x) == [1] and list(curves.figure.data[1].x) == [0]
+    curves({"step": 2, "reward": 0.5, "accuracy": 0.75})
+    assert list(curves.figure.data[0].y) == [0.25, 0.5] and list(curves.figure.data[1].y) == [0.5, 0.75]
+
+
+def test_a_training_cell_that_is_run_again_shows_what_was_done():
+    """Notebook 7: the cell once more, as after an interruption; the curves are not empty, and nothing is trained twice."""
+    (path,) = (path for path in NOTEBOOKS if path.name.startswith("07"))
+    cells = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    (training,) = (source for source in cells if "LiveCurves(" in source)
+    small = "pl.TrainConfig(steps=2, prompts=4, eval_every=1, eval_prompts=4, eval_responses=2)"
+    source = re.sub(r"pl\.TrainConfig\(.*?\)", small, training, flags=re.S)
+    names: dict = {}
+    for each in (*cells[:2], source):
+        exec(each, names)
+    first = [(list(trace.x), list(trace.y)) for trace in names["panels"].figure.data]
+    exec(source, names)
+    again = [(list(trace.x), list(trace.y)) for trace in names["panels"].figure.data]
+    assert first == again and all(x for x, _ in first)
+
+
 def test_floor_of_the_bench_by_hand(qwen):
     """2 FLOP per weight: attention 16 x (32 + 16 + 16) + 32 x 16, MLP 3 x 16 x 32, head 101 x 16."""
     layer = 16 * (32 + 16 + 16) + 32 * 16 + 3 * 16 * 32
@@ -490,6 +517,46 @@ def test_lengths_of_scores_are_drawn_in_two_colours():
     assert drawn["right"] == ([-1.0, -4.0], [1.0, 30.0])
     assert drawn["mean of the wrong ones"] == ([-2.5], [55.0])
     assert fig.data[0].marker.color == fig.data[1].marker.color != fig.data[2].marker.color
+
+
+def test_the_surrogate_of_a_token_by_hand():
+    """Slope ratio times A between the clips, and 0 where a clip holds: above 1.28 for A > 0, below 0.8 for A < 0."""
+    for advantage, clipped in ((1.0, lambda ratio: ratio > 1.28), (-1.0, lambda ratio: ratio < 0.8)):
+        _, objective, slope = surrogate(advantage).data
+        ends = {1.0: 1.28, -1.0: -0.8}[advantage]
+        for ratio, height, steep in zip(slope.x, objective.y, slope.y, strict=True):
+            if ratio not in (0.8, 1.28):  # at the corner either is right
+                assert height == pytest.approx(ends if clipped(ratio) else ratio * advantage)
+                assert steep == pytest.approx(0 if clipped(ratio) else ratio * advantage)
+
+
+def test_a_table_in_html_and_in_plain_text():
+    rows = [
+        {"method": "a<b", "gain": (0.1234, -0.5, 0.75), "n": 5},
+        {"method": "c", "gain": (float("nan"),) * 3, "n": 12345.6},
+    ]
+    table = Table(rows, digits={"gain": 2}, signed=["gain"], marked=["c"])
+    assert table.words().split("\n") == [
+        "method  gain                  n",
+        "a<b     +0.12 [-0.50, +0.75]  5",
+        "c       –                     12,346",
+    ]
+    page = table.to_html()
+    assert "<td>+0.12<br><small>[-0.50, +0.75]</small></td>" in page and "a&lt;b" in page
+    assert "<strong>c</strong>" in page and "<strong>a" not in page
+    assert Table([{"x": (-0.0001, float("nan"), float("nan"))}], digits=1).words() == "x\n0.0"
+    assert Table([{"x": (-0.0001, -0.2, 0.0001)}], digits=1, signed=["x"]).words() == "x\n-0.0 [-0.2, +0.0]"
+
+
+def test_samples_of_a_run_become_a_view():
+    run = read_run(pl.data_dir() / "thinking" / "poise-0")
+    kept = samples_of(run)
+    assert list(kept) == list(range(0, 101, 10)) and all(len(samples) == 24 for samples in kept.values())
+    view = written(run, steps=(0, 60), problems=[9])
+    shown = [["".join(r.pieces) for r in reading[0].responses] for reading in view.readings.values()]
+    assert list(view.readings) == ["step 0", "step 60"]
+    assert shown == [[kept[step][9]["greedy"], *kept[step][9]["sampled"]] for step in (0, 60)]
+    assert list(written(run).readings) == ["step 0", "step 100"]
 
 
 def test_a_span_has_no_negative_zero():

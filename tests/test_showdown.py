@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy.stats import ttest_1samp
 
 import poise_lab as pl
 from poise_lab import stats
@@ -170,6 +171,33 @@ def test_verdict_needs_an_interval_off_zero():
     assert stats.verdict([0.7, 0.7, 0.7], [0.8, 0.81, 0.79])[0] == "worse"
     word, (mean, low, high) = stats.verdict([0.9, 0.6, 0.8], [0.7, 0.7, 0.7])
     assert word == "inconclusive" and low < 0 < high and mean == pytest.approx(0.2 / 3)
+
+
+def test_holm_by_hand():
+    """m = 4: 0.01 x 4, 0.015 x 3 = 0.045, 0.03 x 2 = 0.06, and 0.05 x 1 is held at the 0.06 before it."""
+    assert stats.holm([0.03, 0.01, 0.05, 0.015]) == pytest.approx([0.06, 0.04, 0.06, 0.045])
+    assert stats.holm([0.9, 0.6]) == [1.0, 1.0]
+
+
+def test_p_value_of_an_interval_is_that_of_the_paired_t_test():
+    differences = [0.1, 0.3, 0.2, 0.45]
+    interval = stats.mean_interval(differences)
+    assert stats.p_value(interval, 4) == pytest.approx(ttest_1samp(differences, 0).pvalue)
+    assert math.isnan(stats.p_value(stats.mean_interval([0.1]), 1))
+    assert stats.p_value((0.1, 0.1, 0.1), 3) == 0 and stats.p_value((0.0, 0.0, 0.0), 3) == 1
+
+
+def test_a_verdict_that_does_not_survive_the_number_of_pairs():
+    """The interval of b - a lies off zero with p = 0.019, which three pairs make 0.057; a clearer one stays."""
+
+    def kept(gains):
+        ends = {"a": (0.5, 0.5, 0.5), "b": [0.5 + gain for gain in gains], "c": (0.2, 0.8, 0.9)}
+        runs = [run(name, seed=s, accuracy=(0.3, x, x)) for name, xs in ends.items() for s, x in enumerate(xs)]
+        assert verdicts.verdicts(runs)["b x2", "a x2"][0] == "better"
+        return verdicts.surviving(runs)
+
+    assert kept((0.1, 0.12, 0.16)) == {}
+    assert kept((0.1, 0.101, 0.102)) == {("a x2", "b x2"): "worse", ("b x2", "a x2"): "better"}
 
 
 def test_verdicts_pair_the_seeds():

@@ -37,13 +37,13 @@ def shown(problem, way, seed=0):
 def test_a_way_is_read_from_the_text_that_it_leaves(way):
     rng = Random(0)
     for problem in problems():
-        assert strategy(problem, thinker.demonstrate(problem, rng, {way: 1})) == way
+        assert strategy(problem.task, thinker.demonstrate(problem, rng, {way: 1})) == way
 
 
 def test_ways_come_as_often_as_their_weights_say():
     rng, counts = Random(0), Counter()
     for problem in problems(600):
-        counts[strategy(problem, thinker.demonstrate(problem, rng, thinker.HABIT))] += 1
+        counts[strategy(problem.task, thinker.demonstrate(problem, rng, thinker.HABIT))] += 1
     for way, weight in thinker.HABIT.items():
         assert counts[way] / 600 == pytest.approx(weight / 100, abs=0.05)
 

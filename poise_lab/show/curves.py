@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 
 from ..runs import RunRecord, by_label
 from ..stats import mean_interval
+from ..tasks.strategies import STRATEGIES
 from .plots import COLORS, add_line, figure, line_styles, rounded
 from .words import Figure
 
@@ -83,6 +84,19 @@ def _add(fig: Figure, steps: Sequence[int], points: np.ndarray, name: str, seeds
     """A line, with its band where there are seeds to make one."""
     mean, low, high = points.T
     add_line(fig, steps, mean, name, **style, **(dict(low=low, high=high) if seeds > 1 else {}))
+
+
+def ways_of_working(runs: Sequence[RunRecord]) -> Figure:
+    """Share of each strategy among the held-out responses over the steps, mean over the runs with a 95 % band."""
+    fig = figure("Ways of working", "step", "share of held-out responses")
+    for name, style in zip(STRATEGIES, line_styles(len(STRATEGIES)), strict=True):
+        pairs = [dict(zip(*run.series(f"share_{name.replace(' ', '_')}"), strict=True)) for run in runs]
+        steps = sorted(set.intersection(*(set(pair) for pair in pairs)))
+        if steps:
+            mean, low, high = np.array([mean_interval([pair[step] for pair in pairs]) for step in steps]).T
+            band = dict(low=low, high=high) if len(runs) > 1 else {}
+            add_line(fig, steps, mean, name, **style, **band)
+    return fig
 
 
 def seconds_by_part(runs: Sequence[RunRecord]) -> Figure:

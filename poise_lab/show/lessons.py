@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 
+from ..objective import clipped_surrogate
 from .plots import COLORS, add_line, figure, rounded
 from .words import Figure
 
@@ -73,4 +75,29 @@ def score_lengths(logprobs, squares, right, title: str = "Which responses have l
         fig.add_scatter(x=rounded([logprobs[at].mean()], 2), y=rounded([squares[at].mean()], 3), mode="markers",
                         name=f"mean of the {name} ones",
                         marker=dict(size=15, color=color, symbol=symbol, line=dict(width=2, color="#888")))  # fmt: skip
+    return fig
+
+
+def surrogate(advantage: float, **clips: float) -> Figure:
+    """What one token adds to the clipped objective over its ratio, and what its score is multiplied with in the gradient.
+
+    clips: `clip_low`, `clip_high`, `dual_clip` of `clipped_surrogate`, where not its own.
+    """
+    ratios = [round(0.4 + 0.02 * k, 2) for k in range(61)]
+    logprobs = torch.tensor(ratios, dtype=torch.float64).log()[:, None].requires_grad_()
+    size = torch.full((len(ratios),), float(advantage), dtype=torch.float64)
+    added = [
+        -clipped_surrogate(logprobs[[i]], torch.zeros(1, 1), size[[i]], torch.ones(1, 1), **clips)[0]
+        for i in range(len(ratios))
+    ]
+    (slope,) = torch.autograd.grad(sum(added), logprobs)
+    fig = figure(
+        "What one token adds", "ratio: probability now over probability when sampled", "in units of the reward",
+        yaxis_range=[-1.7, 1.7],
+    )  # fmt: skip
+    add_line(fig, ratios, [advantage * ratio for ratio in ratios], "ratio times advantage", COLORS[7], dash="dot")
+    add_line(fig, ratios, [x.item() for x in added], "clipped objective", COLORS[0])
+    add_line(
+        fig, ratios, slope[:, 0].tolist(), "its gradient: so many times the score of the token", COLORS[1], dash="dash"
+    )
     return fig

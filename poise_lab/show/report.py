@@ -13,13 +13,12 @@ from plotly.offline import get_plotlyjs
 
 from ..errors import PoiseLabError
 from ..files import write_text
-from ..runs import RunRecord, by_label, compare, read_lines
+from ..runs import RunRecord, by_label, compare
 from .curves import METRICS, seconds_by_part
 from .plots import line_styles
 from .report_parts import AXES, WINDOWS, chart, more_metrics, paired, settings_told, verdict_matrix
 from .report_style import SCRIPT, STYLE
-from .tokens import ShownPrompt, ShownResponse
-from .viewer import RolloutViewer
+from .samples import samples_of, written
 from .words import describe, span
 
 DASHES = {"solid": "", "dash": "6 3", "dot": "2 2", "dashdot": "6 2 2 2"}  # of plotly's lines, as SVG has them
@@ -133,13 +132,11 @@ def _verdicts(groups: dict[str, Sequence[RunRecord]]) -> str:
 
 def _texts(groups: dict[str, Sequence[RunRecord]]) -> str:
     """The first seed of each setting whose runs keep texts, folded where there are several."""
-    written = [
-        (i, group[0]) for i, group in enumerate(groups.values()) if read_lines(group[0].folder / "samples.jsonl")
-    ]
+    kept = [(i, group[0]) for i, group in enumerate(groups.values()) if samples_of(group[0])]
     return "".join(
-        f"<details data-settings='{i}'{' open' * (len(written) == 1)}><summary>{html.escape(run.name)}</summary>"
-        f"{_written(run).to_html()}</details>"
-        for i, run in written
+        f"<details data-settings='{i}'{' open' * (len(kept) == 1)}><summary>{html.escape(run.name)}</summary>"
+        f"{written(run).to_html()}</details>"
+        for i, run in kept
     )
 
 
@@ -156,28 +153,6 @@ def _settings(groups: dict[str, Sequence[RunRecord]]) -> str:
         f"<div class='table'><table class='words'>{head}{rows}</table></div>"
         f"<details><summary>What is the same in all runs</summary><pre>{same}</pre></details>"
     )
-
-
-def _written(run: RunRecord) -> RolloutViewer:
-    """The same held-out problems at the first and at the last evaluation of a run, whose folder keeps such samples."""
-    lines = read_lines(run.folder / "samples.jsonl")
-    return RolloutViewer(
-        **{f"step {line['step']}": list(map(_prompt_of, line["samples"])) for line in (lines[0], lines[-1])}
-    )
-
-
-def _prompt_of(sample: dict) -> ShownPrompt:
-    """A problem of an evaluation: the greedy response, and sampled ones, of which the first was read."""
-
-    def response(text: str, reward: float, **more) -> ShownResponse:
-        return ShownResponse(
-            re.findall(r"\s*\S+|\s+$", text), {}, reward, **more
-        )  # words, so that a long text can be cut
-
-    responses = [response(sample["greedy"], sample["greedy_reward"], name="greedy")]
-    for j, (text, reward) in enumerate(zip(sample["sampled"], sample["rewards"], strict=True)):
-        responses.append(response(text, reward, value=sample.get("value") if j == 0 else None, name="sampled"))
-    return ShownPrompt(0, sample["task"], [sample["prompt"]], responses)
 
 
 def _table(rows: list[dict]) -> str:

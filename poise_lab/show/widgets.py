@@ -50,12 +50,21 @@ class LiveCurves(ipywidgets.VBox):
         self._say()
 
     def __call__(self, metrics: dict) -> None:
+        self._add(metrics)
+        if metrics["step"] % self._every == 0:
+            self.redraw()
+
+    def show(self, metrics: Sequence[dict]) -> None:
+        """Show steps that are done already: those of a run that is resumed (`Trainer.metrics`)."""
+        for step in metrics:
+            self._add(step)
+        self.redraw()
+
+    def _add(self, metrics: dict) -> None:
         for name, (x, y) in self._points.items():
             if name in metrics:
                 x.append(metrics["step"])
                 y.append(round(metrics[name], 4))
-        if metrics["step"] % self._every == 0:
-            self.redraw()
 
     def redraw(self) -> None:
         """Show all points so far."""

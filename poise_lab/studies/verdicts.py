@@ -8,7 +8,7 @@ import numpy as np
 
 from ..runs import RunRecord, by_label, format_table
 from ..show.plots import lines, matrix
-from ..stats import Drawn, drawn_interval, mean_interval, verdict
+from ..stats import Drawn, drawn_interval, holm, mean_interval, p_value, verdict
 from .showdown import LEARNING_RATES
 
 QUOTED = ("method", "seeds", "learning rate", "accuracy at equal tokens", "at equal seconds", "milliseconds per token")
@@ -156,6 +156,15 @@ def verdicts(
     return found
 
 
+def surviving(runs: Sequence[RunRecord], budget: str = "tokens", level: float = 0.05) -> dict[tuple[str, str], str]:
+    """The pairs, in either order, whose verdict survives Holm's correction for the number of pairs compared."""
+    found, seeds = verdicts(runs, budget), min(map(len, by_label(runs).values()))
+    once = [(a, b) for a, b in found if a < b]
+    corrected = holm([p_value(found[pair][1], seeds) for pair in once])
+    off_zero = [pair for pair, p in zip(once, corrected, strict=True) if p < level]
+    return {pair: found[pair][0] for a, b in off_zero for pair in ((a, b), (b, a))}
+
+
 def figures(runs: Sequence[RunRecord]) -> list[tuple]:
     """Learning curves against tokens and seconds, and the matrix of verdicts: (figure, caption) each."""
     found, groups = [], by_label(runs)
@@ -166,7 +175,13 @@ def figures(runs: Sequence[RunRecord]) -> list[tuple]:
         found.append((lines(amounts, curves, title, axis, "accuracy (share of responses)", height=600),
                       "Mean over seeds with 95 % bands; choose methods in the legend."))  # fmt: skip
     names = [row["method"] for row in summary(runs)]
-    return [*found, (verdict_matrix(runs, names), "b: better, w: worse, empty: inconclusive, from paired seeds.")]
+    return [
+        *found,
+        (
+            verdict_matrix(runs, names),
+            "b: better, w: worse, from paired seeds, by Holm's correction for the number of pairs.",
+        ),
+    ]
 
 
 def amounts_to(top: float, n: int = 9) -> list[float]:
@@ -175,14 +190,14 @@ def amounts_to(top: float, n: int = 9) -> list[float]:
 
 
 def verdict_matrix(runs: Sequence[RunRecord], names: Sequence[str], short: dict[str, RunRecord] | None = None):
-    """Figure of all pairs: mean paired difference in accuracy at equal tokens, row minus column, and its verdict.
+    """Figure of all pairs: mean paired difference in accuracy at equal tokens, row minus column, and verdicts that survive.
 
     short: as for `verdicts`; their names come last.
     """
     names = [*names, *(short or {})]
-    pairs, letters = verdicts(runs, short=short), {"better": "b", "worse": "w", "inconclusive": ""}
+    pairs, kept, letters = verdicts(runs, short=short), surviving(runs), {"better": "b", "worse": "w"}
     grid = [[pairs[a, b][1][0] if (a, b) in pairs else 0.0 for b in names] for a in names]
-    text = [[letters[pairs[a, b][0]] if (a, b) in pairs else "" for b in names] for a in names]
+    text = [[letters.get(kept.get((a, b), ""), "") for b in names] for a in names]
     title, unit = "Accuracy at equal tokens, row minus column", "difference<br>(share)"
     return matrix(grid, names, title, "method (column)", "method (row)", text, unit, height=620)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .gym import END_OF_REASONING, START_OF_REASONING, Problem
+from .gym import END_OF_REASONING, START_OF_REASONING
 
 STRATEGIES = ("at once", "in leaps", "step by step")
 
@@ -15,12 +15,12 @@ STEPWISE = {
 }
 
 
-def strategy(problem: Problem, response: str) -> str | None:
+def strategy(task: str, response: str) -> str | None:
     """One of STRATEGIES: "at once" where nothing was reasoned; None for a task whose ways of working are not known."""
-    if problem.task not in STEPWISE:
+    if task not in STEPWISE:
         return None
     tagged = START_OF_REASONING in response or END_OF_REASONING in response  # without a tag all of it is the answer
     reasoning = response.partition(END_OF_REASONING)[0].removeprefix(START_OF_REASONING).strip() if tagged else ""
     if not reasoning:
         return "at once"
-    return "step by step" if STEPWISE[problem.task](reasoning) else "in leaps"
+    return "step by step" if STEPWISE[task](reasoning) else "in leaps"
