@@ -254,7 +254,9 @@ def describe(policy: Policy, problems: int = 400, responses: int = 16, seed: int
 
 
 def _by_strategy(rollouts: Rollouts) -> dict[str, dict[str, float]]:
-    used = [[strategy(p.task, text) for text in texts] for p, texts in zip(rollouts.problems, rollouts.texts, strict=True)]
+    used = [
+        [strategy(p.task, text) for text in texts] for p, texts in zip(rollouts.problems, rollouts.texts, strict=True)
+    ]
     table = {}
     for name in STRATEGIES:
         at = torch.tensor([[one == name for one in row] for row in used])
