@@ -211,6 +211,9 @@ def test_what_the_results_say_in_words_of_the_showdown(showdown_runs):
         assert true, sentence
     front = one_line((ROOT / "README.md").read_text())
     assert "ahead of the methods with groups of eight responses, but behind no baseline at all and behind one" in front
+    assert "corrected for the number of pairs, neither remains" in front
+    kept = verdicts.surviving(showdown_runs)
+    assert not [pair for pair in kept if "poise x2" in pair and "remax x1" not in pair]
     assert found["poise x2", "none x1"] == found["poise x2", "constant x1"] == "worse"
     assert "a comparison of seventeen methods" in front and len(labels) == 17
 
