@@ -10,6 +10,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from bs4 import BeautifulSoup
 
 from tools.notebooks import write_pages
 
@@ -60,3 +61,6 @@ def test_a_page_holds_its_drawings(tmp_path):
     (page,) = tmp_path.glob("*.html")
     images = re.findall(r'<img [^>]*src="([^"]{30})', page.read_text(encoding="utf-8"))
     assert len(images) == 2 and all(source.startswith("data:image/svg+xml;base64,") for source in images)
+    folds = BeautifulSoup(page.read_text(encoding="utf-8"), "html.parser").find_all("details")
+    answers = [fold for fold in folds if fold.summary.get_text().strip() == "Answer"]
+    assert answers and all(len(fold.get_text()) > 40 for fold in answers)  # what a fold hides lies in it

@@ -10,6 +10,8 @@ what is stored as HTML into a folder, with plotly.js beside it, so that the figu
 from __future__ import annotations
 
 import argparse
+import base64
+import re
 import uuid
 from pathlib import Path
 
@@ -72,8 +74,18 @@ def write_pages(paths: list[str], folder: str | Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "plotly.min.js").write_text(get_plotlyjs(), encoding="utf-8")
     for path in map(Path, paths):
-        page, _ = HTMLExporter(require_js_url="", jquery_url="", embed_images=True).from_filename(str(path))
-        (folder / f"{path.stem}.html").write_text(page, encoding="utf-8")
+        page, _ = HTMLExporter(require_js_url="", jquery_url="").from_filename(str(path))
+        (folder / f"{path.stem}.html").write_text(with_images(page, path.parent), encoding="utf-8")
+
+
+def with_images(page: str, folder: Path) -> str:
+    """A page that holds its drawings. (nbconvert's own way to do that closes every fold before what it hides.)"""
+
+    def held(match) -> str:
+        data = base64.b64encode((folder / match[1]).read_bytes()).decode()
+        return f'src="data:image/svg+xml;base64,{data}"'
+
+    return re.sub(r'src="(figures/[\w.-]+\.svg)"', held, page)
 
 
 if __name__ == "__main__":
