@@ -42,18 +42,17 @@ class Table:
 
     def to_html(self) -> str:
         """A piece of a page; a wide table scrolls in its own box."""
-        left = ' style="text-align:left"'
-        names = list(self.rows[0])
-        head = "".join(f"<th{left if i == 0 else ''}>{html.escape(name)}</th>" for i, name in enumerate(names))
-        lines = []
+        names, lines = list(self.rows[0]), []
+        texts = {name for name in names if any(isinstance(row[name], str) for row in self.rows)}
+        left = {name: ' style="text-align:left"' if name in {names[0], *texts} else "" for name in names}
+        head = "".join(f"<th{left[name]}>{html.escape(name)}</th>" for name in names)
         for row in self.rows:
             cells = []
             for i, name in enumerate(names):
                 value, bounds = map(html.escape, self._said(name, row[name]))
                 value = f"<strong>{value}</strong>" if i == 0 and row[name] in self.marked else value
-                below = f"<br><small>{bounds}</small>" if bounds else ""
-                aligned = left if i == 0 or isinstance(row[name], str) else ""
-                cells.append(f"<td{aligned}>{value}{below}</td>")
+                below = f'<br><small style="white-space:nowrap">{bounds}</small>' if bounds else ""
+                cells.append(f"<td{left[name]}>{value}{below}</td>")
             lines.append(f"<tr>{''.join(cells)}</tr>")
         table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
         return f'<div class="table poise-table" style="overflow-x:auto">{table}</div>'
