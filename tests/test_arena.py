@@ -9,7 +9,7 @@ import pytest
 
 import poise_lab as pl
 from poise_lab.cli import main
-from poise_lab.files import read_json
+from poise_lab.files import read_json, write_json
 from poise_lab.studies import arena, trained
 
 
@@ -37,6 +37,21 @@ def test_search_goes_on_until_the_best_rate_lies_inside(best, tried):
         found |= {rate: -abs(rate - best) for rate in rates}
     assert made == tried
     assert arena.best_rate({1e-4: 0.5, 5e-5: 0.5}) == 5e-5  # the smaller of equals
+
+
+def test_a_rate_is_scored_once_every_seed_has_searched_it(tmp_path):
+    def searched(label, rate, seed, accuracy, ending=""):
+        folder = tmp_path / "search" / (arena.folder_of(label, seed, rate) + ending)
+        folder.mkdir(parents=True)
+        write_json(folder / "config.json", {"train": {"learning_rate": rate}, "baseline": {}})
+        (folder / "metrics.jsonl").write_text(json.dumps({"step": 0, "accuracy": accuracy}) + "\n")
+
+    for seed, accuracy in zip(arena.SEARCH_SEEDS, (0.5, 0.7), strict=True):
+        searched("grpo x8", 5e-5, seed, accuracy)
+        searched("dr_grpo x8", 5e-5, seed, 0.9)  # another method, whose name ends alike
+    searched("grpo x8", 1e-4, arena.SEARCH_SEEDS[0], 0.9)
+    searched("grpo x8", 1e-4, arena.SEARCH_SEEDS[1], 0.9, ".partial")
+    assert arena.scores(tmp_path, "grpo x8") == {5e-5: pytest.approx(0.6)}
 
 
 def test_a_whole_method_is_recorded_and_read(tmp_path, monkeypatch, capsys):

@@ -15,6 +15,7 @@ import torch
 
 import poise_lab as pl
 from poise_lab.baselines import BASELINES
+from poise_lab.baselines.critic import Critic, EVSwitch
 from poise_lab.baselines.groups import JamesStein
 from poise_lab.variance.exact import ExactPolicy, OwnStates, PerPrompt, RefitFirst, after_earlier_step, moments
 
@@ -163,6 +164,20 @@ def test_james_stein_is_unbiased_over_whole_batches_and_a_leak_is_seen():
             return (rollouts.rewards - rollouts.rewards.mean() + super().advantages(rollouts, internals)) / 2
 
     assert not unbiased(LEAST, Leaks(), prompts=2)
+
+
+def test_a_switch_that_looks_at_the_batch_is_biased():
+    """Either of its two baselines alone is unbiased; choosing one by the batch's own rewards is not."""
+
+    def guess(self, rollouts, internals):
+        """A critic that explains the rewards of some batches and not of others."""
+        return rollouts.rewards.new_tensor([0.9, 0.2])[[p.index for p in rollouts.problems]][:, None]
+
+    for prompts in (2, 3, 4):
+        switch, critic = (type("Guesses", (cls,), {"values": guess})() for cls in (EVSwitch, Critic))
+        assert unbiased(LEAST, critic, 1, prompts=prompts)
+        assert unbiased(LEAST, pl.make_baseline("batch_mean"), 1, prompts=prompts)
+        assert moments(LEAST, switch, 1, prompts=prompts).bias > 0.001
 
 
 def test_a_baseline_of_the_whole_call_is_called_alone_or_refused():

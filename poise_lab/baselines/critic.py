@@ -132,7 +132,7 @@ class EVSwitch(Critic):
     """The critic where it explains rewards, else the mean of all others (EVPO, arXiv 2604.19485).
 
     A_i = r_i - V(x) while the critic's explained variance on the batch, 1 - Var(r - V) / Var(r), is above 0. The choice
-    looks at the batch's own rewards, so there is a bias, which vanishes as batches grow. Arguments as for Critic.
+    looks at the batch's own rewards, so there is a bias. Arguments as for Critic.
     """
 
     name = "ev_switch"

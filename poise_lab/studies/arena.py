@@ -65,14 +65,12 @@ def folder_of(label: str, seed: int, rate: float | None = None) -> str:
 
 def scores(out: Path, label: str) -> dict[float, float]:
     """Mean held-out accuracy at the end of the search, of each rate that was searched with every seed."""
-    rates = {float(path.name.split("-", 2)[2].rpartition("-")[0]) for path in
-             (out / "search").glob(f"{label.replace(' ', '-')}-*") if not path.name.endswith(".partial")}  # fmt: skip
-    folders = {rate: [out / "search" / folder_of(label, seed, rate) for seed in SEARCH_SEEDS] for rate in rates}
-    return {
-        rate: float(np.mean([read_run(folder).series("accuracy")[1][-1] for folder in folders[rate]]))
-        for rate in sorted(rates)
-        if all(folder.is_dir() for folder in folders[rate])
-    }
+    found: dict[float, list[float]] = {}
+    for folder in sorted((out / "search").glob(f"{label.replace(' ', '-')}-*")):
+        if folder.suffix != ".partial":
+            run = read_run(folder)
+            found.setdefault(run.config["train"]["learning_rate"], []).append(run.series("accuracy")[1][-1])
+    return {rate: float(np.mean(each)) for rate, each in sorted(found.items()) if len(each) == len(SEARCH_SEEDS)}
 
 
 def next_rates(found: dict[float, float]) -> list[float]:
