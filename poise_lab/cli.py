@@ -13,7 +13,16 @@ import warnings
 from pathlib import Path
 
 from .errors import PoiseLabError, disk_is_full
-from .flags import Parser, add_config_flags, add_speech_flags, add_task_flags, named_values, spoken, with_config
+from .flags import (
+    ENGINES,
+    Parser,
+    add_config_flags,
+    add_speech_flags,
+    add_task_flags,
+    named_values,
+    spoken,
+    with_config,
+)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -79,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
         help="a setting of the baseline, such as responses=4 or per_task=True; repeatable",
     )  # fmt: skip
     train.add_argument(
-        "--engine", default="lab", choices=["lab", "trl"],
+        "--engine", default="lab", choices=ENGINES,
         help="lab: this package's own Trainer. trl: TRL and accelerate, for many processes (extra: scale)",
     )  # fmt: skip
     train.add_argument("--out", required=True, type=Path, help="run folder")
@@ -151,7 +160,7 @@ def _train(args) -> int:
     if args.engine == "trl":
         if task_settings or any(value for name, value in spoken(args).items() if name != "tags"):
             raise PoiseLabError(
-                "--task-set, --wording, --shots, --system and --template belong to the engine lab; leave them out with trl"
+                "--task-set, --wording, --shots, --system, --template and --template-set belong to the engine lab; leave them out with trl"
             )
         return _train_on_trl(args, config, settings)
     baseline = make_baseline(args.baseline, **settings)

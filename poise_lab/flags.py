@@ -18,6 +18,8 @@ from .policies import SPOKEN
 from .probe import ValueProbe
 from .runs import SETTINGS
 
+ENGINES = ("lab", "trl")
+
 
 class Parser(argparse.ArgumentParser):
     """Says what was wrong in one sentence, without the usage lines; --help has them."""
@@ -121,8 +123,8 @@ def read_config(path: Path) -> dict:
         raise PoiseLabError(f"{path} must hold the settings of a run by name")
     fields = [field.name for field in dataclasses.fields(TrainConfig)]
     of_run = "versions" in config  # made by a run
-    known = [*SETTINGS, *fields]
-    values = {name: value for name, value in config.items() if name in known or not of_run}
+    known = [name for name in (*SETTINGS, *fields) if name != "train"]
+    values = {name: value for name, value in config.items() if name in (*known, "train") or not of_run}
     values |= values.pop("train", {})
     if of_run:  # the file of the questions; TRL's own settings of the probe are those of the run
         values["task"] = config.get("task_file") or config.get("task")
@@ -130,13 +132,22 @@ def read_config(path: Path) -> dict:
     for name in values:
         if name not in known:
             raise unknown_name(f"setting in {path}", name, known)
+    if values.get("engine", "lab") not in ENGINES:
+        raise unknown_name("engine", values["engine"], ENGINES)
+    for name in ("task_settings", "template_args"):
+        if not isinstance(values.get(name, {}), dict):
+            raise PoiseLabError(f"{path}: {name} must be settings by name")
     baseline = values.pop("baseline", None)
     if baseline is not None:
-        baseline = {"name": baseline} if isinstance(baseline, str) else dict(baseline)
-        if "name" not in baseline:
+        baseline = {"name": baseline} if isinstance(baseline, str) else baseline
+        if not isinstance(baseline, dict) or "name" not in baseline:
             raise PoiseLabError(f"{path} does not name its baseline: name")
+        baseline = dict(baseline)
         if isinstance(baseline.get("probe"), dict):
-            baseline["probe"] = ValueProbe(**baseline["probe"])
+            try:
+                baseline["probe"] = ValueProbe(**baseline["probe"])
+            except TypeError as e:
+                raise PoiseLabError(f"{path}: no such probe: {e}") from None
         if values.get("engine") == "trl":
             baseline = {name: value for name, value in baseline.items() if name not in ("layer", "pool")}
         values["baseline"] = baseline.pop("name")

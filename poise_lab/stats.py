@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
 from scipy import special, stats
 
 from .errors import PoiseLabError
+
+T = TypeVar("T")
 
 
 def mean_interval(values, confidence: float = 0.95) -> tuple[float, float, float]:
@@ -156,6 +159,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
     for left, i in zip(range(len(p_values), 0, -1), np.argsort(p_values, kind="stable"), strict=True):
         largest = corrected[i] = max(largest, min(1.0, left * p_values[i]))
     return corrected.tolist()
+
+
+def surviving(p_values: Mapping[T, float], level: float = 0.05) -> set[T]:
+    """Which of some comparisons are below the level once Holm's method has allowed for how many there are."""
+    return {key for key, p in zip(p_values, holm(list(p_values.values())), strict=True) if p < level}
 
 
 def value_spread(rewards: torch.Tensor) -> float:

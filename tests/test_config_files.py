@@ -14,7 +14,8 @@ import types
 import pytest
 
 import poise_lab as pl
-from poise_lab.cli import main
+from poise_lab.cli import _parser, main
+from poise_lab.flags import read_config, with_config
 from poise_lab.logs import Log
 
 SMALL = "--prompts 4 --minibatches 2 --eval-prompts 4 --eval-responses 2 --max-new-tokens 12 --eval-every 1".split()
@@ -66,6 +67,20 @@ def test_flags_win_over_the_file_and_what_belongs_to_another_is_left_out(tmp_pat
     )
 
 
+def test_how_a_policy_is_spoken_to_belongs_to_it(tmp_path):
+    config = tmp_path / "run.toml"
+    config.write_text('policy = "tiny"\nsystem = "Be brief."\n')
+    for flags, system in (([], "Be brief."), (["--policy", "thinker"], None)):
+        argv, parser = ["train", "--out", "x", "--config", str(config), *flags], _parser()
+        assert with_config(parser, argv, parser.parse_args(argv)).system == system
+
+
+def test_a_run_on_trl_can_be_repeated_too():
+    values = read_config(pl.data_dir() / "engines" / "trl-0" / "config.json")
+    assert values["engine"] == "trl" and values["baseline"] == "poise"
+    assert not {"layer", "pool"} & dict(values["settings"]).keys()  # of TRL's trainer, no settings of the baseline
+
+
 @pytest.mark.parametrize(
     "name, text, says",
     [
@@ -77,6 +92,11 @@ def test_flags_win_over_the_file_and_what_belongs_to_another_is_left_out(tmp_pat
         ("a.json", '{"train": {"steps": 0}}', "steps=0; it must be a whole number, at least 1"),
         ("a.json", '{"train": 3}', "must hold the settings of a run by name"),
         ("a.json", '{"versions": {}, "policy": "tiny", "steps": 0}', "steps=0"),
+        ("a.json", '{"engine": "TRL"}', "unknown engine 'TRL'; known: lab, trl"),
+        ("a.json", '{"baseline": 3}', "does not name its baseline"),
+        ("a.json", '{"baseline": {"name": "poise", "probe": {"rigde": 1}}}', "no such probe: .*rigde"),
+        ("a.json", '{"task_settings": [1]}', "task_settings must be settings by name"),
+        ("a.json", '{"train": {"train": 3}}', "unknown setting in .*a.json 'train'"),
     ],
 )
 def test_bad_files_are_one_sentence(tmp_path, capfd, name, text, says):

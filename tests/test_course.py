@@ -21,6 +21,7 @@ from test_assignments import source_of, toy_course
 pytest.importorskip("nbgrader", reason="make assignments installs it")
 
 from poise_lab.course import __main__ as course  # noqa: E402
+from poise_lab.course import collect as collecting  # noqa: E402
 from poise_lab.course import gradebook, grading, papers  # noqa: E402
 from poise_lab.course.collect import collect  # noqa: E402
 from poise_lab.course.roster import Roster, handed_in_nothing  # noqa: E402
@@ -444,9 +445,30 @@ def test_two_of_one_name_are_told_apart_or_told(tmp_path):
     assert roster.names == ["Kim Min", "Kim Min 2", "Kim Lee"]
     assert [roster.find("kimmin", n) for n in ("1", "2", "")] == ["Kim Min", "Kim Min 2", None]
     assert roster.find("Lee Kim") == "Kim Lee" and roster.find("Kim") is None
+    (tmp_path / "roster.csv").write_text(
+        "First name,Last name\nAnna,Müller\nAnna,Müller\nAnna,Müller\n", encoding="utf-8"
+    )
+    roster = Roster(tmp_path / "roster.csv")
+    assert roster.names == ["Anna Müller", "Anna Müller 2", "Anna Müller 3"] and roster.find("Anna Müller") is None
     (tmp_path / "roster.csv").write_text("a,b\n1,2\n")
     with pytest.raises(course.PoiseLabError, match="no column name"):
         Roster(tmp_path / "roster.csv")
+
+
+def test_whom_the_roster_knows_by_a_number_is_no_stranger(tmp_path, solved):
+    toy_course(tmp_path)
+    (tmp_path / "roster.csv").write_text("Student,ID\nKim Min,1\nKim Min,2\n", encoding="utf-8")
+    files = {"kimmin_1_11_toy.ipynb": text_of(solved), "kimmin_2_12_toy.ipynb": text_of(solved)}
+    assert collect(tmp_path, [zipped(tmp_path / "c.zip", files)], ["toy"]) == (2, [])
+    assert sorted(path.name for path in (tmp_path / "submitted").iterdir()) == ["Kim Min", "Kim Min 2"]
+
+
+def test_a_zip_that_would_unpack_to_too_much_is_told(tmp_path, solved, monkeypatch):
+    toy_course(tmp_path)
+    monkeypatch.setattr(collecting, "MOST_UNPACKED", 10)
+    outer = {"ann_1_2_all.zip": inner_zip({"toy.ipynb": text_of(solved)})}
+    new, said = collect(tmp_path, [zipped(tmp_path / "c.zip", outer)], ["toy"])
+    assert new == 0 and "cannot be opened, or that is too large" in said[0]
 
 
 def test_a_whole_folder_in_a_zip_is_told_in_a_few_lines(tmp_path, solved):
@@ -461,7 +483,12 @@ def test_a_whole_folder_in_a_zip_is_told_in_a_few_lines(tmp_path, solved):
 def test_deadlines_are_those_of_each_assignment():
     due = course.deadlines(["a=2026-11-30 10:00", "2026-12-01T10:00"], ["a", "b"])
     assert [due[name].isoformat() for name in "ab"] == ["2026-11-30T10:00:00", "2026-12-01T10:00:00"]
-    for given, says in (("c=2026-11-30", "no assignment 'c'"), ("tomorrow", "a time is written like")):
+    for given, says in (
+        ("c=2026-11-30", "no assignment 'c'"),
+        ("tomorrow", "a time is written like"),
+        ("2026-11-30", "a time is written like"),  # its midnight, or its end?
+        ("2026-11-30T23:59+12:00", "a time is written like"),
+    ):
         with pytest.raises(course.PoiseLabError, match=says):
             course.deadlines([given], ["a"])
 

@@ -542,7 +542,11 @@ def test_a_table_in_html_and_in_plain_text():
         "c       –                     12,346",
     ]
     page = table.to_html()
-    assert "<td>+0.12<br><small>[-0.50, +0.75]</small></td>" in page and "a&lt;b" in page
+    interval = '<small style="white-space:nowrap">[-0.50, +0.75]</small>'
+    assert f"<td>+0.12<br>{interval}</td>" in page and "a&lt;b" in page
+    assert '<th style="text-align:left">method</th><th>gain</th><th>n</th>' in page
+    words = Table([{"n": 1, "what": "x"}, {"n": 2, "what": 3}]).to_html()  # a column with a text in it is one of texts
+    assert '<th style="text-align:left">what</th>' in words and '<td style="text-align:left">3</td>' in words
     assert "<strong>c</strong>" in page and "<strong>a" not in page
     assert Table([{"x": (-0.0001, float("nan"), float("nan"))}], digits=1).words() == "x\n0.0"
     assert Table([{"x": (-0.0001, -0.2, 0.0001)}], digits=1, signed=["x"]).words() == "x\n-0.0 [-0.2, +0.0]"

@@ -82,7 +82,10 @@ def deadlines(given: list[str], names: list[str]) -> dict[str, datetime.datetime
         if name and name not in names:
             raise PoiseLabError(f"--due {text}: there is no assignment {name!r}")
         try:
-            due |= dict.fromkeys([name] if name else names, datetime.datetime.fromisoformat(time).replace(tzinfo=None))
+            at = datetime.datetime.fromisoformat(time)
+            if at.tzinfo or ":" not in time:  # platforms give local times; and a day alone would be its midnight
+                raise ValueError
+            due |= dict.fromkeys([name] if name else names, at)
         except ValueError:
             raise PoiseLabError(f"--due {text}: a time is written like 2026-11-30T23:59") from None
     return due

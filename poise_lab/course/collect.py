@@ -151,7 +151,7 @@ def collect(
     """Put papers into submitted and every attempt into attempts; returns how many are new, and what was left, and why.
 
     Of several attempts the last counts. collected.csv says for each what the platform calls the student, the time,
-    and whether it is late: by the platform's mark, or after `due`, by assignment. not_graded.csv names what was left.
+    and whether it is late: by the platform's mark, or after `due`, by assignment. not_graded.csv names what was left this time.
     """
     ids, roster = {}, roster_of(course)
     for name in names:
@@ -172,7 +172,7 @@ def collect(
                 left.rows.append(dict(zip(left.columns, map(plain, row), strict=True)))
                 continue
             folder = plain(student.folder(roster))
-            if roster and folder not in strangers and not roster.find(folder):
+            if roster and folder not in (*strangers, *map(plain, roster.names)) and not roster.find(folder):
                 strangers.append(folder)
             new += keep(course, table, student, folder, name, file, text, f"{source.name}: {plain(file)}", due or {})
     table.write(record)

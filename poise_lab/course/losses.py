@@ -37,6 +37,7 @@ def most_lost(course: Path, name: str, students: set[str]) -> list[str]:
             lost.setdefault(row["test"], []).append(row["said"])
     lines = []
     for test in sorted(lost, key=lambda test: -len(lost[test]))[:SHOWN]:
-        says, times = collections.Counter(lost[test]).most_common(1)[0]
-        lines.append(f"{name} {test}: lost by {len(lost[test])} of {len(earned)}; {times} were told: {says[:150]}")
+        told = collections.Counter(filter(None, lost[test])).most_common(1)
+        most = "".join(f"; {times} were told: {says[:150]}" for says, times in told)
+        lines.append(f"{name} {test}: lost by {len(lost[test])} of {len(earned)}{most}")
     return lines

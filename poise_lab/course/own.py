@@ -9,7 +9,7 @@ import nbformat
 
 from ..errors import PoiseLabError
 from .cells import grade_id, is_answer, is_test, names_set
-from .minutes import state
+from .minutes import exercises, state
 
 POINTS = re.compile(r"#\s*(\d+(?:\.\d+)?) points?\b")  # the first line of a test cell
 ANSWER = "### BEGIN SOLUTION"
@@ -44,7 +44,9 @@ def prepare(course: Path, name: str) -> list[dict]:
     for what, found in (("answer: none holds " + ANSWER, is_answer), ("test: none begins with # 3 points", is_test)):
         if not any(map(found, master.cells)):
             raise PoiseLabError(f"{path.name} has no cell that is an {what}".replace("an test", "a test"))
-    for cell in master.cells:  # a heading as people write it
-        cell.source = re.sub(r"^(## Exercise \d+)(?=:|$)", r"\1 (0 points, 0 minutes)", cell.source, flags=re.M)
+    for cell in (cell for cell in master.cells if cell.cell_type == "markdown"):  # a heading as people write it
+        cell.source = re.sub(r"\A(## Exercise \d+)(?! \():? ?(.*)", r"\1 (0 points, 0 minutes): \2", cell.source)
+    if not exercises(master):
+        raise PoiseLabError(f"{path.name} has no text cell that begins with a heading such as ## Exercise 1: name")
     nbformat.write(master, path)
     return state(course, name)

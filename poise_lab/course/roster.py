@@ -37,10 +37,11 @@ class Roster:
             if not name.strip() or name.strip().lower() in ("points possible", "student, test"):  # rows of Canvas
                 continue
             name, number = unicodedata.normalize("NFC", name), row.get(column.get("id", ""), "").strip()
+            said, same = name, sum(known == name or known.startswith(f"{name} ") for known in self.names)
             if name in self.names:  # two people of one name
-                name = f"{name} {number or self.names.count(name) + 1}"
+                name = f"{name} {number or same + 1}"
             self.names.append(name)
-            for written in letters(row[whole] if whole else name):
+            for written in letters(said):
                 self.by_letters.setdefault(written, []).append(name)
             if number:
                 self.by_id[number] = name

@@ -66,20 +66,6 @@ def run_curves(runs: Sequence[RunRecord], metric: str) -> Figure:
     return fig
 
 
-def accuracy_by_task(runs: Sequence[RunRecord]) -> Figure:
-    """Held-out accuracy of each task over the steps, mean over the seeds of each setting with a 95 % band."""
-    fig = figure("Held-out accuracy by task", "step", "accuracy (share of responses)")
-    names = sorted({k for run in runs for m in run.metrics for k in m if k.startswith("accuracy_")})
-    groups = by_label(runs)
-    lines = [(name, label, group) for label, group in groups.items() for name in names]
-    for (name, label, group), color in zip(lines, COLORS * len(lines), strict=False):
-        steps, points = measured(group, name)
-        if steps:
-            task = name.removeprefix("accuracy_")
-            _add(fig, steps, points, task if len(groups) == 1 else f"{task}, {label}", len(group), color=color)
-    return fig
-
-
 def _add(fig: Figure, steps: Sequence[int], points: np.ndarray, name: str, seeds: int, **style) -> None:
     """A line, with its band where there are seeds to make one."""
     mean, low, high = points.T
@@ -90,12 +76,9 @@ def ways_of_working(runs: Sequence[RunRecord]) -> Figure:
     """Share of each strategy among the held-out responses over the steps, mean over the runs with a 95 % band."""
     fig = figure("Ways of working", "step", "share of held-out responses")
     for name, style in zip(STRATEGIES, line_styles(len(STRATEGIES)), strict=True):
-        pairs = [dict(zip(*run.series(f"share_{name.replace(' ', '_')}"), strict=True)) for run in runs]
-        steps = sorted(set.intersection(*(set(pair) for pair in pairs)))
+        steps, points = measured(runs, f"share_{name.replace(' ', '_')}")
         if steps:
-            mean, low, high = np.array([mean_interval([pair[step] for pair in pairs]) for step in steps]).T
-            band = dict(low=low, high=high) if len(runs) > 1 else {}
-            add_line(fig, steps, mean, name, **style, **band)
+            _add(fig, steps, points, name, len(runs), **style)
     return fig
 
 

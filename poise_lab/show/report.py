@@ -16,7 +16,7 @@ from ..files import write_text
 from ..runs import RunRecord, by_label, compare
 from .curves import METRICS, seconds_by_part
 from .plots import line_styles
-from .report_parts import AXES, WINDOWS, chart, more_metrics, paired, settings_told, verdict_matrix
+from .report_parts import AXES, WINDOWS, chart, more_metrics, pair_matrix, paired, settings_told
 from .report_style import SCRIPT, STYLE
 from .samples import samples_of, written
 from .words import describe, span
@@ -121,18 +121,22 @@ def _verdicts(groups: dict[str, Sequence[RunRecord]]) -> str:
         return ""
     said = (
         f"Held-out accuracy when {tokens:,} tokens had been sampled, as many as every run has; the difference with its 95 % "
-        "interval from pairs of runs with the same seed, and no allowance for the number of pairs."
+        "interval from pairs of runs with the same seed. A verdict is said where it survives Holm's correction for the "
+        "number of pairs."
     )
     pairs = f"<div class='table'><table class='words'>{''.join(rows)}</table></div>"
     if len(groups) <= FEW:
         return f"<p class='note'>{said}</p>{pairs}"
-    matrix = _figure(verdict_matrix(found), f"{said} b: better, w: worse, empty: inconclusive or not compared.")
+    names = [label for label in groups if any(label in pair for pair in found)]
+    fig = pair_matrix(found, names, "Row minus column", "", "", "accuracy", height=220 + 26 * len(names))
+    matrix = _figure(fig, f"{said} b: better, w: worse, empty: inconclusive or not compared.")
     return f"{matrix}<details><summary>{len(rows)} pairs, one by one</summary>{pairs}</details>"
 
 
 def _texts(groups: dict[str, Sequence[RunRecord]]) -> str:
     """The first seed of each setting whose runs keep texts, folded where there are several."""
-    kept = [(i, group[0]) for i, group in enumerate(groups.values()) if samples_of(group[0])]
+    first = [next(filter(samples_of, group), None) for group in groups.values()]
+    kept = [(i, run) for i, run in enumerate(first) if run]
     return "".join(
         f"<details data-settings='{i}'{' open' * (len(kept) == 1)}><summary>{html.escape(run.name)}</summary>"
         f"{written(run).to_html()}</details>"

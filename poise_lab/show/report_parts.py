@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 
 import numpy as np
 
 from ..runs import SETTINGS, RunRecord, flat
-from ..stats import verdict
+from ..stats import p_value, surviving, verdict
 from .curves import METRICS, measured
 from .plots import COLORS, add_line, figure, line_styles, matrix, rounded
 from .words import Figure
@@ -91,26 +92,31 @@ def _trace(
 
 
 def paired(groups: dict[str, Sequence[RunRecord]]) -> tuple[float, dict[tuple[str, str], tuple]]:
-    """The tokens of the run that sampled fewest, and of each pair of settings its verdict on held-out accuracy there.
+    """The most tokens after which every run was evaluated, and of each pair of settings its verdict on accuracy there.
 
     Pairs are made of runs with the same seed; settings whose problems or policies are others are not compared, nor are
-    those without two seeds in common. Accuracy is linear between evaluations; a verdict is as of `stats.verdict`.
+    those without two seeds in common. Accuracy is linear between evaluations. A verdict is as of `stats.verdict`, but
+    inconclusive where it does not survive Holm's correction for the number of pairs.
     """
-    runs = [run for group in groups.values() for run in group if run.series("accuracy")[0]]
-    tokens = min((run.metrics[-1]["tokens"] for run in runs), default=0)
-    found, accuracy = {}, {label: {run.seed: _accuracy_at(run, tokens) for run in g} for label, g in groups.items()}
-    for a, of_a in accuracy.items():
-        for b, of_b in accuracy.items():
-            seeds = sorted(seed for seed in of_a.keys() & of_b.keys() if not np.isnan([of_a[seed], of_b[seed]]).any())
-            if a != b and len(seeds) > 1 and _asked_alike(groups[a][0], groups[b][0]):
-                found[a, b] = verdict([of_a[seed] for seed in seeds], [of_b[seed] for seed in seeds])
+    curves = {label: {run.seed: run.accuracy_by_tokens() for run in group} for label, group in groups.items()}
+    curves = {label: {seed: curve for seed, curve in each.items() if curve[0]} for label, each in curves.items()}
+    tokens = min((curve[0][-1] for each in curves.values() for curve in each.values()), default=0)
+    at = {
+        label: {seed: float(np.interp(tokens, *curve)) for seed, curve in each.items()}
+        for label, each in curves.items()
+    }
+    alone, p_values = {}, {}
+    for a, b in itertools.combinations(groups, 2):
+        both = [(value, at[b][seed]) for seed, value in at[a].items() if seed in at[b]]
+        if len(both) > 1 and _asked_alike(groups[a][0], groups[b][0]):
+            alone[a, b] = verdict(*zip(*both, strict=True))
+            p_values[a, b] = p_value(alone[a, b][1], len(both))
+    kept, found = surviving(p_values), {}
+    for (a, b), (word, (mean, low, high)) in alone.items():
+        word = word if (a, b) in kept else "inconclusive"
+        found[a, b] = word, (mean, low, high)
+        found[b, a] = {"better": "worse", "worse": "better"}.get(word, word), (-mean, -high, -low)
     return tokens, found
-
-
-def _accuracy_at(run: RunRecord, tokens: float) -> float:
-    steps, accuracy = run.series("accuracy")
-    spent = dict(zip(*run.series("tokens"), strict=True))
-    return float(np.interp(tokens, [spent[step] for step in steps], accuracy)) if steps else float("nan")
 
 
 def _asked_alike(a: RunRecord, b: RunRecord) -> bool:
@@ -119,14 +125,16 @@ def _asked_alike(a: RunRecord, b: RunRecord) -> bool:
     return all(ours.get(name) == theirs.get(name) for name in told)
 
 
-def verdict_matrix(found: dict[tuple[str, str], tuple]) -> Figure:
-    """All pairs at once: b where the row is better than the column, w where it is worse."""
-    names = list(dict.fromkeys(a for a, _ in found))
-    letter = {"better": "b", "worse": "w", "inconclusive": ""}
+def pair_matrix(found: dict[tuple[str, str], tuple], names: Sequence[str], *texts: str, height: int) -> Figure:
+    """All pairs at once: b where the row is better than the column, w where it is worse.
+
+    texts: title, horizontal and vertical axis, and the unit of the difference.
+    """
     grid = [[found[a, b][1][0] if (a, b) in found else 0.0 for b in names] for a in names]
-    text = [[letter[found[a, b][0]] if (a, b) in found else "" for b in names] for a in names]
-    height = 220 + 26 * len(names)
-    return matrix(grid, names, "Row minus column", "", "", text, "accuracy", height=height)
+    letter = {"better": "b", "worse": "w"}
+    text = [[letter.get(found[a, b][0], "") if (a, b) in found else "" for b in names] for a in names]
+    title, across, down, unit = texts
+    return matrix(grid, names, title, across, down, text, unit, height=height)
 
 
 def settings_told(groups: dict[str, Sequence[RunRecord]]) -> tuple[dict, dict[str, str]]:

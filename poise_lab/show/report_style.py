@@ -12,7 +12,7 @@ aside { padding: 1rem; font-size: .9rem; background: var(--tint) }
   aside { position: sticky; top: 0; max-height: 100vh; overflow-y: auto; box-sizing: border-box }
 }
 a { color: inherit }
-h1 { font-size: 1.5rem } h2 { font-size: 1.2rem; margin-top: 2.5rem } h3 { font-size: 1rem }
+h1 { font-size: 1.5rem } h2 { font-size: 1.2rem; margin-top: 2.5rem }
 nav ul { padding-left: 1.1rem; margin: .3rem 0 }
 fieldset { border: 0; padding: 0; margin: .8rem 0 } legend { font-weight: 600; padding: 0 }
 aside label { display: inline-block; margin-right: .8rem; cursor: pointer }

@@ -6,9 +6,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from .. import stats
 from ..runs import RunRecord, by_label, format_table
-from ..show.plots import lines, matrix
-from ..stats import Drawn, drawn_interval, holm, mean_interval, p_value, verdict
+from ..show.plots import lines
+from ..show.report_parts import pair_matrix
+from ..stats import Drawn, drawn_interval, mean_interval, p_value, verdict
 from .showdown import LEARNING_RATES
 
 QUOTED = ("method", "seeds", "learning rate", "accuracy at equal tokens", "at equal seconds", "milliseconds per token")
@@ -21,10 +23,9 @@ def spent(run: RunRecord, budget: str) -> tuple[np.ndarray, np.ndarray]:
 
     budget: "tokens" (sampled), or "seconds": those tokens at the median price of the method (`prices`).
     """
-    steps, accuracy = run.series("accuracy")
-    tokens = dict(zip(*run.series("tokens"), strict=True))
+    tokens, accuracy = run.accuracy_by_tokens()
     rate = 1.0 if budget == "tokens" else float(np.median(run.config["seconds_per_token"]))
-    return rate * np.array([tokens[step] for step in steps]), np.array(accuracy)
+    return rate * np.array(tokens), np.array(accuracy)
 
 
 def accuracy_at(run: RunRecord, budget: str, amount: float) -> float:
@@ -156,17 +157,15 @@ def verdicts(
     return found
 
 
-def surviving(runs: Sequence[RunRecord], budget: str = "tokens", level: float = 0.05) -> dict[tuple[str, str], str]:
+def surviving(runs: Sequence[RunRecord], budget: str = "tokens") -> dict[tuple[str, str], str]:
     """The pairs, in either order, whose verdict survives Holm's correction for the number of pairs compared."""
     found, seeds = verdicts(runs, budget), min(map(len, by_label(runs).values()))
-    once = [(a, b) for a, b in found if a < b]
-    corrected = holm([p_value(found[pair][1], seeds) for pair in once])
-    off_zero = [pair for pair, p in zip(once, corrected, strict=True) if p < level]
-    return {pair: found[pair][0] for a, b in off_zero for pair in ((a, b), (b, a))}
+    kept = stats.surviving({(a, b): p_value(found[a, b][1], seeds) for a, b in found if a < b})
+    return {pair: found[pair][0] for a, b in kept for pair in ((a, b), (b, a))}
 
 
 def figures(runs: Sequence[RunRecord]) -> list[tuple]:
-    """Learning curves against tokens and seconds, and the matrix of verdicts: (figure, caption) each."""
+    """Learning curves against tokens and seconds, (figure, caption) each; a report has the verdicts itself."""
     found, groups = [], by_label(runs)
     for budget in ("tokens", "seconds"):
         amounts = amounts_to(equal_budget(runs, budget))
@@ -174,14 +173,7 @@ def figures(runs: Sequence[RunRecord]) -> list[tuple]:
         title, axis = f"Held-out accuracy at equal {budget}", f"{budget} spent on training"
         found.append((lines(amounts, curves, title, axis, "accuracy (share of responses)", height=600),
                       "Mean over seeds with 95 % bands; choose methods in the legend."))  # fmt: skip
-    names = [row["method"] for row in summary(runs)]
-    return [
-        *found,
-        (
-            verdict_matrix(runs, names),
-            "b: better, w: worse, from paired seeds, by Holm's correction for the number of pairs.",
-        ),
-    ]
+    return found
 
 
 def amounts_to(top: float, n: int = 9) -> list[float]:
@@ -194,12 +186,10 @@ def verdict_matrix(runs: Sequence[RunRecord], names: Sequence[str], short: dict[
 
     short: as for `verdicts`; their names come last.
     """
-    names = [*names, *(short or {})]
-    pairs, kept, letters = verdicts(runs, short=short), surviving(runs), {"better": "b", "worse": "w"}
-    grid = [[pairs[a, b][1][0] if (a, b) in pairs else 0.0 for b in names] for a in names]
-    text = [[letters.get(kept.get((a, b), ""), "") for b in names] for a in names]
-    title, unit = "Accuracy at equal tokens, row minus column", "difference<br>(share)"
-    return matrix(grid, names, title, "method (column)", "method (row)", text, unit, height=620)
+    names, kept = [*names, *(short or {})], surviving(runs)
+    found = {pair: (kept.get(pair, "inconclusive"), gap) for pair, (_, gap) in verdicts(runs, short=short).items()}
+    title, axes = "Accuracy at equal tokens, row minus column", ("method (column)", "method (row)")
+    return pair_matrix(found, names, title, *axes, "difference<br>(share)", height=620)
 
 
 def crossing(x: np.ndarray, y: np.ndarray, level: np.ndarray) -> tuple[tuple[float, float, float], float, float]:
