@@ -27,7 +27,6 @@ from packaging.requirements import Requirement
 
 import poise_lab as pl
 from poise_lab.course.checks import check, require
-from poise_lab.course.own import prepare
 
 SOURCE = Path(__file__).parent.parent / "notebooks" / "assignments" / "source"
 MASTERS = sorted(SOURCE.glob("*/*.ipynb"))
@@ -941,7 +940,7 @@ def test_a_plain_notebook_becomes_an_assignment_and_grades(course, grading, tmp_
         without = nbformat.v4.new_notebook(cells=[c for c in master.cells if c.cell_type == "code"])
         (tmp_path / "source" / "other").mkdir()
         nbformat.write(without, tmp_path / "source" / "other" / "other.ipynb")
-        prepare(tmp_path, "other")
+        course.prepare(tmp_path, "other")
     before = path.read_bytes()
     assert course.main(["prepare", "mine", "--course", str(tmp_path)]) == 0 and path.read_bytes() == before
     source_of(master, "test_double_2").source = PLAIN["hidden"].replace("2 points", "4 points")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pydoc
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -48,6 +50,17 @@ def test_extras_and_script():
     assert PROJECT["scripts"] == {"poise-lab": "poise_lab.cli:main"}
     assert PROJECT["requires-python"] == ">=3.11"
     assert PROJECT["version"] == pl.__version__
+
+
+def test_tests_are_collected_without_the_extras():
+    """As `make test` finds them: only `dev` is installed, whatever else is on the machine of who writes a test."""
+    extras = {extra: names for extra, names in PROJECT["optional-dependencies"].items() if extra != "dev"}
+    absent = {Requirement(text).name.replace("-", "_") for names in extras.values() for text in names}
+    absent -= {"accelerate"}  # peft, which is in `dev`, brings it
+    code = f"import sys; sys.modules |= dict.fromkeys({absent}); import pytest; sys.exit(pytest.main(sys.argv[1:]))"
+    collect = [sys.executable, "-c", code, "tests", "--collect-only", "-qq", "-p", "no:cacheprovider"]
+    done = subprocess.run(collect, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
 
 
 @pytest.mark.parametrize("file", ["environment.yml", ".binder/environment.yml"])
