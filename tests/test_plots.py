@@ -19,6 +19,7 @@ import torch
 
 import poise_lab as pl
 from poise_lab.runs import read_run
+from poise_lab.sampler import Sampler, step_seed
 from poise_lab.show import plots
 from poise_lab.show.curves import METRICS, run_curves
 from poise_lab.show.lessons import score_lengths, surrogate
@@ -28,7 +29,7 @@ from poise_lab.show.sliders import Sliders
 from poise_lab.show.tables import Table
 from poise_lab.show.widgets import LiveCurves
 from poise_lab.show.words import Figure, describe, span
-from poise_lab.studies import bench
+from poise_lab.studies import bench, bench_training
 from poise_lab.variance.scores import read_scores
 from tools.notebooks import PLOTLY, WIDGET_VIEW
 
@@ -317,6 +318,43 @@ def test_bench_beside_a_busy_process(monkeypatch):
     assert [row["of the best alone"] for row in rows] == [2, 2, 1]
     assert [row["of its time alone"] for row in rows] == [1.5, 1, 5]
     assert rows[2]["case"] == "case, as installed, 2 threads"
+
+
+def test_bench_of_the_update(monkeypatch):
+    """Three products over every token, a prompt's once for all of its responses; the rates are those it is given."""
+    few = pl.TrainConfig(prompts=4, minibatches=1, eval_prompts=2)
+    monkeypatch.setattr(bench_training, "TrainConfig", lambda: few)
+    row = bench_training.bench_update("tiny", lambda policy: 1e9, lambda: 50e9)
+    task, policy = pl.load_task(pl.TINY_TASKS), pl.load_policy("tiny")
+    sampler = Sampler(policy, task, 4, seed=0, exclude=task.sample(2, step_seed(0, 0, "held-out")), keep=(2, 4))
+    sampler.begin(1)
+    rollouts = pl.make_baseline("poise").sample(sampler)
+    tokens = sum(len(ids) for ids in rollouts.prompt_ids) + int(rollouts.mask.sum())
+    assert row["GFLOP/s"] == pytest.approx(3 * tokens / row["s"], rel=0.05)  # seconds are rounded to milliseconds
+    assert row["of a large product's rate"] == pytest.approx(row["GFLOP/s"] / 50, abs=0.006)
+
+
+def test_bench_of_the_engines(monkeypatch):
+    seconds = {"lab": iter([2.0, 1.0, 3.0]), "trl": iter([6.0, 4.0, 6.0])}
+    monkeypatch.setattr(bench_training, "step_seconds", lambda engine, flags: next(seconds[engine]))
+    monkeypatch.setattr(bench_training.importlib.util, "find_spec", lambda name: object())
+    row = bench_training.bench_engines("SmolLM2, 32 prompts x 2")
+    assert (row["lab, s"], row["trl, s"], row["ratio"]) == (2, 6, 3)
+    monkeypatch.setattr(bench_training.importlib.util, "find_spec", lambda name: None)
+    assert "extra" in bench_training.bench_engines("SmolLM2, 32 prompts x 2")["not measured"]
+
+
+def test_seconds_of_a_step_are_those_of_a_run(monkeypatch):
+    """The first two steps warm up, the last one evaluates."""
+
+    def as_if_run(command, **_):
+        out = Path(command[command.index("--out") + 1])
+        out.mkdir()
+        lines = [{"step": i, "seconds": at} for i, at in enumerate((9, 10, 20, 22, 24, 27, 90))]
+        (out / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    monkeypatch.setattr(bench_training.subprocess, "run", as_if_run)
+    assert bench_training.step_seconds("lab", []) == 2
 
 
 def test_bench_compares_the_same_work(bundled):

@@ -35,6 +35,7 @@ from ..threads import COUNTS, WAITING, usable
 from ..trainer import TrainConfig, Trainer
 from ..variance.estimates import gradient_variance
 from ..variance.scores import Scores, read_scores
+from .bench_training import SAME_BATCH, bench_engines, bench_update
 
 ROUNDS = 3
 AS_INSTALLED = {"GOMP_SPINCOUNT": "300000", "KMP_BLOCKTIME": "200"}  # what the OpenMP libraries do by themselves
@@ -320,6 +321,8 @@ PARTS = {
         *bench_shared("seconds_of_training", "twelve steps of the bundled policy"),
         *bench_shared("seconds_of_sampling", "sampling from llama-135m"),
     ],
+    "update": lambda: [bench_update(name, matmul_flops_per_token, matmul_rate) for name in ("tiny", "thinker")],
+    "trl": lambda: [bench_engines(case) for case in SAME_BATCH],
     "variance": lambda: [bench_variance(1024, 2), bench_variance(256, 16)],
 }
 
