@@ -23,6 +23,7 @@ ROOT = Path(__file__).parent.parent
 NOTEBOOKS = ROOT / "notebooks"
 GUIDES = {
     "guide": NOTEBOOKS / "GUIDE.md",
+    "findings": NOTEBOOKS / "FINDINGS.md",
     "results": NOTEBOOKS / "RESULTS.md",
     "house": ROOT / "poise_lab" / "README.md",
     "students": NOTEBOOKS / "STUDENTS.md",

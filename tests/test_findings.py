@@ -1,0 +1,123 @@
+"""Every number of notebooks/FINDINGS.md is recomputed from the records; the page is written for people."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import poise_lab as pl
+from poise_lab.files import read_json
+from poise_lab.studies import paper, showdown, tables, thinking, tracking, trained, transfer, verdicts
+
+PAGE = Path(__file__).parent.parent / "notebooks" / "FINDINGS.md"
+DATA = pl.data_dir()
+
+
+def section(number: int) -> str:
+    """One finding, in one line."""
+    text = PAGE.read_text(encoding="utf-8")
+    return " ".join(re.split(r"^## ", text, flags=re.M)[number].split())
+
+
+def shown(interval) -> str:
+    return "{:+.3f} [{:+.3f}, {:+.3f}]".format(*interval)
+
+
+def difference(a: list[float], b: list[float]) -> str:
+    return shown(pl.mean_interval(np.subtract(a, b)))
+
+
+def of_runs(folder: str, name: str) -> list[pl.RunRecord]:
+    return [pl.read_run(DATA / folder / f"{name}-{seed}") for seed in trained.SEEDS]
+
+
+def numbers() -> dict[str, tuple[int, str]]:
+    """What the page quotes: name to its finding, and the number as it stands there."""
+    found = {}
+    for name in ("poise", "random_rewards", "sharpen"):
+        runs = of_runs("thinking", name)
+        for metric in ("greedy_accuracy", "pass_at_16"):
+            found[f"{name} {metric}"] = 1, shown(pl.mean_interval(thinking.gains(runs, metric)))
+    del found["random_rewards pass_at_16"]
+    ablation = read_json(DATA / "paper_results.json")["v3"]["table3_ablation"]
+    full, same = ablation["POISE"], ablation["same-rollout probe"]
+    found["ablation"] = 2, f"{full - same:.1f} points ({full} to {same} over seven"
+    poise, rloo = of_runs("runs", "poise"), of_runs("runs", "rloo")
+    found["proxy on tiny"] = (
+        3,
+        difference(*([run.mean("variance_reduction") for run in runs] for runs in (poise, rloo))),
+    )
+    found["lift on tiny"] = 3, difference(*([run.lift() for run in runs] for runs in (poise, rloo)))
+    poise, rloo = of_runs("runs-smollm2", "poise"), of_runs("runs-smollm2", "rloo")
+    after = poise[0].config["train"]["steps"] - poise[0].config["baseline"]["warmup"]
+    both = ([run.mean(name, last=after) for run in poise] for name in ("variance_reduction", "variance_reduction_rloo"))
+    found["proxy on SmolLM2"] = 3, difference(*both)
+    found["lift on SmolLM2"] = 3, difference(*([run.lift() for run in runs] for runs in (poise, rloo)))
+    runs = showdown.recorded(DATA / "showdown")
+    kept, pairs = verdicts.surviving(runs), verdicts.verdicts(runs)
+    found["survive"] = 4, f"{len(kept) // 2} of {len(pairs) // 2} pairs survive"
+    for other in ("remax x1", "constant x1", "grpo x8"):
+        found[f"POISE minus {other}"] = 4, shown(pairs["poise x2", other][1])
+    for model, tasks in tables.recorded(DATA / "real").items():
+        for measure in ("variance_reduction", "r"):
+            compared = paper.compared(list(tasks.values()), "critic", "probe", "critic", measure)
+            found[f"{model} {measure}"] = 5, shown(compared[1])
+    seeds, frozen, refitted = tracking.recorded(DATA / "tracking"), "frozen at step 0", "refitted, 4096 rows"
+    for measure in ("mae", "r"):
+        found[f"frozen {measure}"] = 6, shown(tracking.differences(seeds, frozen, refitted, measure, looks=5)[200])
+    found["critic r"] = 6, shown(tracking.differences(seeds, "critic, online", refitted, "r", looks=5)[200])
+    behind = {tracking.behind_from(seeds, frozen, refitted, measure) for measure in ("r", "mae")}
+    found["behind from"] = 6, f"From step {behind.pop()} on"
+    assert not behind  # the same for both
+    families = transfer.by_kind(transfer.recorded(DATA / "transfer"))["family"]
+    for mode in ("affine map", "own states", "refitted"):
+        found[f"transfer {mode}"] = 7, "{:.3f} [{:.3f}, {:.3f}]".format(*transfer.over_groups(families, mode)[1][-1])
+    ends = {engine: [run.series("accuracy")[1][-1] for run in of_runs("engines", engine)] for engine in ("trl", "lab")}
+    found["engines"] = 8, difference(ends["trl"], ends["lab"])
+    return found
+
+
+@pytest.fixture(scope="module")
+def recomputed():
+    return numbers()
+
+
+def test_every_number_of_the_page_is_recomputed(recomputed):
+    """Each stands in its finding; and there is no interval on the page that is none of them."""
+    for name, (number, text) in recomputed.items():
+        assert text in section(number), f"finding {number}, {name}: {text}"
+    intervals = set(re.findall(r"[+-]?\d\.\d{3} \[[^]]*\]", " ".join(PAGE.read_text(encoding="utf-8").split())))
+    assert intervals == {text for _, text in recomputed.values() if "[" in text}
+
+
+def test_each_finding_says_what_would_refute_it():
+    parts = PAGE.read_text(encoding="utf-8").split("\n## ")[1:-1]
+    for part in parts:
+        assert [line for line in ("**Claim.**", "**Measure.**", "**What would refute it.**") if line not in part] == []
+    assert [part.split(".")[0] for part in parts] == [str(n) for n in range(1, len(parts) + 1)]
+
+
+def test_what_the_page_says_in_words(recomputed):
+    """Signs and verdicts behind its claims."""
+
+    def interval(name):
+        return [float(x) for x in re.findall(r"[+-]?\d\.\d{3}", recomputed[name][1])]
+
+    def off_zero(name):
+        _, low, high = interval(name)
+        return low > 0 or high < 0
+
+    assert interval("poise pass_at_16")[1] > 0 > interval("sharpen pass_at_16")[2]
+    assert interval("sharpen greedy_accuracy")[2] < interval("poise greedy_accuracy")[0] / 2
+    assert off_zero("proxy on tiny") and not off_zero("lift on tiny")
+    assert interval("proxy on SmolLM2")[2] < 0 < interval("lift on SmolLM2")[0] and not off_zero("lift on SmolLM2")
+    assert interval("POISE minus constant x1")[2] < 0 < interval("POISE minus grpo x8")[1]
+    assert interval("gemma3-270m variance_reduction")[1] > 0
+    assert not any(map(off_zero, ("gemma3-270m r", "smollm2-135m r", "smollm2-135m variance_reduction")))
+    assert interval("frozen mae")[1] > 0 > interval("frozen r")[2] and interval("critic r")[2] < 0
+    mapped, own, refitted = (interval(f"transfer {mode}") for mode in ("affine map", "own states", "refitted"))
+    assert own[1] < mapped[0] < own[2] and mapped[2] < refitted[1]
+    assert not off_zero("engines")
