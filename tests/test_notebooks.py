@@ -26,8 +26,6 @@ NOTEBOOKS = sorted((HERE.parent / "notebooks").glob("*.ipynb"))
 CHECK, IGNORE, EXERCISE = "nbval-check-output", "nbval-ignore-output", "exercise"
 MACHINE_PATH = re.compile(r"(?<![\w.])/(?:home|root|work|tmp|Users|var|opt|usr)/\w|[A-Z]:\\\\?Users")
 LESSONS = [path for path in NOTEBOOKS if path.name[:2] in ("01", "02", "03")]  # written to be read; this grows
-# and lessons whose solutions run elsewhere
-READABLE = [path for path in NOTEBOOKS if path.name[:2] != "08"]
 WIDEST_LINE, LONGEST_CELL, LONGEST_OUTPUT = 100, 25, 25
 LARGEST_KB, LARGEST_FIGURE_KB, MOST_DEFINITIONS, HIGHEST_FIGURE = 1500, 300, 3, 700
 
@@ -332,7 +330,7 @@ def lesson(request):
     return nbformat.read(request.param, as_version=4)
 
 
-@pytest.fixture(params=READABLE, ids=lambda path: path.stem)
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
 def readable_lesson(request):
     return nbformat.read(request.param, as_version=4)
 

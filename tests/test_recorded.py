@@ -210,7 +210,10 @@ def test_what_the_results_say_in_words_of_the_showdown(showdown_runs):
         assert sentence in section, sentence
         assert true, sentence
     front = one_line((ROOT / "README.md").read_text())
-    assert "ahead of the methods with groups of eight responses, but behind training without a baseline and behind" in front
+    assert (
+        "ahead of the methods with groups of eight responses, but behind training without a baseline and behind"
+        in front
+    )
     assert "corrected for the number of pairs, neither remains" in front
     kept = verdicts.surviving(showdown_runs)
     assert not [pair for pair in kept if "poise x2" in pair and "remax x1" not in pair]

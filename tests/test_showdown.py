@@ -125,20 +125,6 @@ def test_short_run_is_compared_where_it_ended():
     assert math.isnan(verdicts.accuracy_at(short, "tokens", 150))
 
 
-def test_crossing_by_hand():
-    x = np.array([[0.8, 0.4, 0.0]] * 4)
-    y = np.array([[0.3, 0.1, -0.1], [0.3, 0.1, -0.1], [0.5, 0.1, -0.1], [0.3, 0.1, -0.3]])
-    (value, low, high), above, never = verdicts.crossing(x, y, np.zeros(4))
-    assert value == pytest.approx(0.2) and 0.2 <= low < high <= 0.3 and above == never == 0
-    (value, *_), above, never = verdicts.crossing(x, y, np.full(4, -1.0))
-    assert math.isnan(value) and (above, never) == (1, 0)
-    (value, *_), above, never = verdicts.crossing(x, y, np.full(4, 0.9))
-    assert math.isnan(value) and (above, never) == (0, 1)
-    (value, low, high), above, never = verdicts.crossing(x, y, np.array([0.0, 0.0, 0.9, -0.2]))
-    assert value == pytest.approx(0.2) and (above, never) == (0, pytest.approx(1 / 3))
-    assert (low, high) == pytest.approx((0.1025, 0.1975))  # draws cross at 0.2 and 0.1, the second one nowhere
-
-
 def test_a_second_network_is_counted_and_a_mean_holds_nothing(bundled):
     sizes = {}
     for name in ("none", "rloo", "critic", "ppo"):

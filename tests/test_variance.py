@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from poise_lab import stats
 from poise_lab import variance as va
 from poise_lab.internals import forward_rows
 from poise_lab.variance import scores as score_passes
+from poise_lab.variance import spoilt
 
 NAMES = ("within", "between", "spread", "signal")
 # two prompts with two responses, scores of two numbers, advantages
@@ -337,3 +339,87 @@ def test_adam_proxy_keeps_some_of_the_noise():
     generator = torch.Generator().manual_seed(0)
     gradients = 1 + torch.randn(400, 600, generator=generator)  # 600 weights of variance 1
     assert va.adam_proxy(gradients) / 600 == pytest.approx(1 - 0.1 / 1.9, abs=0.01)
+
+
+# --- a probe that is spoilt on purpose -----------------------------------------------------------
+
+
+def test_crossing_by_hand():
+    x = np.array([[0.8, 0.4, 0.0]] * 4)
+    y = np.array([[0.3, 0.1, -0.1], [0.3, 0.1, -0.1], [0.5, 0.1, -0.1], [0.3, 0.1, -0.3]])
+    (value, low, high), above, never = spoilt.crossing(x, y, np.zeros(4))
+    assert value == pytest.approx(0.2) and 0.2 <= low < high <= 0.3 and above == never == 0
+    (value, *_), above, never = spoilt.crossing(x, y, np.full(4, -1.0))
+    assert math.isnan(value) and (above, never) == (1, 0)
+    (value, *_), above, never = spoilt.crossing(x, y, np.full(4, 0.9))
+    assert math.isnan(value) and (above, never) == (0, 1)
+    (value, low, high), above, never = spoilt.crossing(x, y, np.array([0.0, 0.0, 0.9, -0.2]))
+    assert value == pytest.approx(0.2) and (above, never) == (0, pytest.approx(1 / 3))
+    assert (low, high) == pytest.approx((0.1025, 0.1975))  # draws cross at 0.2 and 0.1, the second one nowhere
+
+
+def test_words_for_where_a_probe_pays():
+    r = np.array([[0.8, 0.4, 0.0]] * 21)
+    falls, flat = np.array([[0.3, 0.1, -0.1]] * 21), np.zeros(21)
+    assert spoilt.pays(r, falls, flat) == "above r = 0.2 [0.2, 0.2]"
+    assert spoilt.pays(r, falls + 1, flat) == "at every r"
+    assert spoilt.pays(r, falls - 1, flat) == "at no r"
+    falls[:4] += 1  # the data and 3 of 20 draws lie above everywhere
+    assert spoilt.pays(r, falls, flat) == "not decided (at every r in 0.1 of the draws, at no r in 0.0)"
+
+
+def some_values(prompts=400, responses=4, seed=0):
+    """V(x), rewards, and predictions that differ a little between the responses of a prompt."""
+    generator = torch.Generator().manual_seed(seed)
+    value = torch.rand(prompts, generator=generator)
+    rewards = (torch.rand(prompts, responses, generator=generator) < value[:, None]).float()
+    return value, rewards, value[:, None] + 0.05 * torch.randn(prompts, responses, generator=generator)
+
+
+def test_spoiling_moves_predictions_to_other_prompts_and_nothing_else():
+    value, _, predicted = some_values()
+    assert spoilt.spoil(predicted, 0.0).equal(predicted)
+    half, all_of_them = spoilt.spoil(predicted, 0.5), spoilt.spoil(predicted, 1.0)
+    assert 190 <= int((half != predicted).any(1).sum()) <= 200
+    assert all_of_them.sort(0).values.equal(predicted.sort(0).values)  # as spread as before
+    assert abs(torch.corrcoef(torch.stack([all_of_them[:, 0], value]))[0, 1]) < 0.15
+
+
+def test_a_recalibrated_baseline_is_left_where_it_is_right_and_shrunk_where_it_knows_nothing():
+    value, rewards, predicted = some_values(4000)
+    good = spoilt.recalibrated(predicted, rewards)
+    assert float((good - predicted).abs().mean()) < 0.02
+    lost = spoilt.recalibrated(spoilt.spoil(predicted, 1.0), rewards)
+    assert float(lost.std()) < 0.05 * float(predicted.std())
+    twice = spoilt.recalibrated(0.5 + 2 * (predicted - 0.5), rewards)  # too sure by a factor of two
+    assert float((twice - predicted).abs().mean()) < 0.02
+    assert not spoilt.recalibrated(predicted, 1 - rewards)[:2000].equal(1 - predicted[:2000])
+    assert float(spoilt.recalibrated(predicted, 1 - rewards).std()) < 0.01  # never turned round
+
+
+def test_what_is_taken_out_by_hand():
+    """Var(A) and the variance of the gradient, over no baseline; a draw that takes one prompt alone sees that one."""
+    rewards = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 0.0]])
+    scores = va.Scores.of(torch.randn(3, 2, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
+    field = spoilt.Field(rewards, scores, np.array([[1.0, 1, 1], [2, 0, 0]]))
+    a = rewards - spoilt.from_siblings(rewards)
+    assert a.tolist() == [[1, -1], [0, 0], [0, 0]]
+    assert field.spread(rewards).tolist() == pytest.approx([0.25, 0.25])
+    assert field.taken_out("Var(A)", a, 2).tolist() == pytest.approx([1 - (1 / 3) / 0.25, 1 - 1 / 0.25])
+    assert field.taken_out("Var(A)", rewards, 1).tolist() == [0, 0]
+    whole = spoilt.Field(rewards, scores, np.ones((1, 3)))
+    noise = [va.gradient_variance(scores, x, m).trace(1)[0] for x, m in ((a, 2), (rewards, 1))]
+    assert whole.taken_out("gradient variance", a, 2)[0] == pytest.approx(1 - noise[0] / noise[1])
+    assert whole.correlation(torch.tensor([1.0, 2, 3]), torch.tensor([2.0, 4, 6]))[0] == pytest.approx(1)
+
+
+def test_lines_of_a_spoilt_probe_start_at_the_probe_and_end_at_nothing():
+    value, rewards, predicted = some_values()
+    scores = va.Scores.of(torch.randn(400, 4, 3, generator=torch.Generator().manual_seed(1)))
+    field = spoilt.Field(rewards, scores, stats.resamples(400, draws=20))
+    r, lines = spoilt.curves(field, predicted, value, (0.0, 0.5, 1.0))
+    assert r.shape == (21, 3) and r[0, 0] > 0.95 > r[0, 1] > 0.3 > abs(r[0, 2])
+    as_it_is, calibrated = (lines["Var(A)", kind] for kind in spoilt.KINDS)
+    b = rewards - spoilt.from_siblings(predicted)
+    assert as_it_is[:, 0].tolist() == pytest.approx(field.taken_out("Var(A)", b, 2).tolist())
+    assert as_it_is[0, 2] < -0.1 and abs(calibrated[0, 2]) < 0.05  # what is sure and wrong does harm

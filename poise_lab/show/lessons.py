@@ -79,7 +79,7 @@ def score_lengths(logprobs, squares, right, title: str = "Which responses have l
 
 
 def surrogate(advantage: float, **clips: float) -> Figure:
-    """What one token adds to the clipped objective over its ratio, and what its score is multiplied with in the gradient.
+    """What one token adds to the clipped objective over its ratio, and what its score is multiplied by in the gradient.
 
     clips: `clip_low`, `clip_high`, `dual_clip` of `clipped_surrogate`, where not its own.
     """
@@ -100,4 +100,24 @@ def surrogate(advantage: float, **clips: float) -> Figure:
     add_line(
         fig, ratios, slope[:, 0].tolist(), "its gradient: so many times the score of the token", COLORS[1], dash="dash"
     )
+    return fig
+
+
+def spoilt_probe(r, lines: dict, levels: dict[str, float], at: int, share: float, measure: str) -> Figure:
+    """What POISE takes out over the r of its probe with V(x), as it is spoilt, with the probe at one share marked.
+
+    r: of each share of wrong predictions; lines: by kind, the first the probe as it is; levels: what others take out.
+    """
+    fig = figure(
+        f"{share:.0%} of the predictions belong to other prompts: r = {r[at]:.2f}", "Pearson r of the probe with V(x)",
+        f"share taken out: {measure}", hovermode="closest", height=460,
+        yaxis_range=[-0.5, 0.45] if measure == "Var(A)" else [-2.8, 0.45],
+    )  # fmt: skip
+    x = rounded(r)
+    for (kind, y), color in zip(lines.items(), (COLORS[0], COLORS[2]), strict=True):
+        add_line(fig, x, y, f"POISE, {kind}", color)
+    for (name, level), color in zip(levels.items(), [COLORS[k] for k in (7, 5, 1, 4, 6, 3, 0)], strict=True):
+        add_line(fig, [min(x), max(x)], [level] * 2, name, color, dash="dot")
+    fig.add_scatter(x=[x[at]], y=rounded([next(iter(lines.values()))[at]]), mode="markers", name="this probe",
+                    marker=dict(size=13, color=COLORS[0]))  # fmt: skip
     return fig

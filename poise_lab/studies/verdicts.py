@@ -192,25 +192,6 @@ def verdict_matrix(runs: Sequence[RunRecord], names: Sequence[str], short: dict[
     return pair_matrix(found, names, title, *axes, "difference<br>(share)", height=620)
 
 
-def crossing(x: np.ndarray, y: np.ndarray, level: np.ndarray) -> tuple[tuple[float, float, float], float, float]:
-    """Where a line falls below a level: the x with its 95 % interval; shares of the draws all above and never above.
-
-    x, y: (1 + draws, N) from the largest x to the smallest; level: (1 + draws,). The first row is the data, the others
-    are bootstrap draws. The x is NaN where the line does not fall below the level; the interval is that of the
-    draws in which it does.
-    """
-    above = y > level[:, None]
-    found = np.full(len(x), np.nan)
-    for k in np.flatnonzero(above[:, 0] & ~above.all(1)):
-        i = int(np.argmin(above[k]))  # the first that is not above
-        share = (y[k, i - 1] - level[k]) / (y[k, i - 1] - y[k, i])
-        found[k] = x[k, i - 1] + share * (x[k, i] - x[k, i - 1])
-    crossed = found[1:][np.isfinite(found[1:])]
-    low, high = np.quantile(crossed, [0.025, 0.975]) if len(crossed) else (np.nan, np.nan)
-    never = float((~above[1:]).all(1).mean())
-    return (float(found[0]), float(low), float(high)), float(above[1:].all(1).mean()), never
-
-
 def pairs(runs: Sequence[RunRecord]) -> str:
     """The verdict of each pair of methods at equal tokens, one in a line."""
     return "\n".join(
