@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import re
 from html.parser import HTMLParser
 
 import pytest
@@ -199,6 +200,15 @@ def test_the_end_and_the_pooled_tokens_are_marked(shown):
     assert "".join(Page(before).texts) == "".join(one.pieces[: one.reasoning - one.pool])
     assert "".join(Page(f"{framed}</strong>").texts) == "".join(one.pieces[one.reasoning - one.pool : one.reasoning])
     assert "".join(Page(after).texts) == "".join(one.pieces[one.reasoning :])
+
+
+def test_a_notebook_that_is_not_trusted_keeps_the_shades_of_the_first_measure():
+    one = made("a", "b", ended=True, reasoning=1)
+    for name, numbers, colors in (("pull", [0.1, -0.1], (BLUE, ORANGE)), ("value", [0.9, 0.9], (BLUE, BLUE))):
+        one.measures = {name: numbers}
+        html = RolloutViewer(one=[ShownPrompt(0, "", ["x"], [one], None, 1)]).to_html()
+        inline = re.findall(r'<span class="[gv]4n?" title="[^"]*" style="background:(#\w{6})a6">', html)
+        assert inline == list(colors), name
 
 
 def test_hostile_texts_stay_text():

@@ -1,4 +1,4 @@
-"""Figures that belong to one lesson: what its notebook computes, drawn."""
+"""The problems that all lessons come back to, and figures that belong to one lesson: what it computes, drawn."""
 
 from __future__ import annotations
 
@@ -7,9 +7,35 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from ..baselines.base import Baseline
+from ..generate import sample_rollouts
+from ..internals import read_internals
 from ..objective import clipped_surrogate
+from ..policies import Policy
+from ..tasks import TINY_TASKS, Problem, load_task
 from .plots import COLORS, add_line, figure, rounded
+from .tokens import ShownPrompt, read_tokens
 from .words import Figure
+
+
+def three_problems() -> list[Problem]:
+    """One problem of each task that `tiny` knows, in every lesson the same ones: two of them hard, one easy."""
+    return load_task(TINY_TASKS).sample(3, seed=0)
+
+
+def read_pairs(
+    policy: Policy, problems: Sequence[Problem], shade: str, baseline: Baseline | None = None, seed: int = 7
+) -> list[ShownPrompt]:
+    """What `RolloutViewer` shows of a pair of responses to each problem, the same pair in every lesson.
+
+    shade: the one number of a token that shades it: "entropy", "log p", and with a baseline "value" or "pull".
+    """
+    rollouts = sample_rollouts(policy, problems, responses=2, seed=seed)
+    internals = read_internals(policy, rollouts)
+    shown = read_tokens(policy, rollouts, internals, baseline, prompts=range(len(problems)))
+    for response in (one for prompt in shown for one in prompt.responses):
+        response.measures = {shade: response.measures[shade]}
+    return shown
 
 
 def learning(runs: dict[str, Sequence[float]], title: str, every: int = 1) -> Figure:

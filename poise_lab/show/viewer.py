@@ -2,8 +2,8 @@
 
 One piece of HTML that moves without a script: the shading by radio buttons and a style sheet, the prompts by folds. A
 notebook that is not trusted loses the style sheet as well; what stands in `style` attributes is what it keeps: the
-responses side by side, shaded by entropy, and the folds. Colours are transparent ones over the page's own, and the text
-has the page's colour, so that it is read in a light and in a dark theme.
+responses side by side, shaded by the first of the measures, and the folds. Colours are transparent ones over the page's
+own, and the text has the page's colour, so that it is read in a light and in a dark theme.
 """
 
 from __future__ import annotations
@@ -232,15 +232,15 @@ def _outlined(marks: list[str], start: int, stop: int) -> str:
 
 def _token(one: ShownResponse, t: int, scales: dict) -> str:
     levels, said, style = [], [], ""
-    for measure, bounds in scales.items():
+    for k, (measure, bounds) in enumerate(scales.items()):
         if measure.name not in one.measures:
             continue
         number = one.measures[measure.name][t]
-        level = level_of(number, bounds)
+        level, less = level_of(number, bounds), number < 0 and measure.key == "g"
         said.append(f"{measure.name} {number:.3g}")
         if level:
-            levels.append(f"{measure.key}{level}{'n' if number < 0 and measure.key == 'g' else ''}")
-            style = f' style="background:{BLUE}{ALPHAS[level]}"' if measure.key == "e" else style
+            levels.append(f"{measure.key}{level}{'n' if less else ''}")
+            style = f' style="background:{ORANGE if less else BLUE}{ALPHAS[level]}"' if k == 0 else style
     classes = f' class="{" ".join(levels)}"' if levels else ""
     title = f' title="{", ".join(said)}"' if said else ""
     return f"<span{classes}{title}{style}>{visible(one.pieces[t]) or chr(0x25CC)}</span>"
