@@ -209,6 +209,7 @@ def test_a_notebook_that_is_not_trusted_keeps_the_shades_of_the_first_measure():
         html = RolloutViewer(one=[ShownPrompt(0, "", ["x"], [one], None, 1)]).to_html()
         inline = re.findall(r'<span class="[gv]4n?" title="[^"]*" style="background:(#\w{6})a6">', html)
         assert inline == list(colors), name
+        assert "radio" not in html and 'class="legend' in html and ".legend" not in html
 
 
 def test_hostile_texts_stay_text():

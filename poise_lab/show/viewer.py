@@ -275,9 +275,10 @@ def _controls(scales: dict) -> str:
         for k, m in enumerate(scales)
     )
     legends = "".join(_legend(m, bounds, k) for k, (m, bounds) in enumerate(scales.items()))
+    choice = f'<fieldset style="display:none"><legend>Shaded by</legend>{buttons}</fieldset>'
+    plain = '<p class="plain">Trust this notebook to choose what shades the text.</p>'
     return (
-        f'<fieldset style="display:none"><legend>Shaded by</legend>{buttons}</fieldset>{legends}'
-        '<p class="plain">Trust this notebook to choose what shades the text.</p>'
+        f"{choice + legends + plain if len(scales) > 1 else legends}"
         f'<p style="margin:.4em 0">{_outlined(["framed"], 0, 1)}: the probe averages the states of these tokens; '
         "<strong>\u2503</strong>: end of the reasoning; \u21b5: a new line; \u25cc: a token without text of its own.</p>"
     )
@@ -318,7 +319,7 @@ def _style(scales: dict) -> str:
         f"{view} .plain{{display:none}}",
         f"{view} fieldset~details .text>span,{view} fieldset~details .text>span>span{{box-shadow:inset 1px 0 #8886}}",
     ]
-    for m in scales:
+    for m in scales if len(scales) > 1 else ():  # one measure stands in the `style` attributes
         on = f"{view}:has(input.{m.key}:checked)"
         rules.append(f"{view} .legend.{m.key}{{display:none}}{on} .legend.{m.key}{{display:block!important}}")
         rules.append(f"{on} .text span{{background:none!important}}")
