@@ -194,6 +194,14 @@ def test_no_prose_is_left_to_be_written(notebook):
     assert not [c.source for c in notebook.cells if c.cell_type == "markdown" and c.source.upper() == c.source]
 
 
+def test_no_marks_are_left_in_a_summary(notebook):
+    """JupyterLab typesets formulas there and reads no Markdown: backticks and asterisks would be seen."""
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            for said in re.findall(r"<summary>(.*?)</summary>", cell.source, re.S):
+                assert not re.search(r"[`*]", MATH.sub("", said)), said
+
+
 def test_no_machine_paths(notebook):
     for cell in notebook.cells:
         texts = [cell.source, *(text_of(output) for output in cell.get("outputs", []))]
