@@ -207,8 +207,9 @@ def test_a_notebook_that_is_not_trusted_keeps_the_shades_of_the_first_measure():
     for name, numbers, colors in (("pull", [0.1, -0.1], (BLUE, ORANGE)), ("value", [0.9, 0.9], (BLUE, BLUE))):
         one.measures = {name: numbers}
         html = RolloutViewer(one=[ShownPrompt(0, "", ["x"], [one], None, 1)]).to_html()
-        inline = re.findall(r'<span class="[gv]4n?" title="[^"]*" style="background:(#\w{6})a6">', html)
+        inline = re.findall(r'<span class="[gv]4n?" title="[^"]*" style="background:(#\w{6})a6[;\w :-]*">', html)
         assert inline == list(colors), name
+        assert html.count('a6;text-decoration:underline dotted">') == colors.count(ORANGE)
         assert "radio" not in html and 'class="legend' in html and ".legend" not in html
 
 

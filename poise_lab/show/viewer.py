@@ -240,7 +240,8 @@ def _token(one: ShownResponse, t: int, scales: dict) -> str:
         said.append(f"{measure.name} {number:.3g}")
         if level:
             levels.append(f"{measure.key}{level}{'n' if less else ''}")
-            style = f' style="background:{ORANGE if less else BLUE}{ALPHAS[level]}"' if k == 0 else style
+            look = f"{ORANGE}{ALPHAS[level]}{_DOTS}" if less else f"{BLUE}{ALPHAS[level]}"
+            style = f' style="background:{look}"' if k == 0 else style
     classes = f' class="{" ".join(levels)}"' if levels else ""
     title = f' title="{", ".join(said)}"' if said else ""
     return f"<span{classes}{title}{style}>{visible(one.pieces[t]) or chr(0x25CC)}</span>"
