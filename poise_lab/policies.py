@@ -91,8 +91,7 @@ class Policy:
                     f"policy {self.name!r} has no token with a newline, at which an answer after examples ends; use shots=0"
                 )
             self.eos_token_ids += newlines
-        if self.system or self.template or self.template_args:
-            check_prompt(self)
+        check_prompt(self)
 
     def _check_types(self) -> None:
         """Refuse what a file or a caller has given as another kind of value than a setting is of."""
