@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging as transformers_logging
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from . import checkpoints, threads
 from .engine import context_of, decoder_layers, head
 from .errors import PoiseLabError, unknown_name
 from .files import read_json
-from .sources import BUNDLED, SOURCES, check_weights, data_dir, fetched
+from .loading import read_model
+from .sources import BUNDLED, SOURCES, data_dir, fetched
 from .tasks import END_OF_REASONING, START_OF_REASONING, Problem
 from .templates import chat_template_of, check_prompt, from_template, read_template, reasoning_tags, without_end
 from .ways import Compared, Ways, find_ways, merged
@@ -66,11 +66,14 @@ class Policy:
             raise PoiseLabError(
                 f"policy {self.name!r} ({type(self.model).__name__}) writes no text; load it by AutoModelForCausalLM"
             )
+        self._check_types()
         eos = self.model.generation_config.eos_token_id
-        eos = {eos} if isinstance(eos, int) else set(eos or ())
+        eos = list(eos or ()) if isinstance(eos, list | tuple | None) else [eos]
+        if not all(type(i) is int for i in eos):
+            raise PoiseLabError(f"policy {self.name!r}: eos_token_id={eos} of its generation config are no token ids")
         # a chat model's tokenizer may end turns with another token than its generation config: either ends one
-        eos |= {self.tokenizer.eos_token_id} - {None}
-        eos = {i for i in eos if i < self.model.config.get_text_config().vocab_size}
+        eos = {*eos, self.tokenizer.eos_token_id} - {None}
+        eos = {i for i in eos if 0 <= i < self.model.config.get_text_config().vocab_size}
         if not eos:
             raise PoiseLabError(
                 f"policy {self.name!r} has no end-of-sequence token that its model knows, so its responses could not end; "
@@ -88,8 +91,14 @@ class Policy:
                     f"policy {self.name!r} has no token with a newline, at which an answer after examples ends; use shots=0"
                 )
             self.eos_token_ids += newlines
-        if self.system or self.template or self.template_args:
-            check_prompt(self)
+        check_prompt(self)
+
+    def _check_types(self) -> None:
+        """Refuse what a file or a caller has given as another kind of value than a setting is of."""
+        kinds = {"wording": str, "shots": int, "system": str, "template": str, "template_args": dict}
+        for name, kind in kinds.items():
+            if not isinstance(getattr(self, name), kind):
+                raise PoiseLabError(f"{name}={getattr(self, name)!r} is no {kind.__name__}")
 
     def _find_tags(self) -> None:
         """Sets `tags`, `end_of_reasoning` (token ids of the end tag on its own), and the tokens that no text shows."""
@@ -279,26 +288,14 @@ def load_policy(
             f"unknown policy {str(name)!r}; known: {', '.join([*BUNDLED, *SOURCES])}, a folder that holds a "
             "model, or a hub id such as 'Qwen/Qwen3-0.6B'"
         )
-    bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()  # one bar per load says nothing that a notebook should keep
-    try:
-        model, info = AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype, use_safetensors=True, output_loading_info=True
-        )
-        tokenizer = AutoTokenizer.from_pretrained(source)
-    except Exception as e:  # transformers raises many kinds; each ends here as one sentence
-        reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
-        raise PoiseLabError(f"policy {str(name)!r} could not be loaded: {reason}") from e
-    finally:
-        if bars:
-            transformers_logging.enable_progress_bar()
-    check_weights(str(name), model, info)
+    model, tokenizer = read_model(str(name), source, dtype)
     if (source / "poise_lab.json").is_file():
-        saved = json.loads((source / "poise_lab.json").read_text(encoding="utf-8"))
-        if saved.get("wording") not in WORDINGS:
-            raise PoiseLabError(
-                f"{source / 'poise_lab.json'} asks for wording {saved.get('wording')!r}; known: {WORDINGS}"
-            )
+        try:
+            saved = {"wording": None, **read_json(source / "poise_lab.json")}
+        except (ValueError, TypeError) as e:
+            raise PoiseLabError(f"{source / 'poise_lab.json'} cannot be read: {e}") from None
+        if saved["wording"] not in WORDINGS:
+            raise PoiseLabError(f"{source / 'poise_lab.json'} asks for wording {saved['wording']!r}; known: {WORDINGS}")
         spoken = {name: saved.get(name) if value is None else value for name, value in spoken.items()}
     model.to(device).eval()
     policy = Policy(model, tokenizer, str(name), **{k: v for k, v in spoken.items() if v is not None})

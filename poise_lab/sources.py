@@ -6,8 +6,6 @@ import dataclasses
 import os
 from pathlib import Path
 
-from .errors import PoiseLabError
-
 
 @dataclasses.dataclass(frozen=True)
 class Source:
@@ -69,19 +67,3 @@ def data_dir() -> Path:
     package = Path(__file__).parent
     inside = package / "data"
     return inside if inside.is_dir() else package.parent / "data"
-
-
-def check_weights(name: str, model, info: dict) -> None:
-    """Raises PoiseLabError if weights of the model were not in its files, and so are random, or more layers than it has."""
-    missing, shapes = sorted(info["missing_keys"]), sorted(key[0] for key in info["mismatched_keys"])
-    trunk = f"{model.base_model_prefix}."
-    foreign = sorted(key for key in info["unexpected_keys"] if key.startswith(trunk))  # another head is nothing to it
-    for keys, what in (
-        (missing, "are missing from its files"),
-        (shapes, "have another shape in its files"),
-        (foreign, "are in its files, but not in a model of its config"),
-    ):
-        if keys:
-            raise PoiseLabError(
-                f"policy {name!r} does not fit its config: {len(keys)} weights {what}, such as {keys[0]!r}"
-            )

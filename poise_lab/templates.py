@@ -21,6 +21,7 @@ OTHER_TAGS = (
 )
 
 DAY = datetime.date(2024, 7, 26)  # "today" for chat templates; Llama 3 has this one where it knows no other
+CODES = "aAbBcdHIjmMpSUwWxXyYZ"  # of strftime
 
 
 def reasoning_tags(tokenizer: PreTrainedTokenizerBase, template: str = "") -> tuple[str, str]:
@@ -37,8 +38,14 @@ def reasoning_tags(tokenizer: PreTrainedTokenizerBase, template: str = "") -> tu
 
 
 def undated(template: str) -> str:
-    """A chat template that prints DAY where it asks for the day, in its format: a run resumed tomorrow is the same run."""
-    return re.sub(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""", lambda call: repr(DAY.strftime(call[2])), template)
+    """A chat template to which it is always DAY, however it asks for the day: a run resumed tomorrow is the same run.
+
+    What it asks (strftime_now) is answered by a macro of that name; a line of its own, which Jinja takes away.
+    """
+    if "strftime_now" not in template:
+        return template
+    parts = "".join(f"|replace('%-{c}', '%{c}')|replace('%{c}', {DAY.strftime('%' + c)!r})" for c in CODES)
+    return f"{{% macro strftime_now(asked) %}}{{{{ asked{parts}|replace('%%', '%') }}}}{{% endmacro %}}\n{template}"
 
 
 def read_template(template: str | Path) -> str:
@@ -68,17 +75,24 @@ def as_chat_template(template: str, tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def chat_template_of(policy) -> str:
-    """The policy's own chat template, else its tokenizer's."""
-    own = policy.template
-    return as_chat_template(own, policy.tokenizer) if own else policy.tokenizer.get_chat_template()
+    """The policy's own chat template, else its tokenizer's. Raises PoiseLabError where that has several and no default."""
+    if policy.template:
+        return as_chat_template(policy.template, policy.tokenizer)
+    try:
+        return policy.tokenizer.get_chat_template()
+    except ValueError as e:
+        raise PoiseLabError(f"the chat template of policy {policy.name!r} cannot put a problem: {e}") from e
 
 
-def from_template(policy, problem) -> list[int]:
-    """Token ids of a problem's prompt through the policy's chat template, on no day. Raises PoiseLabError where that fails."""
+def from_template(policy, problem, tokenize: bool = True) -> list[int] | str:
+    """A problem's prompt through the policy's chat template, on no day: token ids, or text.
+
+    Raises PoiseLabError where that fails.
+    """
     try:
         return policy.tokenizer.apply_chat_template(
             policy.messages(problem), chat_template=undated(policy.chat_template), add_generation_prompt=True,
-            return_dict=False, **policy.template_args,
+            tokenize=tokenize, return_dict=False, **policy.template_args,
         )  # fmt: skip
     except Exception as e:  # of jinja2, and what a template raises itself
         raise PoiseLabError(f"the chat template of policy {policy.name!r} cannot put a problem: {e}") from e
@@ -108,10 +122,16 @@ def check_prompt(policy) -> None:
             raise PoiseLabError(
                 f"the chat template of policy {policy.name!r} knows no {name!r}; read it for what it knows"
             )
-    asked = "What is 1 + 2?"
-    prompt = policy.tokenizer.decode(policy.prompt_ids(SimpleNamespace(compact=asked, question=asked, line=asked)))
+    asked = "What is 1 + 2? Give the number alone, without a word around it."
+    problem = SimpleNamespace(compact=asked, question=asked, line=asked)
+    prompt, again = (from_template(policy, problem, tokenize=False) for _ in range(2))
+    if prompt != again:
+        raise PoiseLabError(
+            f"the chat template of policy {policy.name!r} writes another prompt every time, so no run could be resumed; give "
+            "a template without chance"
+        )
     for what, text in (("question", asked), ("system message", policy.system)):
-        if "".join(text.split()) not in "".join(prompt.split()):  # tokenizers move blanks
+        if "".join(text.split()).casefold() not in "".join(prompt.split()).casefold():
             raise PoiseLabError(
                 f"the chat template of policy {policy.name!r} leaves out the {what}; give a template with it"
             )

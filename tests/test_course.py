@@ -688,6 +688,8 @@ SPOILED = {
     "name a list": lambda cell: cell["metadata"].update(nbgrader=["a"]),
     "name of a name": lambda cell: cell["metadata"].update(nbgrader={"grade_id": ["a"]}),
     "line ends of Windows": lambda cell: cell.update(source="".join(cell["source"]).replace("\n", "\r\n")),
+    "outputs of no kind": lambda cell: cell.update(outputs=[3, None, {"output_type": "x"}] if "outputs" in cell else 0),
+    "counted in words": lambda cell: cell.update(execution_count="ten", outputs=None),
 }
 
 
@@ -705,6 +707,23 @@ def test_a_spoiled_cell_does_not_spoil_the_paper(how, tmp_path, solved, released
     answers = [[c.source for c in nb.cells if papers.is_answer(c)] for nb in (whole, plainly)]
     assert answers[0] == answers[1] and not any("no answer cell" in note for note in notes)
     assert any("was edited" in message for message in messages) == ("source" in how)
+
+
+@pytest.mark.parametrize("key, value", [("metadata", []), ("nbformat", "4"), ("nbformat_minor", None)])
+def test_a_spoiled_notebook_is_read(key, value, tmp_path, solved):
+    (tmp_path / "toy.ipynb").write_text(json.dumps(json.loads(nbformat.writes(solved)) | {key: value}))
+    assert len(papers.read_notebook(tmp_path / "toy.ipynb").cells) == len(solved.cells)
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "toy.ipynb")
+    (tmp_path / "master.ipynb").touch()
+    paper = papers.Paper(tmp_path / "toy.ipynb", [], [])
+    assert paper.digest(tmp_path / "master.ipynb") == papers.Paper(tmp_path / "no", [], []).digest(
+        tmp_path / "master.ipynb"
+    )
+    with pytest.raises(ValueError, match="there is no toy.ipynb"):
+        papers.read_notebook(paper.path)
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+import warnings
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 import poise_lab as pl
 from poise_lab.cli import main
@@ -163,11 +168,57 @@ def test_a_function_in_a_file_is_named_on_the_command_line(tmp_path, capfd):
         pl.load_task(ROWS, verify=f"{rewards}:score")
 
 
-@pytest.mark.parametrize("value", [None, float("nan"), 1.5, -0.1, "1"])
+@pytest.mark.parametrize(
+    "value", [None, float("nan"), 1.5, -0.1, "1", 1 + 0j, [1], np.ones(2), torch.ones(2), object(), np.float32("inf")]
+)
 def test_a_function_that_gives_no_reward(value):
     problem = pl.load_task(ROWS, verify=lambda response, record: value).sample(1, seed=0)[0]
     with pytest.raises(pl.PoiseLabError, match="must give a number from 0 to 1"):
         problem.reward("x")
+
+
+@pytest.mark.parametrize("value", [np.float32(0.5), np.array(0.5), torch.tensor(0.5), Fraction(1, 2), Decimal("0.5")])
+def test_a_number_of_any_kind_is_a_reward(value):
+    reward = pl.load_task(ROWS, verify=lambda response, record: value).sample(1, seed=0)[0].reward("x")
+    assert type(reward) is float and reward == 0.5
+
+
+@pytest.mark.parametrize("verify", [lambda response: 1.0, lambda: 1.0, lambda a, b, c: 1.0, 3, object])
+def test_what_cannot_be_called_with_a_response_and_a_record(verify):
+    with pytest.raises(pl.PoiseLabError, match="is no function of a response and its record"):
+        pl.load_task(ROWS, verify=verify)
+
+
+@pytest.mark.parametrize("error", [KeyError("k"), SystemExit(3), RecursionError(), AssertionError(), StopIteration()])
+def test_a_response_that_a_function_stops_at_is_wrong_and_counted(error):
+    def reward(response, record):
+        if "1" not in response:
+            raise error
+        return 1.0
+
+    problem = pl.load_task(ROWS, verify=reward).sample(1, seed=0)[0]
+    with pytest.warns(UserWarning, match=f"stopped with {type(error).__name__}.*count as wrong"):
+        assert problem.reward("x") == 0.0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # said once
+        assert (problem.reward("y"), problem.reward("1")) == (0.0, 1.0)
+    assert problem.source.verifier_errors == 2
+
+
+def test_a_user_who_stops_the_run_stops_it():
+    def reward(response, record):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pl.load_task(ROWS, verify=reward).sample(1, seed=0)[0].reward("x")
+
+
+def test_a_function_may_change_the_record_that_it_is_given():
+    def reward(response, record):
+        return float(record.pop("answer") == response)
+
+    problem = pl.load_task(ROWS, verify=reward).sample(1, seed=0)[0]
+    assert [problem.reward(problem.answer) for _ in range(2)] == [1.0, 1.0]
 
 
 @pytest.mark.parametrize(

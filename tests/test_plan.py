@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parent.parent / "poise_lab"
 PLAN = [
     ["errors"],
     ["files", "process", "settings", "sources", "stats", "threads"],
-    ["checkpoints", "engine", "logs", "objective"],
+    ["checkpoints", "engine", "loading", "logs", "objective"],
     ["config", "packed", "tasks"],
     ["ways"],
     ["templates"],

@@ -241,7 +241,7 @@ OTHERS = [
 @pytest.mark.parametrize("pair", OTHERS)
 def test_tags_are_read_from_the_chat_template(pair):
     tokenizer = vocabulary("llama3")
-    tokenizer.chat_template = "{% if x %}{{ x.split('" + pair[1] + "')[-1] }}{% endif %}"
+    tokenizer.chat_template = "{% if x %}{{ x.split('" + pair[1] + "')[-1] }}{% endif %}{{ messages[0].content }}"
     found, policy = reasoning_tags(tokenizer), policy_of(tokenizer)
     tokenizer.chat_template = None
     assert found == pair == policy.tags
@@ -378,6 +378,42 @@ def test_tokens_without_an_embedding_are_refused():
 def test_a_chat_template_that_fails_says_so(template, words):
     with pytest.raises(pl.PoiseLabError, match=words):
         pl.sample_rollouts(spoken_to(framed("<s>", "</s>", chat_template=template)), SUM)
+
+
+@pytest.mark.parametrize(
+    "template, words",
+    [
+        ("[INST] {{ messages[0].content[0].text }} [/INST]", "has no attribute 'text'|leaves out the question"),
+        ("[INST]{% for part in messages[0].content %}{{ part.text }}{% endfor %}[/INST]", "leaves out the question"),
+        ("Hello!", "leaves out the question"),
+        ("{{ messages[0].content[:20] }}", "leaves out the question"),
+        ("{{ range(9999)|random }} {{ messages[0].content }}", "writes another prompt every time"),
+    ],
+)
+def test_a_chat_template_that_does_not_ask_is_refused_at_load(template, words):
+    with pytest.raises(pl.PoiseLabError, match=words):
+        spoken_to(framed("<s>", "</s>", chat_template=template))
+
+
+@pytest.mark.parametrize("change", ["|upper", "|tojson", ".strip()", "|e", ".replace(' ', '  ')"])
+def test_a_chat_template_may_change_how_a_question_looks(change):
+    spoken_to(framed("<s>", "</s>", chat_template=f"{{{{ messages[0].content{change} }}}}"))
+
+
+@pytest.mark.parametrize(
+    "template, day",
+    [
+        ("{{ strftime_now('%d %b %Y') }}", "26 Jul 2024"),
+        ("{% set form = '%d %B %Y, %A' %}{{ strftime_now(form) }}", "26 July 2024, Friday"),
+        ("{{ strftime_now('%Y' ~ '-%m') }}{{ strftime_now( format ='%d') if none else '' }}", "2024-07"),
+        ("{% macro day() %}{{ strftime_now('%-d. %m.') }}{% endmacro %}{{ day() }}", "26. 07."),
+        ("{%- if strftime_now is defined %}{% set day = strftime_now('%H:%M %j %% %y') %}{% endif %}{{ day }}", "00:00 208 % 24"),
+        ("\n  {% if true %}{{ strftime_now('%x') }}{% endif %}", "\n07/26/24"),
+    ],
+)  # fmt: skip
+def test_no_chat_template_learns_what_day_it_is(template, day):
+    policy = spoken_to(framed("<s>", "</s>", chat_template=template + "|{{ messages[0].content }}"))
+    assert policy.tokenizer.decode(policy.prompt_ids(SUM[0])) == f"{day}|{SUM[0].question}"
 
 
 def test_a_model_without_a_head_is_refused():

@@ -61,6 +61,10 @@ RIGHT = {  # name: what its config needs; a last part that names no type tells t
     "granitemoehybrid": dict(**MOE, **MAMBA, layer_types=["mamba", "attention", "mamba"], shared_intermediate_size=16),
     "helium": dict(num_key_value_heads=4, head_dim=4), "hunyuan_v1_dense": {}, "hyperclovax": dict(logits_scaling=4.0),
     "jamba": dict(**MOE, attn_layer_period=2, attn_layer_offset=1, mamba_d_state=8, use_mamba_kernels=False),
+    "kimi_linear": dict(
+        **MOE | MLA | dict(q_lora_rank=None), linear_head_dim=8, linear_num_heads=2,
+        layer_types=["linear_attention", "full_attention", "linear_attention"], mlp_layer_types=["dense", "sparse", "sparse"],
+    ),
     "lfm2": dict(layer_types=["conv", "full_attention", "conv"]), "llama": {},
     "llama4_text": dict(
         **MOE, intermediate_size_mlp=32, attention_chunk_size=8,
@@ -81,12 +85,19 @@ RIGHT = {  # name: what its config needs; a last part that names no type tells t
         indexer_compress_ratio=4,
     ),
     "recurrent_gemma": dict(attention_window_size=8, lru_width=16, block_types=["recurrent", "attention"]),
-    "roberta": dict(is_decoder=True), "seed_oss": {}, "smollm3": {}, "stablelm": {}, "starcoder2": NARROW, "xglm": dict(d_model=16, ffn_dim=32, num_layers=3, attention_heads=4), "xlstm": dict(num_heads=2, num_blocks=3),
+    "roberta": dict(is_decoder=True), "seed_oss": {}, "smollm3": {}, "stablelm": {}, "starcoder2": NARROW, "xglm": dict(d_model=16, ffn_dim=32, num_layers=3, attention_heads=4), "xlstm": dict(num_heads=2, num_blocks=3), "youtu": MLA,
 }  # fmt: skip
 REFUSED = {
     "mamba": (dict(state_size=8), "'mamba' .*states of the decoder layers"),
     "mamba2": (dict(num_heads=4, head_dim=8, state_size=8, n_groups=1, chunk_size=8), "'mamba2' .*states of the decoder"),
     "rwkv": (dict(attention_hidden_size=16, context_length=128), "'rwkv' .*states of the decoder layers"),
+    "gemma3n_text": (
+        dict(
+            num_hidden_layers=4, num_kv_shared_layers=2, layer_types=["sliding_attention", "full_attention"] * 2,
+            hidden_size_per_layer_input=8, vocab_size_per_layer_input=101, laurel_rank=4, activation_sparsity_pattern=None,
+        ),
+        "'gemma3n_text' .*states of the decoder layers",
+    ),
     "bert": ({}, "'bert' .*what comes later"),
     "xlnet": (dict(d_model=16, n_layer=3, n_head=4, d_inner=32, max_position_embeddings=None), "'xlnet' .*what comes later"),
     "cpmant": (dict(dim_head=8, num_attention_heads=4, dim_ff=32), "'cpmant' .*what comes later"),

@@ -5,6 +5,7 @@ What cannot be graded as it is gets a sentence, for the student or for the lectu
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import hashlib
@@ -43,8 +44,11 @@ def _with_all_entries(text: str) -> str:
     except (ValueError, KeyError, TypeError, RecursionError):  # none, or an older format: nbformat says so
         return text
     for name, value in (("nbformat", 4), ("nbformat_minor", 4), ("metadata", {})):
-        notebook.setdefault(name, value)
+        if not isinstance(notebook.get(name), type(value)):
+            notebook[name] = value
     for cell in cells:
+        if cell.get("cell_type") == "code":  # it is run again
+            cell["outputs"], cell["execution_count"] = [], None
         lines = cell.get("source")
         lines = [line for line in lines if isinstance(line, str)] if isinstance(lines, list) else [lines or ""]
         cell["source"] = "".join(map(str, lines)).replace("\r\n", "\n")
@@ -148,10 +152,8 @@ class Paper:
     def digest(self, master: Path) -> str:
         """Changes if the file or the master does."""
         seen = hashlib.sha256(master.read_bytes())
-        try:
-            seen.update(self.path.read_bytes())
-        except OSError:  # none, or not to be read: grading says so
-            pass
+        with contextlib.suppress(OSError):  # not to be read: grading says so
+            seen.update(self.path.read_bytes() if self.path.is_file() else b"")
         return seen.hexdigest()[:16]
 
 

@@ -112,7 +112,7 @@ def function_at(place: str) -> Callable[[str, dict], float]:
         raise PoiseLabError(f"verify={place!r}: there is no file {path}")
     try:
         function = runpy.run_path(path).get(name)
-    except Exception as e:  # whatever a file of one's own raises
+    except (Exception, SystemExit) as e:  # whatever a file of one's own raises
         raise PoiseLabError(f"verify={place!r}: the file stops with {type(e).__name__}: {e}") from e
     if not callable(function):
         raise PoiseLabError(f"verify={place!r}: the file has no function {name!r}")

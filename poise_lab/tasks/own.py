@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import importlib.util
+import inspect
 import json
 import math
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from random import Random
 
@@ -33,19 +35,34 @@ class RecordProblem(Problem):
     def reward(self, response: str) -> float:
         """What the verifier gives, a number from 0 to 1: a named one reads the answer, a function the whole response.
 
+        A response that a function raises an error on is wrong, and counted; the first error is shown as a warning.
+
         Raises PoiseLabError if a function gives something else.
         """
         verify = self.source.verify
         if isinstance(verify, str):
             return super().reward(response)
-        value = verify(response, self.entry)
-        number = isinstance(value, (int, float)) and not math.isnan(value) and 0 <= value <= 1
-        if not number:
+        try:
+            value = verify(response, dict(self.entry))  # a function may change what it is given
+        except (Exception, SystemExit) as e:  # whatever a policy can write must not end a run
+            if not self.source.verifier_errors:
+                warnings.warn(
+                    f"the reward function of task {self.task!r} stopped with {type(e).__name__}: {e}; such responses "
+                    "count as wrong, and the metric verifier_errors says how many there are",
+                    stacklevel=2,
+                )
+            self.source.verifier_errors += 1
+            return 0.0
+        try:
+            number = math.nan if isinstance(value, str) else float(value)
+        except (TypeError, ValueError, RuntimeError):  # of None, complex numbers, tensors of several
+            number = math.nan
+        if not 0 <= number <= 1:
             raise PoiseLabError(
                 f"the reward function of task {self.task!r} gave {value!r} for question {self.question[:60]!r}; "
                 "it must give a number from 0 to 1"
             )
-        return float(value)
+        return number
 
 
 class RecordTask:
@@ -73,6 +90,11 @@ class RecordTask:
         if isinstance(verify, str) and ".py:" in verify:
             verify = function_at(verify)
         self.verify = verify
+        if not isinstance(verify, str):
+            try:
+                inspect.signature(verify).bind("a response", {})
+            except TypeError as e:
+                raise PoiseLabError(f"verify={called} is no function of a response and its record: {e}") from None
         if isinstance(verify, str) and verify not in VERIFIERS:
             raise unknown_name("verifier", verify, VERIFIERS)
         if verify == "math" and importlib.util.find_spec("math_verify") is None:
