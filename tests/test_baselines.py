@@ -420,6 +420,7 @@ BAD = {  # of every setting of every baseline
     "learning_rate": NO_POSITIVE,
     "epochs": NO_COUNT,
     "minibatches": NO_COUNT,
+    "ridge": NO_POSITIVE,
     "gae_lambda": [-0.1, 1.1, "all", True, None, float("nan")],
 }
 SETTINGS = [(name, field.name) for name in sorted(BASELINES) for field in dataclasses.fields(BASELINES[name])]

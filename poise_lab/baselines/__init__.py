@@ -25,6 +25,7 @@ from .critic import PPO, Critic, EVSwitch
 from .fused import Fused
 from .groups import DAPO, GRPO, OPO, RLOO, DrGRPO, JamesStein
 from .poise import Poise, PromptOnly, SameRollout, ScoreWeighted
+from .prefix import Prefix, PrefixWeighted
 from .single import SPO, BatchMean, Constant, NoBaseline, Oracle, ReMax
 
 # The one table: `poise-lab train --baseline NAME` and `make_baseline(NAME)` look here, and among the controls below.
@@ -33,6 +34,7 @@ BASELINES: dict[str, type[Baseline]] = {
     for cls in (
         NoBaseline, BatchMean, Constant, ReMax, RLOO, JamesStein, GRPO, DrGRPO, OPO, DAPO, SPO, Oracle,
         Poise, ScoreWeighted, Fused, PromptOnly, SameRollout, Critic, EVSwitch, PPO,
+        Prefix, PrefixWeighted,
     )
 }  # fmt: skip
 CONTROLS = {cls.name: cls for cls in (RandomRewards, Sharpen)}  # found by name too, but they are no methods

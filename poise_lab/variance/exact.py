@@ -17,6 +17,7 @@ import torch
 
 from ..baselines.base import Baseline
 from ..baselines.poise import Poise
+from ..baselines.prefix import Prefix, PrefixWeighted
 from ..errors import PoiseLabError
 from .listed import ExactPolicy
 
@@ -141,6 +142,23 @@ def moments(
     return Moments(by_prompt, policy.gradient(), second / size**2, float(single))
 
 
+def token_moments(policy: ExactPolicy, advantages: torch.Tensor) -> Moments:
+    """Exact moments of the estimate from one response to one prompt, with an advantage for each of its tokens.
+
+    advantages: (X, N, T), as `every_response` gives them for a baseline.
+    """
+    z = (advantages.double()[..., None] * policy.token_score).sum(2)
+    square = float((policy.prob * (z**2).sum(-1)).sum(1).mean())
+    return Moments((policy.prob[..., None] * z).sum(1), policy.gradient(), square, square)
+
+
+def every_response(policy: ExactPolicy, baseline: Baseline) -> torch.Tensor:
+    """(X, N, T) advantages that a copy of a token-level baseline gives all responses, one to a prompt."""
+    which, chosen, _ = groups(policy, 1)
+    advantages = copy.deepcopy(baseline).advantages(*policy.records(which, chosen))
+    return advantages.view(policy.prompts, len(policy.responses), -1)
+
+
 def after_earlier_step(policy: ExactPolicy, baseline: Baseline, responses: int = 2, **options) -> Moments:
     """Exact moments where the baseline learns from an earlier batch first, summed over earlier batches as well.
 
@@ -178,6 +196,18 @@ class OwnStates(Poise):
 
     def advantages(self, rollouts, internals):
         return rollouts.rewards - self.values(rollouts, internals)
+
+
+class ListedPrefix(Prefix):
+    """`prefix` on a policy whose responses are listed: `start` takes an ExactPolicy."""
+
+    def states(self, rollouts):
+        mask = rollouts.mask.flatten(0, 1)
+        yield torch.arange(len(mask)), self.policy.states_along(rollouts)[:, :-1][mask], mask
+
+
+class ListedPrefixWeighted(ListedPrefix, PrefixWeighted):
+    """`prefix_weighted` there."""
 
 
 class RefitFirst(Baseline):

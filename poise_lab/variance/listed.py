@@ -50,6 +50,7 @@ class ExactPolicy:
     D width. All numbers are float64 and follow from the seed.
 
     prob: (X, N) probability of each response. score: (X, N, K) gradient of its log-probability (nats).
+    token_score: (X, N, length, K) the parts that its tokens have in it, 0 after the end.
     reward: (X, N), 0 or 1, drawn once; every prompt has a wrong and a right response.
     responses: (N, length) token ids, 0 after the end. lengths: (N,).
     internals: of all responses, as a probe reads them: state of the prompt, mean state and entropy of the response.
@@ -80,9 +81,10 @@ class ExactPolicy:
         self.reward = torch.bernoulli(chance.expand(-1, n), generator=generator)
         self.reward[:, 0], self.reward[:, 1] = 0, 1
         logprobs, states, entropy = self._run()
-        flat = logprobs.sum(-1).flatten()
+        flat = logprobs.flatten()
         rows = torch.autograd.grad(flat, self.parameters, torch.eye(len(flat)).double(), is_grads_batched=True)
-        self.score = torch.cat([row.flatten(1) for row in rows], 1).view(prompts, n, -1)
+        self.token_score = torch.cat([row.flatten(1) for row in rows], 1).view(prompts, n, length, -1)
+        self.score = self.token_score.sum(2)
         self.prob = logprobs.detach().sum(-1).exp()
         in_response = (self.mask / self.lengths[:, None]).double()  # (N, length), weights of a mean
         mean_entropy = (entropy * in_response).sum(-1)
@@ -111,6 +113,13 @@ class ExactPolicy:
         entropy = -(steps.exp() * steps).sum(-1).view(-1, n, length) * self.mask
         return logprobs, states.view(-1, n, length + 1, states.shape[-1]), entropy
 
+    @torch.no_grad()
+    def states_along(self, rollouts: Rollouts) -> torch.Tensor:
+        """(P * M, length + 1, D) the state at the prompt and at each token of given responses."""
+        numbers = torch.tensor(rollouts.prompt_ids).repeat_interleave(rollouts.responses, 0)
+        ids = torch.cat([self.model.head.out_features + numbers, rollouts.response_ids.flatten(0, 1)], 1)
+        return self.model(ids)[1]
+
     def expected_reward(self) -> torch.Tensor:
         """E[R] over prompts and responses, as a function of the parameters: what autograd can differentiate."""
         return (self._run()[0].sum(-1).exp() * self.reward).sum(1).mean()
@@ -127,6 +136,20 @@ class ExactPolicy:
         """(X,) the number per prompt that leaves the least variance: E[R |s|^2] / E[|s|^2], s the score."""
         weight = self.prob * (self.score**2).sum(-1)
         return (weight * self.reward).sum(1) / weight.sum(1)
+
+    def prefix_values(self, upper: torch.Tensor, lower: torch.Tensor) -> torch.Tensor:
+        """(X, N, length) E[upper | x, y_<t] / E[lower | x, y_<t] of numbers of the same shape; 0 after the end.
+
+        For V(x, y_<t) these are the rewards and 1. For the numbers that leave the least variance they are R <s_t, s> and
+        |s_t|^2, with s_t the score of token t and s that of the response. (E|sum_t (R - b_t) s_t|^2 is a parabola in
+        each b_t by itself: E[b_t b_u <s_t, s_u>] = 0 for t < u, as all but s_u is fixed by y_<u.)
+        """
+        found = torch.zeros_like(upper)
+        for t in range(upper.shape[2]):
+            alike = (self.responses[:, None, :t] == self.responses[:, :t]).all(-1) & self.mask[:, t]  # (N, N)
+            above, below = ((self.prob * x[..., t]) @ alike.double().T for x in (upper, lower))
+            found[..., t] = torch.where(self.mask[:, t], above / below, 0)
+        return found
 
     def greedy_rewards(self) -> torch.Tensor:
         """(X,) reward of the response that takes the likeliest token at every step."""
