@@ -236,3 +236,17 @@ def test_state_round_trip_and_a_start_that_is_missing():
     assert torch.equal(young.advantages(rollouts, internals), rollouts.rewards[..., None] * rollouts.mask)
     with pytest.raises(pl.PoiseLabError, match="call start"):
         Prefix().update(rollouts, internals)
+
+
+def test_a_step_reads_the_states_once(monkeypatch):
+    baseline, passes = started(), []
+    states = Prefix.states
+    monkeypatch.setattr(Prefix, "states", lambda self, rollouts: passes.append(1) or states(self, rollouts))
+    for seed in range(3):
+        baseline.advantages(*(step := batch(seed)))
+        baseline.update(*step)
+    assert len(passes) == 3
+    alone = started()
+    for seed in range(3):
+        alone.update(*batch(seed))
+    assert torch.equal(alone.sums, baseline.sums) and len(passes) == 6

@@ -32,7 +32,7 @@ class Prefix(Baseline):
     """
 
     responses: int = 1
-    ridge: Positive = 1000.0
+    ridge: Positive = 3000.0
     forget: PositiveShare = 0.9
 
     name = "prefix"
@@ -42,6 +42,7 @@ class Prefix(Baseline):
         self.policy: Policy | None = None
         self.sums: torch.Tensor | None = None  # of products of the columns 1, features, reward
         self.coef: torch.Tensor | None = None  # (F + 1,)
+        self.read: tuple[Rollouts, torch.Tensor] | None = None  # a batch whose advantages were taken, and its sums
 
     def start(self, policy):
         self.policy = policy  # the one that is trained, not a copy
@@ -70,26 +71,33 @@ class Prefix(Baseline):
             few = torch.stack([torch.ones_like(before[rows]), entropy[rows], before[rows], number.double().log1p()], -1)
             yield rows, torch.cat([few[mask], states, means], 1), mask
 
-    def advantages(self, rollouts, internals):
-        rewards, given = checked_rewards(rollouts), rollouts.mask
-        values = torch.zeros_like(given, dtype=rewards.dtype)
-        if self.coef is not None:
-            for rows, columns, mask in self.features(rollouts, internals):
-                place, token = mask.nonzero(as_tuple=True)
+    def _read(self, rollouts: Rollouts, internals: Internals) -> tuple[torch.Tensor, torch.Tensor]:
+        """Values before each token (P, M, T), 0 before the first fit and at padding; and the sums of this batch."""
+        rewards = checked_rewards(rollouts)
+        values, sums = torch.zeros(rollouts.response_ids.shape, dtype=rewards.dtype), 0.0
+        weights = self.weights(internals.logprobs.double()).flatten(0, 1)
+        mean = weights[rollouts.mask.flatten(0, 1)].mean()  # so that the ridge means the same for all weights
+        for rows, columns, mask in self.features(rollouts, internals):
+            place, token = mask.nonzero(as_tuple=True)
+            if self.coef is not None:
                 values.flatten(0, 1)[rows[place], token] = (columns @ self.coef).clamp(0, 1).to(values)
-        return (rewards[..., None] - values) * given
+            columns = torch.cat([columns, rewards.flatten()[rows[place], None].double()], 1)
+            sums = sums + (columns * (weights[rows[place], token] / mean)[:, None]).T @ columns
+        return values, sums
+
+    def advantages(self, rollouts, internals):
+        values, sums = self._read(rollouts, internals)
+        self.read = (rollouts, sums)  # for `update`, which so needs no second pass
+        return (rollouts.rewards[..., None] - values) * rollouts.mask
 
     def weights(self, logprobs: torch.Tensor) -> torch.Tensor:
-        """(N,) of rows in the least squares, from the log-probabilities of their tokens."""
+        """Of each token in the least squares, from the tokens' log-probabilities."""
         return torch.ones_like(logprobs)
 
     def update(self, rollouts, internals):
-        weights = self.weights(internals.logprobs.double().flatten(0, 1))
-        weights = weights / weights[rollouts.mask.flatten(0, 1)].mean()  # so that the ridge means the same
-        rewards, new = rollouts.rewards.double().flatten(), 0.0
-        for rows, columns, mask in self.features(rollouts, internals):
-            columns = torch.cat([columns, rewards[rows][:, None].expand(mask.shape)[mask][:, None]], 1)
-            new = new + (columns * weights[rows][mask][:, None]).T @ columns
+        same = self.read is not None and self.read[0] is rollouts
+        new = self.read[1] if same else self._read(rollouts, internals)[1]
+        self.read = None
         self.sums = new if self.sums is None else self.forget * self.sums + new
         self._fit()
 
