@@ -18,7 +18,7 @@ SMALL = "--steps 1 --prompts 4 --minibatches 2 --eval-prompts 4 --eval-responses
 
 def test_nothing_is_missing_of_what_is_recorded():
     for name, study in catalogue.STUDIES.items():
-        if name != "arena":  # which is recorded method by method, and not complete yet
+        if name not in ("arena", "when"):  # which are recorded method by method, piece by piece, and not complete yet
             assert study.missing(pl.data_dir() / study.folder) == {}, name
 
 

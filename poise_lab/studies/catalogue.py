@@ -20,7 +20,7 @@ from ..process import one_thread
 from ..runs import compare, format_table
 from ..show.report import write_report
 from ..sources import SOURCES, data_dir, fetched
-from . import arena, cost, showdown, sums, tables, thinking, tracking, trained, transfer, verdicts
+from . import arena, cost, showdown, sums, tables, thinking, tracking, trained, transfer, verdicts, when
 from .common import refresh
 
 REAL = ("smollm2-135m", "gemma3-270m")
@@ -106,6 +106,10 @@ STUDIES = {
         "probes fitted on one setting, used on another (notebook 10)", "transfer", transfer.missing, transfer.record
     ),
     "engines": of_runs("short runs on both engines (notebook 11; needs the extra scale)", "engines", trained.ENGINES, 1),
+    "when": Study(
+        "which baseline leaves the least noise in the gradient, and when", "when", when.missing, when.record, when.says,
+        models=("smollm2-135m",),
+    ),
     "cost": Study(
         "what POISE adds to a step of TRL, on paper (notebook 11)", "scale", cost.missing, cost.record, cost.says
     ),

@@ -1,0 +1,315 @@
+"""Which baseline leaves the least noise in the gradient, and when: `poise-lab study when`.
+
+For each setting, a frozen policy on a task: problems, responses, the scores of all responses, and the advantages of every
+baseline, which has learned from other problems before. A setting is made piece by piece (safetensors); interrupted, the
+same call goes on with the piece that is missing. All figures are computed from the pieces (`Measured`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from scipy.special import roots_jacobi
+
+from ..baselines import make_baseline
+from ..baselines.base import Baseline, surprise
+from ..files import provenance, write_arrays, write_json
+from ..generate import sample_rollouts
+from ..internals import read_internals
+from ..policies import Policy, load_policy
+from ..rollouts import leave_one_out_mean
+from ..runs import format_table
+from ..stats import interval, resamples, value_spread, variance_reduction
+from ..tasks import TINY_TASKS, load_task
+from ..variance import Scores, gradient_variance, group_advantages, read_scores
+
+PROMPTS, PIECE = 400, 50  # problems of a setting, and of a piece
+RESPONSES, FRESH = 4, 16  # to each: scored, and for V(x)
+LEARN, LEARN_PROMPTS = 6, 96  # batches that the baselines learn from before, and their problems, two responses to each
+WIDTH = 128  # numbers kept of a score for products across prompts, see `read_scores`
+LEARNED = {"constant": 1, "poise": 2, "score_weighted": 2}  # and the responses of a group that each sees
+BY_TOKEN = ("prefix", "prefix_weighted", "ppo")
+COMPARED = ("none x1", "constant x1", "V(x) x1")  # by the formula
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """A frozen policy on a task. tokens: most of a response. by_token: baselines that give an advantage to each token."""
+
+    policy: str
+    task: str
+    settings: dict = dataclasses.field(default_factory=dict)
+    shots: int = 0
+    wording: str | None = None
+    tokens: int = 64
+    layer: int = 2
+    by_token: tuple[str, ...] = ("prefix", "prefix_weighted")
+
+
+_SHOTS = dict(shots=4, wording="line", tokens=8, layer=15, by_token=())
+SETTINGS = {
+    "thinker-sums": Setting("thinker", "chain_sum", dict(min_terms=3, max_terms=4)),
+    "thinker-mixture": Setting("thinker", TINY_TASKS, by_token=BY_TOKEN),
+    "thinker-digits": Setting("thinker", "chain_sum", dict(max_terms=2, max_digits=1)),
+    "thinker-spelling": Setting("thinker", "spell_backward", dict(max_word_len=4)),
+    "smollm2-sums": Setting("smollm2-135m", "chain_sum", dict(max_terms=2), **_SHOTS),
+    "smollm2-digits": Setting("smollm2-135m", "chain_sum", dict(max_terms=2, max_digits=1), **_SHOTS),
+}
+
+
+# --- made ------------------------------------------------------------------------------------------
+
+
+def missing(out: Path) -> dict[str, float]:
+    """The settings that lack a piece; what one takes depends on the policy."""
+    return {name: float("nan") for name in SETTINGS if len(pieces(out, name)) < PROMPTS // PIECE}
+
+
+def pieces(out: Path, name: str) -> list[Path]:
+    return sorted((out / name).glob("piece-*.safetensors"))
+
+
+def record(out: Path, log: Callable[[str], None] = print) -> None:
+    """Make the pieces that are missing, those that come first in every setting before the others."""
+    for start in range(0, PROMPTS, PIECE):
+        for name, one in SETTINGS.items():
+            path = out / name / f"piece-{start:04d}.safetensors"
+            if not path.is_file():
+                config = {
+                    "setting": dataclasses.asdict(one),
+                    "prompts": PROMPTS,
+                    "responses": RESPONSES,
+                    "fresh": FRESH,
+                }
+                if not (about := out / name / "config.json").is_file():
+                    write_json(about, {"command": "poise-lab study when", **config, "provenance": provenance()})
+                write_arrays(path, measured(name, start))
+                log(f"{name}: {start + PIECE} of {PROMPTS} problems")
+
+
+@functools.lru_cache(maxsize=1)
+def _loaded(name: str, shots: int, wording: str | None) -> Policy:
+    return load_policy(name, shots=shots, wording=wording, dtype=torch.float32)
+
+
+def _sampled(policy: Policy, one: Setting, problems, responses: int, seed: int):
+    """Rollouts with their internals."""
+    keep = (one.layer, 4)
+    rollouts = sample_rollouts(policy, problems, responses, seed=seed, max_new_tokens=one.tokens, keep=keep)
+    return rollouts, rollouts.internals or read_internals(policy, rollouts, *keep)
+
+
+@functools.cache
+def _learned(name: str) -> dict[str, Baseline]:
+    """The baselines after LEARN batches, each with the policy that it reads."""
+    one = SETTINGS[name]
+    policy, task = _loaded(one.policy, one.shots, one.wording), load_task(one.task, **one.settings)
+    baselines = {key: make_baseline(key) for key in (*LEARNED, *one.by_token)}
+    for baseline in baselines.values():
+        baseline.start(policy)
+    for batch in range(LEARN):
+        step = _sampled(policy, one, task.sample(LEARN_PROMPTS, seed=1000 + batch), 2, 1000 + batch)
+        for baseline in baselines.values():
+            baseline.update(*step)
+    return baselines
+
+
+def measured(name: str, start: int) -> dict[str, np.ndarray]:
+    """The arrays of PIECE problems, M responses to each; `advantages/NAME` (P, M) as each baseline has them.
+
+    rewards, lengths, logprobs, surprise: (P, M). fresh: (P, 2) mean reward of the fresh responses, plain and weighted by
+    their surprise. within (P, M, M) and kept (P, M, WIDTH): see `Scores`; `NAME/within` and `NAME/kept` those of a token-level
+    baseline, whose advantages are in them.
+    """
+    one, baselines = SETTINGS[name], _learned(name)
+    policy = _loaded(one.policy, one.shots, one.wording)
+    problems = load_task(one.task, **one.settings).sample(PROMPTS, seed=0)[start : start + PIECE]
+    rollouts, internals = _sampled(policy, one, problems, RESPONSES, 0)
+    fresh, of_fresh = _sampled(policy, one, problems, FRESH, 1)
+    weights = surprise(fresh, of_fresh)
+    scores = {"": read_scores(policy, rollouts, width=WIDTH)}
+    for key in one.by_token:
+        scores[f"{key}/"] = read_scores(policy, rollouts, baselines[key].advantages(rollouts, internals), width=WIDTH)
+    found = {
+        "rewards": rollouts.rewards, "lengths": rollouts.lengths, "logprobs": (rollouts.logprobs * rollouts.mask).sum(-1),
+        "surprise": surprise(rollouts, internals),
+        "fresh": torch.stack([fresh.rewards.mean(1), (weights * fresh.rewards).sum(1) / weights.sum(1)], 1),
+        **{f"{key}within": each.within for key, each in scores.items()},
+        **{f"{key}kept": each.kept for key, each in scores.items()},
+        **{f"advantages/{key}": group_advantages(baselines[key], rollouts, internals, m) for key, m in LEARNED.items()},
+    }  # fmt: skip
+    small = {"lengths": torch.int16} | {key: torch.float16 for key in found if key.endswith("kept")}
+    return {key: x.detach().to(small.get(key, torch.float32)).numpy() for key, x in found.items()}
+
+
+# --- read ------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """All pieces of a setting, as one. Its figures are ratios to no baseline, (value, low, high) over prompts."""
+
+    name: str
+    arrays: dict[str, torch.Tensor]
+
+    @property
+    def squares(self) -> torch.Tensor:
+        """(P, M) squared length of each score."""
+        return torch.diagonal(self.arrays["within"], dim1=1, dim2=2)
+
+    @functools.cached_property
+    def counts(self) -> np.ndarray:
+        return resamples(len(self.arrays["rewards"]))
+
+    def baselines(self) -> dict[str, tuple[torch.Tensor, int]]:
+        """Each baseline's advantages (P, M), and the responses of a group in which they were made."""
+        r, fresh = self.arrays["rewards"], self.arrays["fresh"]
+        pairs = leave_one_out_mean(r.reshape(-1, 2)).view_as(r)
+        learned = {f"{key} x{m}": (self.arrays[f"advantages/{key}"], m) for key, m in LEARNED.items()}
+        others = leave_one_out_mean(r.reshape(1, -1)).view_as(r)
+        return {
+            "none x1": (r, 1), "batch_mean x1": (r - others, 1), "V(x) x1": (r - fresh[:, :1], 1),
+            "b*(x) x1": (r - fresh[:, 1:], 1), "rloo x2": (r - pairs, 2), "rloo x4": (r - leave_one_out_mean(r), 4), **learned,
+        }  # fmt: skip
+
+    def noise(self, aggregation: str = "sum") -> dict[str, np.ndarray]:
+        """Variance of the gradient for equal numbers of responses, (1 + draws,) by baseline, over that of no baseline.
+
+        aggregation: "sum" over a response's tokens; "token_mean", which divides by all tokens of a batch (to first order in
+        their number's deviation from its mean); "sequence_mean", which divides by the response's own.
+        """
+        a, scores = self.arrays, Scores(self.arrays["within"], self.arrays["kept"])
+        lengths = a["lengths"].double()
+        found = {}
+        for label, (advantages, m) in self.baselines().items():
+            found[label] = self._trace(scores, advantages.double(), m, aggregation, lengths)
+        for key in BY_TOKEN:
+            if f"{key}/within" in a:
+                own = Scores(a[f"{key}/within"], a[f"{key}/kept"])
+                found[f"{key} x1"] = self._trace(own, torch.ones_like(lengths), 1, aggregation, lengths)
+        return {label: trace / found["none x1"] for label, trace in found.items()}
+
+    def _trace(self, scores, advantages, m: int, aggregation: str, lengths) -> np.ndarray:
+        if aggregation == "sequence_mean":
+            advantages = advantages / lengths
+        trace = gradient_variance(scores, advantages, m, self.counts).trace(1)
+        if aggregation != "token_mean":
+            return trace
+        # Z - (L / mean L) G in place of Z, G the expected gradient: what is beside the trace of Z
+        z = advantages[..., None] * scores.kept.double()
+        share = torch.from_numpy(self.counts / self.counts.sum(1, keepdims=True))
+        p, groups = len(z), z.shape[1] // m
+        of_group, size = z.view(p, groups, m, -1).mean(2), lengths.view(p, groups, m).mean(2)
+        mean, length = share @ of_group.mean(1), share @ size.mean(1)
+        with_size = share @ (of_group * size[..., None]).mean(1)
+        square = share @ (size**2).mean(1)
+        signal = (mean**2).sum(1)
+        more = -2 * ((with_size * mean).sum(1) / length - signal) + signal * (square / length**2 - 1)
+        return trace + m * more.numpy()
+
+    def facts(self) -> dict[str, float | tuple]:
+        """Accuracy, spread of V(x), mean squared score of right and of wrong responses, and their ratio."""
+        r, squares, counts = self.arrays["rewards"].double(), self.squares.double(), self.counts
+        right, wrong = (
+            counts @ (squares * part).sum(1).numpy() / (counts @ part.sum(1).numpy()) for part in (r, 1 - r)
+        )
+        return {
+            "prompts": len(r), "accuracy": _plain(float(r.mean())), "spread of V(x)": _plain(value_spread(r)),
+            "squared score, right": interval(right), "wrong": interval(wrong), "wrong over right": interval(wrong / right),
+        }  # fmt: skip
+
+    def top_share(self, label: str, share: float = 0.01) -> float:
+        """What part of the sum of squared advantage times squared score the largest `share` of the responses have."""
+        terms = (self.baselines()[label][0].double() ** 2 * self.squares).flatten().sort(descending=True).values
+        return float(terms[: max(1, round(share * len(terms)))].sum() / terms.sum())
+
+    def by(self, what: str, parts: int = 4) -> list[tuple[float, float, float]]:
+        """(mean of `what`, mean squared score, accuracy) of equal parts of the responses, by "logprobs" or "lengths"."""
+        of, squares, r = (x.flatten().double() for x in (self.arrays[what], self.squares, self.arrays["rewards"]))
+        return [
+            (float(of[i].mean()), float(squares[i].mean()), float(r[i].mean()))
+            for i in of.argsort(stable=True).tensor_split(parts)
+        ]
+
+    def proxies(self) -> dict[str, float]:
+        """1 - Var(A)/Var(R), what is usually reported."""
+        return {
+            label: float(variance_reduction(a, self.arrays["rewards"])) for label, (a, _) in self.baselines().items()
+        }
+
+    def predicted(self) -> dict[str, float]:
+        """`formula` with what was measured of this setting."""
+        facts = self.facts()
+        return formula(*(facts[key][0] for key in ("accuracy", "spread of V(x)", "wrong over right")))
+
+
+def formula(accuracy: float, spread: float, ratio: float) -> dict[str, float]:
+    """The noise of the three baselines of COMPARED and of b*(x), over that of none, from three numbers.
+
+    Taken for granted: a score's squared length depends on whether the response is right alone (ratio: wrong over right),
+    V(x) has a Beta distribution with this mean and standard deviation, rewards are 0 or 1, and the expected gradient's own
+    square is small. Then with b the baseline E[(R - b)^2 |s|^2] is E[V (1 - b)^2] + ratio E[(1 - V) b^2], up to a factor.
+    """
+    spread = min(max(spread, 1e-3), 0.999 * (accuracy * (1 - accuracy)) ** 0.5)
+    strength = accuracy * (1 - accuracy) / spread**2 - 1
+    x, weight = roots_jacobi(40, (1 - accuracy) * strength - 1, accuracy * strength - 1)
+    v, weight = (1 + x) / 2, weight / weight.sum()
+    constant = accuracy / (accuracy + (1 - accuracy) * ratio)
+
+    def over_none(b) -> float:
+        return float(weight @ (v * (1 - b) ** 2 + ratio * (1 - v) * b**2)) / accuracy
+
+    return {
+        "none x1": over_none(0.0), "constant x1": over_none(constant), "V(x) x1": over_none(v),
+        "b*(x) x1": over_none(v / (v + (1 - v) * ratio)),
+    }  # fmt: skip
+
+
+def read(out: Path) -> dict[str, Measured]:
+    """The settings of which there is a piece."""
+    found = {}
+    for name in SETTINGS:
+        if paths := pieces(out, name):
+            parts = [load_file(path) for path in paths]
+            found[name] = Measured(name, {key: torch.cat([part[key] for part in parts]) for key in parts[0]})
+    return found
+
+
+def verdict_on_value(noise: dict[str, np.ndarray]) -> str:
+    """Whether V(x) leaves more noise than none, by the interval of their ratio."""
+    _, low, high = interval(noise["V(x) x1"])
+    return "more than none" if low > 1 else "less than none" if high < 1 else "not decided"
+
+
+def _plain(value: float | None) -> tuple[float, float, float]:
+    """A number without an interval, for a table; None is none."""
+    return (float("nan") if value is None else value, float("nan"), float("nan"))
+
+
+def says(out: Path) -> str:
+    """Tables: of each setting's facts, and of every baseline's noise there."""
+    found, said = read(out), []
+    for name, one in found.items():
+        noise, facts = one.noise(), one.facts()
+        said.append({
+            "setting": name, **facts, "top 1 % of none": _plain(one.top_share("none x1")),
+            "top 1 % of V(x)": _plain(one.top_share("V(x) x1")), "V(x) over none": interval(noise["V(x) x1"]),
+            "by the formula": _plain(one.predicted()["V(x) x1"]), "V(x) leaves": verdict_on_value(noise),
+        })  # fmt: skip
+    said = [format_table(said)]
+    for name, one in found.items():
+        kinds = {kind: one.noise(kind) for kind in ("sum", "token_mean", "sequence_mean")}
+        proxies, predicted = one.proxies(), one.predicted()
+        rows = [
+            {"baseline": label, **{kind: interval(noise[label]) for kind, noise in kinds.items()},
+             "formula": _plain(predicted.get(label)), "1 - Var(A)/Var(R)": _plain(proxies.get(label))}
+            for label in kinds["sum"]
+        ]  # fmt: skip
+        said.append(f"{name}\n\n{format_table(rows)}")
+    return "\n\n".join(said)
