@@ -1,0 +1,151 @@
+"""Which baseline leaves the least noise: the formula against draws, the figures by hand, the record piece by piece."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from poise_lab.cli import main
+from poise_lab.studies import catalogue, when
+from poise_lab.studies.when import COMPARED, Measured, Setting, formula
+from poise_lab.variance import Scores
+
+
+@pytest.mark.parametrize(("accuracy", "spread", "ratio"), [(0.14, 0.2, 1.9), (0.36, 0.1, 3.4), (0.9, 0.15, 12.0)])
+def test_formula_against_draws(accuracy, spread, ratio):
+    generator = np.random.default_rng(0)
+    strength = accuracy * (1 - accuracy) / spread**2 - 1
+    v = generator.beta(accuracy * strength, (1 - accuracy) * strength, 400_000)
+    r = generator.random(len(v)) < v
+    square = np.where(r, 1.0, ratio)
+    constant = (r * square).sum() / square.sum()
+    numbers = {"none x1": 0 * v, "constant x1": constant, "V(x) x1": v, "b*(x) x1": v / (v + (1 - v) * ratio)}
+    none = (r * square).mean()
+    found = formula(accuracy, spread, ratio)
+    for label, b in numbers.items():
+        assert found[label] == pytest.approx(((r - b) ** 2 * square).mean() / none, rel=0.02), label
+    assert found["b*(x) x1"] < min(found[label] for label in COMPARED) and found["constant x1"] < found["none x1"]
+
+
+def test_formula_where_all_prompts_are_alike():
+    """By hand: V(x) has (1 - p)(1 - p + p ratio) of the noise of none, so it loses from a ratio of (2 - p)/(1 - p) on."""
+    for p, ratio in ((0.2, 3.0), (0.6, 1.0)):
+        found = formula(p, 0.0, ratio)
+        assert found["V(x) x1"] == pytest.approx((1 - p) * (1 - p + p * ratio), rel=1e-3)
+        assert found["constant x1"] == pytest.approx((1 - p) * ratio / (p + (1 - p) * ratio), rel=1e-6)
+        edge = (2 - p) / (1 - p)
+        assert formula(p, 0.0, 1.05 * edge)["V(x) x1"] > 1 > formula(p, 0.0, 0.95 * edge)["V(x) x1"]
+
+
+def synthetic(prompts=200, m=4, seed=0, k=6) -> Measured:
+    """Scores whose length goes with the response's, on rewards that a prompt's value decides."""
+    generator = torch.Generator().manual_seed(seed)
+    value = torch.rand(prompts, 1, generator=generator)
+    rewards = torch.bernoulli(value.expand(-1, m), generator=generator)
+    lengths = torch.randint(2, 12, (prompts, m), generator=generator)
+    vectors = torch.randn(prompts, m, k, generator=generator) + 0.5 * rewards[..., None] * lengths[..., None] / 6
+    scores = Scores.of(vectors)
+    return Measured("synthetic", {
+        "rewards": rewards, "lengths": lengths.to(torch.int16), "within": scores.within, "kept": scores.kept,
+        "logprobs": -vectors.norm(dim=-1), "fresh": torch.cat([value, value / 2], 1),
+        **{f"advantages/{key}": rewards - 0.25 for key in when.LEARNED},
+        "ppo/within": (half := Scores.of(0.5 * vectors)).within, "ppo/kept": half.kept,
+    })  # fmt: skip
+
+
+def test_noise_by_aggregation():
+    """A sum as it stands; a mean over tokens as large batches have it; a mean over each response by its own length."""
+    one = synthetic()
+    noise = {kind: one.noise(kind) for kind in ("sum", "token_mean", "sequence_mean")}
+    z = {label: a[..., None] * one.arrays["kept"] for label, (a, _) in one.baselines().items()}
+
+    def trace(x):
+        return float(((x - x.mean((0, 1))) ** 2).sum(-1).mean())
+
+    lengths = one.arrays["lengths"][..., None].float()
+    for label in ("V(x) x1", "constant x1", "batch_mean x1"):
+        assert noise["sum"][label][0] == pytest.approx(trace(z[label]) / trace(z["none x1"]), rel=0.01)
+        by_own = trace(z[label] / lengths) / trace(z["none x1"] / lengths)
+        assert noise["sequence_mean"][label][0] == pytest.approx(by_own, rel=0.01)
+    generator, drawn = torch.Generator().manual_seed(1), {}
+    rows = torch.randint(lengths.numel(), (4000, 400), generator=generator)
+    for label in ("none x1", "V(x) x1"):
+        flat = z[label].flatten(0, 1)
+        batches = flat[rows].sum(1) / lengths.flatten()[rows].sum(1, keepdim=True)
+        drawn[label] = float(batches.var(0).sum())
+    assert noise["token_mean"]["V(x) x1"][0] == pytest.approx(drawn["V(x) x1"] / drawn["none x1"], rel=0.05)
+    assert abs(noise["token_mean"]["V(x) x1"][0] / noise["sum"]["V(x) x1"][0] - 1) > 0.1  # they do differ here
+    # the mean of a pair: half of what is in the advantages apart
+    assert noise["sum"]["poise x2"].shape == (401,) and noise["sum"]["none x1"] == pytest.approx(np.ones(401))
+    halves = trace(0.5 * one.arrays["kept"]) / trace(z["none x1"])
+    assert noise["sum"]["ppo x1"][0] == pytest.approx(halves, rel=0.01)
+
+
+def test_shares_parts_and_facts_by_hand():
+    one = synthetic(prompts=50)
+    terms = (one.arrays["rewards"] ** 2 * one.squares).flatten().sort(descending=True).values
+    assert one.top_share("none x1", 0.1) == pytest.approx(float(terms[:20].sum() / terms.sum()))
+    parts = one.by("lengths", 4)
+    assert [round(mean, 6) for mean, _, _ in parts] == sorted(round(mean, 6) for mean, _, _ in parts)
+    assert np.mean([accuracy for _, _, accuracy in parts]) == pytest.approx(float(one.arrays["rewards"].mean()))
+    facts, r = one.facts(), one.arrays["rewards"].bool()
+    assert facts["squared score, right"][0] == pytest.approx(float(one.squares[r].mean()), rel=1e-5)
+    assert facts["wrong over right"][0] == pytest.approx(
+        float(one.squares[~r].mean() / one.squares[r].mean()), rel=1e-5
+    )
+    assert one.predicted()["none x1"] == pytest.approx(1)
+    assert one.proxies()["none x1"] == 0 and one.proxies()["V(x) x1"] > 0.1
+
+
+def test_a_verdict_is_that_of_its_interval():
+    ratios = {"more than none": [1.5, 1.2, 1.8], "less than none": [0.5, 0.3, 0.9], "not decided": [1.1, 0.9, 1.3]}
+    for word, values in ratios.items():
+        assert when.verdict_on_value({"V(x) x1": np.array(values)}) == word
+
+
+def test_made_piece_by_piece_and_taken_up_again(tmp_path, monkeypatch, capsys):
+    settings = {
+        "digits": Setting("thinker", "chain_sum", dict(max_terms=2, max_digits=1), tokens=12, by_token=("prefix",))
+    }
+    for name, value in (
+        ("SETTINGS", settings),
+        ("PROMPTS", 6),
+        ("PIECE", 2),
+        ("LEARN", 1),
+        ("LEARN_PROMPTS", 4),
+        ("FRESH", 2),
+    ):
+        monkeypatch.setattr(when, name, value)
+    when._learned.cache_clear()
+    made, measured = [], when.measured
+
+    def interrupted(name, start):
+        if len(made) == 2:
+            raise KeyboardInterrupt
+        made.append(start)
+        return measured(name, start)
+
+    monkeypatch.setattr(when, "measured", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        when.record(tmp_path / "cut")
+    assert list(when.missing(tmp_path / "cut")) == ["digits"] and made == [0, 2]
+    assert len(when.read(tmp_path / "cut")["digits"].arrays["rewards"]) == 4  # what is there can be read
+    when._learned.cache_clear()  # as a new process: the baselines learn again, and have learned the same
+    monkeypatch.setattr(when, "measured", lambda name, start: made.append(start) or measured(name, start))
+    monkeypatch.setattr(catalogue, "fetch", lambda name, log: None)
+    assert main(["study", "when", "--out", str(tmp_path / "cut")]) == 0
+    assert made == [0, 2, 4] and not when.missing(tmp_path / "cut")
+    said = capsys.readouterr().out
+    assert "| digits | 6 |" in said and "| prefix x1 |" in said and "| V(x) x1 |" in said
+    when._learned.cache_clear()
+    when.record(tmp_path / "whole", log=lambda text: None)
+    for path in when.pieces(tmp_path / "whole", "digits"):
+        other = load_file(tmp_path / "cut" / "digits" / path.name)
+        assert all(torch.equal(x, other[key]) for key, x in load_file(path).items())
+    about = json.loads((tmp_path / "cut" / "digits" / "config.json").read_text())
+    assert about["setting"]["policy"] == "thinker" and "versions" in about["provenance"]
+    when._learned.cache_clear()
