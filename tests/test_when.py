@@ -35,7 +35,7 @@ def test_formula_where_all_prompts_are_alike():
     """By hand: V(x) has (1 - p)(1 - p + p ratio) of the noise of none, so it loses from a ratio of (2 - p)/(1 - p) on."""
     for p, ratio in ((0.2, 3.0), (0.6, 1.0)):
         found = formula(p, 0.0, ratio)
-        assert found["V(x) x1"] == pytest.approx((1 - p) * (1 - p + p * ratio), rel=1e-3)
+        assert found["V(x) x1"] == pytest.approx((1 - p) * (1 - p + p * ratio), rel=1e-4)
         assert found["constant x1"] == pytest.approx((1 - p) * ratio / (p + (1 - p) * ratio), rel=1e-6)
         edge = (2 - p) / (1 - p)
         assert formula(p, 0.0, 1.05 * edge)["V(x) x1"] > 1 > formula(p, 0.0, 0.95 * edge)["V(x) x1"]
@@ -47,7 +47,7 @@ def synthetic(prompts=200, m=4, seed=0, k=6) -> Measured:
     value = torch.rand(prompts, 1, generator=generator)
     rewards = torch.bernoulli(value.expand(-1, m), generator=generator)
     lengths = torch.randint(2, 12, (prompts, m), generator=generator)
-    vectors = torch.randn(prompts, m, k, generator=generator) + 0.5 * rewards[..., None] * lengths[..., None] / 6
+    vectors = torch.randn(prompts, m, k, generator=generator) + 3 * rewards[..., None] * lengths[..., None] / 6
     scores = Scores.of(vectors)
     return Measured("synthetic", {
         "rewards": rewards, "lengths": lengths.to(torch.int16), "within": scores.within, "kept": scores.kept,
@@ -72,13 +72,13 @@ def test_noise_by_aggregation():
         by_own = trace(z[label] / lengths) / trace(z["none x1"] / lengths)
         assert noise["sequence_mean"][label][0] == pytest.approx(by_own, rel=0.01)
     generator, drawn = torch.Generator().manual_seed(1), {}
-    rows = torch.randint(lengths.numel(), (4000, 400), generator=generator)
+    rows = torch.randint(lengths.numel(), (8000, 400), generator=generator)
     for label in ("none x1", "V(x) x1"):
         flat = z[label].flatten(0, 1)
         batches = flat[rows].sum(1) / lengths.flatten()[rows].sum(1, keepdim=True)
         drawn[label] = float(batches.var(0).sum())
-    assert noise["token_mean"]["V(x) x1"][0] == pytest.approx(drawn["V(x) x1"] / drawn["none x1"], rel=0.05)
-    assert abs(noise["token_mean"]["V(x) x1"][0] / noise["sum"]["V(x) x1"][0] - 1) > 0.1  # they do differ here
+    assert noise["token_mean"]["V(x) x1"][0] == pytest.approx(drawn["V(x) x1"] / drawn["none x1"], rel=0.03)
+    assert abs(noise["token_mean"]["V(x) x1"][0] / noise["sum"]["V(x) x1"][0] - 1) > 0.04  # they do differ here
     # the mean of a pair: half of what is in the advantages apart
     assert noise["sum"]["poise x2"].shape == (401,) and noise["sum"]["none x1"] == pytest.approx(np.ones(401))
     halves = trace(0.5 * one.arrays["kept"]) / trace(z["none x1"])
@@ -88,7 +88,7 @@ def test_noise_by_aggregation():
 def test_shares_parts_and_facts_by_hand():
     one = synthetic(prompts=50)
     terms = (one.arrays["rewards"] ** 2 * one.squares).flatten().sort(descending=True).values
-    assert one.top_share("none x1", 0.1) == pytest.approx(float(terms[:20].sum() / terms.sum()))
+    assert one.top_share("none x1", 0.1) == pytest.approx(float(terms[:20].sum() / terms.sum()), rel=1e-4)
     parts = one.by("lengths", 4)
     assert [round(mean, 6) for mean, _, _ in parts] == sorted(round(mean, 6) for mean, _, _ in parts)
     assert np.mean([accuracy for _, _, accuracy in parts]) == pytest.approx(float(one.arrays["rewards"].mean()))

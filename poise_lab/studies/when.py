@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import load_file
-from scipy.special import roots_jacobi
+from scipy import stats
 
 from ..baselines import make_baseline
 from ..baselines.base import Baseline, surprise
@@ -216,12 +216,14 @@ class Measured:
     def facts(self) -> dict[str, float | tuple]:
         """Accuracy, spread of V(x), mean squared score of right and of wrong responses, and their ratio."""
         r, squares, counts = self.arrays["rewards"].double(), self.squares.double(), self.counts
-        right, wrong = (
-            counts @ (squares * part).sum(1).numpy() / (counts @ part.sum(1).numpy()) for part in (r, 1 - r)
-        )
+        with np.errstate(invalid="ignore", divide="ignore"):  # a draw of few prompts may have no wrong response
+            right, wrong = (
+                counts @ (squares * part).sum(1).numpy() / (counts @ part.sum(1).numpy()) for part in (r, 1 - r)
+            )
+            ratio = interval(wrong / right)
         return {
             "prompts": len(r), "accuracy": _plain(float(r.mean())), "spread of V(x)": _plain(value_spread(r)),
-            "squared score, right": interval(right), "wrong": interval(wrong), "wrong over right": interval(wrong / right),
+            "squared score, right": interval(right), "wrong": interval(wrong), "wrong over right": ratio,
         }  # fmt: skip
 
     def top_share(self, label: str, share: float = 0.01) -> float:
@@ -258,12 +260,11 @@ def formula(accuracy: float, spread: float, ratio: float) -> dict[str, float]:
     """
     spread = min(max(spread, 1e-3), 0.999 * (accuracy * (1 - accuracy)) ** 0.5)
     strength = accuracy * (1 - accuracy) / spread**2 - 1
-    x, weight = roots_jacobi(40, (1 - accuracy) * strength - 1, accuracy * strength - 1)
-    v, weight = (1 + x) / 2, weight / weight.sum()
+    v = stats.beta.ppf((np.arange(2000) + 0.5) / 2000, accuracy * strength, (1 - accuracy) * strength)
     constant = accuracy / (accuracy + (1 - accuracy) * ratio)
 
     def over_none(b) -> float:
-        return float(weight @ (v * (1 - b) ** 2 + ratio * (1 - v) * b**2)) / accuracy
+        return float((v * (1 - b) ** 2 + ratio * (1 - v) * b**2).mean() / v.mean())
 
     return {
         "none x1": over_none(0.0), "constant x1": over_none(constant), "V(x) x1": over_none(v),
