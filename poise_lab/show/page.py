@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import html
 import json
+
+from .still import to_svg
 
 PLOTLY = "application/vnd.plotly.v1+json"
 
@@ -11,14 +15,15 @@ PLOTLY = "application/vnd.plotly.v1+json"
 # theme changes.
 CONFIG = {"displaylogo": False, "showSendToCloud": False}
 
-# Draws the figure of the JSON in `box`. plotly.js is loaded once a page, from the file beside it. The controls of the
-# figure become the page's own, which a keyboard, a screen reader and a thumb can move.
+# Draws the figure of the JSON in `box` in the place of its still. plotly.js is loaded once a page, from the file beside
+# it. The controls of the figure become the page's own, which a keyboard, a screen reader and a thumb can move.
 SCRIPT = """async box => {
   const {data, layout, config} = JSON.parse(box.querySelector("script").textContent);
   const plot = document.createElement("div"), make = (tag, into, set) => into.appendChild(Object.assign(document.createElement(tag), set));
   window.poisePlotly ??= window.Plotly ? Promise.resolve() : new Promise((done, failed) =>
     make("script", document.head, {src: "plotly.min.js", onload: done, onerror: failed}));
-  try { await window.poisePlotly } catch { box.append("To see this figure put plotly.min.js beside this page."); return }
+  try { await window.poisePlotly } catch { box.append("To move this figure put plotly.min.js beside this page."); return }
+  box.firstElementChild.remove();
   const controls = [...layout.sliders ?? [], ...layout.updatemenus ?? []].sort((a, b) => b.pad.b - a.pad.b);
   if (controls.length) {
     const room = layout.margin.t - 50;
@@ -56,14 +61,21 @@ def bundle(figure: dict, words: str) -> dict:
     figure: data and layout as plotly.js takes them. words: what it shows.
     """
     figure = {"data": figure["data"], "layout": figure["layout"], "config": CONFIG}
-    return {PLOTLY: figure, "text/html": to_html(figure), "text/plain": words}
+    return {PLOTLY: figure, "text/html": to_html(figure, words), "text/plain": words}
 
 
-def to_html(figure: dict) -> str:
-    """A piece of a page; the same figure gives the same bytes. It needs plotly.min.js beside the page."""
+def to_html(figure: dict, words: str) -> str:
+    """A piece of a page; the same figure gives the same bytes. It needs plotly.min.js beside the page.
+
+    Without scripts it is a still. That stands in here and is no output of its own: a repository's view takes HTML before
+    pictures and drops its scripts, and a PDF by nbconvert would need Inkscape.
+    """
     text = json.dumps(figure, ensure_ascii=False, separators=(",", ":"), sort_keys=True).replace("</", "<\\/")
     name = f"poise-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    still = base64.b64encode((to_svg(figure) or "").encode()).decode()
+    image = f'<img src="data:image/svg+xml;base64,{still}" alt="{html.escape(words)}" style="max-width:100%">'
     return (
-        f'<div class="poise-figure" id="{name}" style="max-width:900px"><script type="application/json">{text}</script></div>'
+        f'<div class="poise-figure" id="{name}" style="max-width:900px">{image if still else f"<p>{html.escape(words)}</p>"}'
+        f'<script type="application/json">{text}</script></div>'
         f'<script>({SCRIPT})(document.getElementById("{name}"))</script>'
     )
