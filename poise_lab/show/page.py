@@ -54,6 +54,51 @@ SCRIPT = """async box => {
   Plotly.newPlot(plot, data, layout, {...config, responsive: true});
 }"""
 
+# Gives plotly's own controls in JupyterLab to the keyboard, as soon as the notebook may run scripts: each is one stop of
+# the tab key, and the arrow keys move it. The figure is the output before the one that this stands in.
+KEYBOARD = """<script>(child => {
+  const wire = tries => {
+    const plot = child?.previousElementSibling?.querySelector(".js-plotly-plot");
+    if (!plot?._fullLayout?.xaxis) return tries && setTimeout(wire, 200, tries - 1);
+    if (plot.dataset.lmSuppressShortcuts) return;  // JupyterLab runs a script of an output twice
+    const click = (what, x, y) => ["mousedown", "mouseup", "click"].forEach(type =>
+      what.dispatchEvent(new MouseEvent(type, {bubbles: true, clientX: x, clientY: y})));
+    const controls = () => [[".slider-group", "sliders", "steps"], [".updatemenu-header-group", "updatemenus", "buttons"]]
+      .flatMap(([place, kind, of]) => [...plot.querySelectorAll(place)].map((element, k) => {
+        const {active, name, [of]: values} = plot._fullLayout[kind][k];
+        return {element, active, name, values};
+      }));
+    const move = ({element, values}, i) => {
+      const rail = element.querySelector(".slider-rail-touch-rect"), head = element.querySelector(".updatemenu-header");
+      if (rail) {
+        const {left, top, width} = rail.getBoundingClientRect();
+        return click(rail, left + 10 + (width - 20) * i / (values.length - 1), top + 5);
+      }
+      if (head) click(head);
+      click((head ? plot : element).querySelectorAll(head ? ".updatemenu-dropdown-button" : ".updatemenu-button")[i]);
+    };
+    const say = () => controls().forEach(({element, active, name, values}) => {
+      const said = {tabindex: 0, role: "slider", "aria-label": name, "aria-valuemin": 0, "aria-valuemax": values.length - 1,
+        "aria-valuenow": active, "aria-valuetext": values[active].label};
+      Object.entries(said).forEach(([key, value]) => element.setAttribute(key, value));
+    });
+    plot.dataset.lmSuppressShortcuts = "true";
+    plot.addEventListener("keydown", event => {
+      const by = {ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1}[event.key];
+      const k = controls().findIndex(({element}) => element === event.target), one = controls()[k];
+      if (!by || !one) return;
+      event.preventDefault();
+      event.stopPropagation();
+      if (one.values[one.active + by]) move(one, one.active + by);
+      say();
+      controls()[k].element.focus();
+    });
+    plot.on("plotly_afterplot", say);
+    say();
+  };
+  wire(50);
+})(document.currentScript.closest(".jp-OutputArea-child"))</script>"""
+
 
 def bundle(figure: dict, words: str) -> dict:
     """The representations of one output, from which a reader's program takes the richest that it can show.

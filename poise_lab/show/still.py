@@ -132,7 +132,9 @@ class Axis:
     def below(self) -> int:
         """px that its labels take more than one line does."""
         labels = [label for _, label in self.ticks()] or [""]
-        return round(0.6 * LETTER * max(map(len, labels))) if self.slanted() else 13 * max(l.count("\n") for l in labels)
+        return (
+            round(0.6 * LETTER * max(map(len, labels))) if self.slanted() else 13 * max(label.count("\n") for label in labels)
+        )
 
     def slanted(self) -> bool:
         """Whether the labels are too long to stand side by side."""
@@ -171,7 +173,9 @@ def _complete(trace: dict) -> dict:
     full = {key: _numbers(value) for key, value in trace.items()}
     full["error_y"] = {key: _numbers(value) for key, value in (trace.get("error_y") or {}).items()}
     values = full.get("y") or full.get("x") or []
-    full |= {letter: full.get(letter) or list(range(len(values))) for letter in "xy"} | {"marker": full.get("marker", {})}
+    full |= {letter: full.get(letter) or list(range(len(values))) for letter in "xy"} | {
+        "marker": full.get("marker", {})
+    }
     if full["type"] == "scatter":
         full.setdefault("mode", "lines+markers" if len(values) < 20 else "lines")
     if full["type"] == "heatmap":
@@ -363,7 +367,9 @@ def _lines(text: str, most: int) -> list[str]:
     """A title, broken into lines of at most so many letters."""
     lines = [""]
     for word in _plain(text).split():
-        lines = [*lines, word] if lines[-1] and len(lines[-1]) + len(word) >= most else [*lines[:-1], f"{lines[-1]} {word}"]
+        lines = (
+            [*lines, word] if lines[-1] and len(lines[-1]) + len(word) >= most else [*lines[:-1], f"{lines[-1]} {word}"]
+        )
     return [line.strip() for line in lines]
 
 
