@@ -12,28 +12,38 @@ import pytest
 from lab_check import NOTEBOOKS, ROOT, browser  # noqa: F401
 from plotly.offline import get_plotlyjs
 
-from poise_lab.show.page import PLOTLY
+from poise_lab.show.page import PLOTLY, SCRIPT, to_html
 from poise_lab.show.still import to_svg
 
 WIDTHS = {"lab": 900, "page": 900, "phone": 343}  # px; a phone of 375 has a margin
 
-DRAW = """([figure, width, form]) => {
+LAB = """([figure, width]) => {
   document.body.innerHTML = `<div id="plot" style="width:${width}px"></div>`;
   const {data, layout} = structuredClone(figure);
   window.controls = [...layout.sliders ?? [], ...layout.updatemenus ?? []];
-  if (form !== 'lab' && controls.length) {  // the page has controls of its own
-    const room = layout.margin.t - 50;
-    Object.assign(layout, {height: layout.height - room, sliders: [], updatemenus: []});
-    layout.margin.t -= room;
-    layout.annotations = (layout.annotations ?? []).filter(note => note.name !== 'control');
-  }
   return Plotly.newPlot('plot', data, layout, {responsive: true}).then(() => 0);
 }"""
-MOVE = """at => Promise.all(at.map(([k, i]) => Plotly.update('plot', ...structuredClone(
-  (controls[k].steps ?? controls[k].buttons)[i].args)))).then(() => 0)"""
+PAGE = """([html, script, width]) => {
+  document.body.innerHTML = `<div style="width:${width}px">${html}</div>`;
+  eval(script)(document.querySelector('.poise-figure'));
+}"""
+DRAWN = "() => document.querySelector('.js-plotly-plot .main-svg .xtick, .js-plotly-plot .main-svg .ytick') !== null"
+MOVE = {
+    "lab": """at => Promise.all(at.map(([name, i]) => {
+      const one = controls.find(each => each.name === name);
+      return Plotly.update('plot', ...structuredClone((one.steps ?? one.buttons)[i].args));
+    })).then(() => 0)""",
+    "page": """at => at.forEach(([name, i]) => {
+      const row = [...document.querySelectorAll('.poise-figure > :is(label, fieldset)')].find(r => r.firstChild.textContent === name + ' ');
+      const range = row.querySelector('[type=range]'), list = row.querySelector('select');
+      if (range) { range.value = i; range.oninput(); }
+      else if (list) { list.selectedIndex = i; list.onchange(); }
+      else row.querySelectorAll('[type=radio]')[i].onchange();
+    })""",
+}
 # What is wrong with what is drawn now.
 FAULTS = """() => {
-  const plot = document.getElementById('plot'), frame = plot.getBoundingClientRect(), faults = [];
+  const plot = document.querySelector('.js-plotly-plot'), frame = plot.getBoundingClientRect(), faults = [];
   const box = element => element.getBoundingClientRect();
   const over = (p, q, by = 2) => Math.min(p.right, q.right) - Math.max(p.left, q.left) > by
     && Math.min(p.bottom, q.bottom) - Math.max(p.top, q.top) > by;
@@ -57,7 +67,6 @@ FAULTS = """() => {
     const own = t.closest('.point');
     if (marks.some(([mark, q]) => !(own && own.contains(mark)) && over(boxes[i], q, 3))) faults.push(`on a mark: ${said(t)}`);
   }
-  const ground = [...plot.querySelectorAll('.cartesianlayer .subplot .xy, .bglayer .bg')].map(box);
   for (const part of plot.querySelectorAll('.legend, .slider-container, .updatemenu-container, .g-gtitle'))
     if (box(part).width && [...plot.querySelectorAll('.draglayer .nsewdrag')].some(area => over(box(part), box(area), 1)))
       faults.push(`on the plot: ${part.getAttribute('class')}`);
@@ -83,21 +92,29 @@ STILL = """() => {
 def stored(name: str) -> list[tuple[int, dict]]:
     """The figures of a notebook, each with the number of its cell."""
     cells = nbformat.read(ROOT / "notebooks" / name, as_version=4).cells
-    return [(i, o.data[PLOTLY]) for i, cell in enumerate(cells) for o in cell.get("outputs", []) if PLOTLY in o.get("data", {})]
+    return [
+        (i, o.data[PLOTLY])
+        for i, cell in enumerate(cells)
+        for o in cell.get("outputs", [])
+        if PLOTLY in o.get("data", {})
+    ]
 
 
-def states(figure: dict) -> list[tuple]:
-    """Every combination of what its controls can stand at, each as (control, place) pairs."""
+def states(figure: dict) -> list[dict[str, int]]:
+    """Every combination of what its controls can stand at: name to place."""
     controls = [*figure["layout"].get("sliders", []), *figure["layout"].get("updatemenus", [])]
     places = [range(len(control.get("steps") or control["buttons"])) for control in controls]
-    return [tuple(enumerate(at)) for at in itertools.product(*places)]
+    names = [control["name"] for control in controls]
+    return [dict(zip(names, at, strict=True)) for at in itertools.product(*places)]
 
 
 @pytest.fixture(scope="module")
 def page(browser, tmp_path_factory):  # noqa: F811
     folder = tmp_path_factory.mktemp("figures")
     (folder / "plotly.min.js").write_text(get_plotlyjs(), encoding="utf-8")
-    (folder / "page.html").write_text("<!doctype html><meta charset=utf-8><script src=plotly.min.js></script><body>", encoding="utf-8")
+    (folder / "page.html").write_text(
+        "<!doctype html><meta charset=utf-8><script src=plotly.min.js></script><body>", encoding="utf-8"
+    )
     context = browser.new_context(viewport={"width": 1000, "height": 1000}, offline=True)
     page = context.new_page()
     page.goto((folder / "page.html").as_uri())
@@ -110,13 +127,19 @@ def page(browser, tmp_path_factory):  # noqa: F811
 def test_nothing_overlaps_in_any_state(page, name, form):
     faults: dict[str, str] = {}
     for cell, figure in stored(name):
-        page.evaluate(DRAW, [figure, WIDTHS[form], form])
-        before: tuple = ()
+        if form == "lab":
+            page.evaluate(LAB, [figure, WIDTHS[form]])
+        else:
+            page.evaluate(PAGE, [to_html(figure, "words"), SCRIPT, WIDTHS[form]])
+        page.wait_for_function(DRAWN)
+        before: dict = {}
         for at in states(figure):
-            page.evaluate(MOVE, [pair for pair in at if pair not in before])
+            page.evaluate(
+                MOVE["lab" if form == "lab" else "page"], [[k, i] for k, i in at.items() if before.get(k) != i]
+            )
             before = at
             for fault in page.evaluate(FAULTS):
-                faults.setdefault(f"cell {cell}: {fault}", str([place for _, place in at]))
+                faults.setdefault(f"cell {cell}: {fault}", str(at))
     assert not faults, "\n".join(f"{fault} at {at}" for fault, at in faults.items())
 
 

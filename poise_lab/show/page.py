@@ -31,8 +31,18 @@ SCRIPT = """async box => {
     layout.margin.t -= room;
     layout.annotations = (layout.annotations ?? []).filter(note => note.name !== "control");
   }
+  const narrow = box.clientWidth < 600;  // a phone: titles in lines, no letters at the bars
+  const fit = text => narrow && text ? text.replace(/(.{1,36})( |$)/g, "$1<br>").slice(0, -4) : text;
+  if (narrow) {
+    layout.title = {...layout.title, text: fit(layout.title?.text), font: {size: 15}};
+    data.filter(trace => trace.type === "bar").forEach(bars => { bars.textposition = "none" });
+  }
   for (const {name, active, steps, buttons, type} of controls) {
-    const set = i => Plotly.update(plot, ...JSON.parse(JSON.stringify((steps ?? buttons)[i].args)));
+    const set = i => {
+      const [traces, rest, at] = JSON.parse(JSON.stringify((steps ?? buttons)[i].args));
+      if (rest["title.text"]) rest["title.text"] = fit(rest["title.text"]);
+      Plotly.update(plot, traces, rest, at);
+    };
     const row = make(type === "buttons" ? "fieldset" : "label", box, {style: "display:block;border:0;padding:0;margin:.4em 0"});
     make(type === "buttons" ? "legend" : "span", row, {textContent: name + " ", style: "float:left;margin-right:.6em;padding:0"});
     if (steps) {

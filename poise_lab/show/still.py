@@ -8,17 +8,14 @@ a tenth of the bytes of a PNG, and the same ones at every execution.
 from __future__ import annotations
 
 import base64
-import html
-import math
-import re
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 from plotly.colors import sample_colorscale
 
-WIDTH, LEFT, RIGHT = 700, 76, 16  # px
-LETTER = 6.8  # px, of a mean letter at 12 px
-INK, GRID = "#767676", "#808080"
+from .axes import LETTER, RIGHT, WIDTH, Axis, plain, stacked, tenth, written
+
+INK = "#767676"
 _DASHES = {"dash": "9 6", "dot": "2 4", "dashdot": "9 4 2 4"}
 _SHAPES = {  # of half a size s
     "diamond": "m0 -{s}l{s} {s}l-{s} {s}l-{s} -{s}z", "square": "m-{s} -{s}h{d}v{d}h-{d}z",
@@ -43,129 +40,29 @@ def to_svg(figure: dict) -> str | None:
     height = layout.get("height", 380) - layout.get("margin", {}).get("t", 50) + top + 20 * len(rows)
     axes = {name: Axis(name, layout, traces) for name in _axis_names(traces)}
     bottom = height - 20 * len(rows) - 54 - max(axis.below() for axis in axes.values() if axis.letter == "x")
+    left = 44 + max(32, *(round(LETTER * axis.longest()) for axis in axes.values() if axis.letter == "y"))
     for axis in axes.values():
-        axis.place(*((LEFT, WIDTH - RIGHT) if axis.letter == "x" else (bottom, top)))
-    parts = [_text(line, WIDTH / 2, 24 + 18 * i, "middle", size=16) for i, line in enumerate(title)]
+        axis.place(*((left, WIDTH - RIGHT) if axis.letter == "x" else (bottom, top)))
+    parts = [written(line, WIDTH / 2, 24 + 18 * i, "middle", size=16) for i, line in enumerate(title)]
     for name, axis in axes.items():
         if axis.letter == "x":
             partner = axes[layout.get(f"xaxis{name[1:]}", {}).get("anchor", "y").replace("domain", "y")]
             parts += [*axis.drawn(partner), *partner.drawn(axis)]
     for line in layout.get("shapes", []):
-        y = _tenth(axes["y"].at(line["y0"]))
-        parts.append(f'<path d="M{LEFT} {y}H{WIDTH - RIGHT}" stroke="{INK}" stroke-dasharray="2 4"/>')
+        y = tenth(axes["y"].at(line["y0"]))
+        parts.append(f'<path d="M{left} {y}H{WIDTH - RIGHT}" stroke="{INK}" stroke-dasharray="2 4"/>')
     for kind in ("band", "rest"):
         for k, trace in enumerate(traces):
             if (trace.get("fill") == "toself") == (kind == "band"):
                 parts += _trace(trace, k, traces, layout, axes)
     for note in _notes(layout):
-        x = LEFT + note["x"] * (WIDTH - RIGHT - LEFT)
-        parts.append(_text(_plain(note["text"]), x, bottom - note["y"] * (bottom - top) - 6, "middle", size=13))
+        x = left + note["x"] * (WIDTH - RIGHT - left)
+        parts.append(written(plain(note["text"]), x, bottom - note["y"] * (bottom - top) - 6, "middle", size=13))
     parts += _legend(rows, height)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" viewBox="0 0 {WIDTH} {height}" '
         f'font-family="sans-serif" font-size="12" fill="{INK}">{"".join(parts)}</svg>'
     )
-
-
-class Axis:
-    """An axis: what it spans, where it lies, and its ticks."""
-
-    def __init__(self, name: str, layout: dict, traces: Sequence[dict]):
-        self.letter, self.set = name[0], layout.get(f"{name[0]}axis{name[1:]}", {})
-        root = _root(name, layout)
-        mine = [t for t in traces if _root(t.get(f"{self.letter}axis", self.letter), layout) == root]
-        values = [v for t in mine for v in _reach(t, self.letter, layout, traces)]
-        self.log = self.set.get("type") == "log"
-        names = dict.fromkeys(v for v in values if isinstance(v, str))
-        self.names = list(names) if names or self.set.get("type") == "category" else None
-        if self.names is not None:
-            self.low, self.high = -0.5, len(self.names) - 0.5
-        elif "range" in self.set:
-            self.low, self.high = self.set["range"]
-        else:
-            numbers = [math.log10(v) if self.log else v for v in values if v is not None and (v > 0 or not self.log)]
-            self.low, self.high = min(numbers, default=0), max(numbers, default=1)
-            room = 0.05 * (self.high - self.low) or 0.5
-            bars = [t for t in mine if t["type"] == "bar" and _along(t) != self.letter]
-            self.low -= 0 if bars and self.low == 0 else room
-            self.high += 0 if bars and self.high == 0 else room
-            if self.set.get("rangemode") == "tozero":
-                self.low = min(0, self.low + room)
-        if self.set.get("autorange") == "reversed":
-            self.low, self.high = self.high, self.low
-
-    def place(self, start: float, end: float) -> None:
-        """Where it begins and ends, in px, of the room that all panels have."""
-        first, last = self.set.get("domain", (0, 1))
-        self.start, self.end = start + first * (end - start), start + last * (end - start)
-
-    def number(self, value) -> float:
-        """A value of the data on the scale of the axis."""
-        if isinstance(value, str):
-            return self.names.index(value)
-        return math.log10(value) if self.log else value
-
-    def at(self, value, shift: float = 0) -> float:
-        """px of a value; shift: on the scale of the axis."""
-        return self.start + (self.number(value) + shift - self.low) / (self.high - self.low) * (self.end - self.start)
-
-    def ticks(self) -> list[tuple]:
-        """(value, label), within the axis."""
-        if self.names is not None:
-            return [(name, _plain(name)) for name in self.names]
-        low, high = sorted((self.low, self.high))
-        if "tickvals" in self.set:
-            values = self.set["tickvals"]
-        elif self.log:
-            exponents = range(math.floor(low), math.ceil(high) + 1)
-            values = [m * 10.0**e for e in exponents for m in ((1,) if high - low > 1.5 else (1, 2, 5))]
-        else:
-            step = _step((high - low) / 5)
-            values = [round(k * step, 10) for k in range(math.ceil(low / step), math.floor(high / step) + 1)]
-        labels = self.set.get("ticktext") or [f"{v:g}" for v in values]
-        spare = 1e-9 * (high - low)
-        return [
-            (v, _plain(label)) for v, label in zip(values, labels, strict=True)
-            if (v > 0 or not self.log) and low - spare <= self.number(v) <= high + spare
-        ]  # fmt: skip
-
-    def below(self) -> int:
-        """px that its labels take more than one line does."""
-        labels = [label for _, label in self.ticks()] or [""]
-        return (
-            round(0.6 * LETTER * max(map(len, labels))) if self.slanted() else 13 * max(label.count("\n") for label in labels)
-        )
-
-    def slanted(self) -> bool:
-        """Whether the labels are too long to stand side by side."""
-        first, last = self.set.get("domain", (0, 1))
-        ticks = self.ticks()
-        room = (last - first) * (WIDTH - LEFT - RIGHT) / max(1, len(ticks))
-        return any(max(map(len, label.split("\n"))) * LETTER > room for _, label in ticks)
-
-    def drawn(self, other: Axis) -> Iterator[str]:
-        """Grid, labels and title; other: the axis that crosses it."""
-        grid, labelled = [], self.set.get("showticklabels", True)
-        for value, label in self.ticks():
-            p = self.at(value)
-            if self.set.get("showgrid", True) and self.names is None:
-                grid.append(f"M{_tenth(p)} {_tenth(other.start)}V{_tenth(other.end)}" if self.letter == "x" else
-                            f"M{_tenth(other.start)} {_tenth(p)}H{_tenth(other.end)}")  # fmt: skip
-            if labelled and self.letter == "y":
-                for i, line in enumerate(lines := label.split("\n")):
-                    yield _text(line, other.start - 6, p + 4 + 13 * (i - (len(lines) - 1) / 2), "end")
-            elif labelled and self.slanted():
-                yield _text(label.replace("\n", " "), p + 4, other.start + 14, "end", turn=-37)
-            elif labelled:
-                for i, line in enumerate(label.split("\n")):
-                    yield _text(line, p, other.start + 16 + 13 * i, "middle")
-        yield f'<path d="{"".join(grid)}" stroke="{GRID}" stroke-opacity=".25"/>'
-        if title := _plain(self.set.get("title", {}).get("text")):
-            middle = (self.start + self.end) / 2
-            if self.letter == "x":
-                yield _text(title.replace("\n", " "), middle, other.start + 38 + self.below(), "middle", size=13)
-            for i, line in enumerate((lines := title.split("\n")) if self.letter == "y" else ()):
-                yield _text(line, 30 + 15 * (i - len(lines) + 1), middle, "middle", size=13, turn=-90)
 
 
 def _complete(trace: dict) -> dict:
@@ -205,7 +102,7 @@ def _trace(trace: dict, k: int, traces: Sequence[dict], layout: dict, axes: dict
         shift = _shift(trace, traces) if layout.get("scattermode") == "group" else 0
         points = [(x.at(a, shift), y.at(b)) for a, b in zip(trace["x"], trace["y"], strict=True) if _drawn(a, b, x, y)]
         line, color = trace.get("line", {}), _color(trace, k, layout)
-        d = "M" + "L".join(f"{_tenth(a)} {_tenth(b)}" for a, b in points)
+        d = "M" + "L".join(f"{tenth(a)} {tenth(b)}" for a, b in points)
         if trace.get("fill") == "toself":
             yield f'<path d="{d}z" fill="{trace["fillcolor"]}"/>'
         elif points and "lines" in trace["mode"]:
@@ -230,11 +127,11 @@ def _markers(trace: dict, points: Sequence[tuple], color: str, layout: dict) -> 
 
 def _symbols(points: Sequence[tuple], symbol: str, size: float, color: str, opacity: float = 1) -> str:
     """Points as one path; overlapping ones are no darker."""
-    at = [f"M{_tenth(a)} {_tenth(b)}" for a, b in points]
+    at = [f"M{tenth(a)} {tenth(b)}" for a, b in points]
     style = f'stroke="{color}" stroke-opacity="{opacity:g}" fill-opacity="{opacity:g}"'
     if symbol == "circle":
         return f'<path d="{"".join(p + "h0" for p in at)}" stroke-width="{size}" stroke-linecap="round" {style}/>'
-    shape = _SHAPES[symbol.removesuffix("-open")].format(s=_tenth(size / 2), d=_tenth(size))
+    shape = _SHAPES[symbol.removesuffix("-open")].format(s=tenth(size / 2), d=tenth(size))
     filled = "none" if symbol.endswith("-open") or symbol in ("x", "cross") else color
     return f'<path d="{"".join(p + shape for p in at)}" fill="{filled}" stroke-width="2" {style}/>'
 
@@ -246,12 +143,12 @@ def _spans(trace: dict, color: str, x: Axis, y: Axis, shift: float = 0) -> str:
     for a, b, up, down in zip(trace["x"], trace["y"], error.get("array") or (), below, strict=False):
         if _drawn(a, b, x, y) and up is not None and down is not None:
             low = max(b - down, 10 ** min(y.low, y.high)) if y.log else b - down
-            parts.append(f"M{_tenth(x.at(a, shift))} {_tenth(y.at(low))}V{_tenth(y.at(b + up))}")
+            parts.append(f"M{tenth(x.at(a, shift))} {tenth(y.at(low))}V{tenth(y.at(b + up))}")
     return f'<path d="{"".join(parts)}" stroke="{error.get("color", color)}" stroke-width="2"/>' if parts else ""
 
 
 def _bars(trace: dict, traces: Sequence[dict], layout: dict, x: Axis, y: Axis) -> Iterator[str]:
-    along, names, values, base, width, shift = _stacked(trace, traces, layout)
+    along, names, values, base, width, shift = stacked(trace, traces, layout)
     place, length = (x, y) if along == "x" else (y, x)
     each = trace["marker"].get("color")
     color = each[0] if isinstance(each, list) else _color(trace, traces.index(trace), layout)
@@ -261,30 +158,14 @@ def _bars(trace: dict, traces: Sequence[dict], layout: dict, x: Axis, y: Axis) -
         a, b = sorted((place.at(name, shift - width / 2), place.at(name, shift + width / 2)))
         c, d = sorted((length.at(low), length.at(low + value)))
         box = (a, c, b - a, d - c) if along == "x" else (c, a, d - c, b - a)
-        left, top, wide, high = map(_tenth, box)
+        left, top, wide, high = map(tenth, box)
         opacity = trace["marker"].get("opacity", 1)
         yield (f'<rect x="{left}" y="{top}" width="{wide}" height="{high}" fill="{each[i] if isinstance(each, list) else color}"'
                f' fill-opacity="{opacity:g}"/>')  # fmt: skip
         if trace.get("text"):
-            yield _text(trace["text"][i], (a + b) / 2, c - 4 if value >= 0 else d + 13, "middle")
+            yield written(trace["text"][i], (a + b) / 2, c - 4 if value >= 0 else d + 13, "middle")
     if along == "x":
         yield _spans(trace, color, x, y, shift)
-
-
-def _stacked(trace: dict, traces: Sequence[dict], layout: dict) -> tuple:
-    """Letter of the axis that bars stand on, names, values, where each begins, their width, how far they stand aside."""
-    along = _along(trace)
-    names, values = trace[along], trace["y" if along == "x" else "x"]
-    bars = [t for t in traces if t["type"] == "bar" and t.get("xaxis") == trace.get("xaxis")]
-    k = next(i for i, t in enumerate(bars) if t is trace)
-    numbers = sorted({n for n in names if not isinstance(n, str)})
-    slot = 0.8 * min((b - a for a, b in zip(numbers, numbers[1:], strict=False)), default=1)
-    if layout.get("barmode") == "stack":
-        base = [sum((dict(zip(t[along], t["y" if along == "x" else "x"], strict=True)).get(n) or 0) for t in bars[:k])
-                for n in names]  # fmt: skip
-        return along, names, values, base, slot, 0
-    width = slot / len(bars)
-    return along, names, values, [0] * len(names), width, (k - (len(bars) - 1) / 2) * width
 
 
 def _cells(trace: dict, x: Axis, y: Axis) -> Iterator[str]:
@@ -295,10 +176,10 @@ def _cells(trace: dict, x: Axis, y: Axis) -> Iterator[str]:
             (a, b), (c, d) = ((axis.at(n, -0.5), axis.at(n, 0.5)) for axis, n in ((x, trace["x"][j]), (y, name)))
             if value is not None:
                 (color,) = sample_colorscale(scale, [(value - low) / (high - low)])
-                yield (f'<rect x="{_tenth(a)}" y="{_tenth(min(c, d))}" width="{_tenth(b - a)}" height="{_tenth(abs(d - c))}"'
+                yield (f'<rect x="{tenth(a)}" y="{tenth(min(c, d))}" width="{tenth(b - a)}" height="{tenth(abs(d - c))}"'
                        f' fill="{color}"/>')  # fmt: skip
                 if trace.get("text"):
-                    yield _text(trace["text"][i][j] or "", (a + b) / 2, (c + d) / 2 + 4, "middle", fill="#222")
+                    yield written(trace["text"][i][j] or "", (a + b) / 2, (c + d) / 2 + 4, "middle", fill="#222")
 
 
 def _shift(trace: dict, traces: Sequence[dict]) -> float:
@@ -314,9 +195,9 @@ def _legend_rows(traces: Sequence[dict]) -> list[list[tuple[float, dict]]]:
     """Traces by rows, each with where it begins."""
     rows, x = [], WIDTH
     for trace in traces:
-        width = 44 + LETTER * len(_plain(trace["name"]))
+        width = 44 + LETTER * len(plain(trace["name"]))
         if x + width > WIDTH - RIGHT:
-            rows, x = [*rows, []], LEFT
+            rows, x = [*rows, []], 44
         rows[-1].append((x, trace))
         x += width
     return rows
@@ -330,11 +211,11 @@ def _legend(rows: Sequence[Sequence[tuple]], height: float) -> Iterator[str]:
             if "lines" in trace.get("mode", ""):
                 dash = _DASHES.get(trace.get("line", {}).get("dash"))
                 dash = f' stroke-dasharray="{dash}"' if dash else ""
-                yield f'<path d="M{_tenth(x)} {y}h24" stroke="{color}" stroke-width="2"{dash}/>'
+                yield f'<path d="M{tenth(x)} {y}h24" stroke="{color}" stroke-width="2"{dash}/>'
             else:
                 symbol = "square" if trace["type"] == "bar" else trace["marker"].get("symbol", "circle")
                 yield _symbols([(x + 12, y)], symbol, 9, color)
-            yield _text(_plain(trace["name"]).replace("\n", " "), x + 30, y + 4)
+            yield written(plain(trace["name"]).replace("\n", " "), x + 30, y + 4)
 
 
 def _color(trace: dict, k: int, layout: dict) -> str:
@@ -350,72 +231,19 @@ def _notes(layout: dict) -> list[dict]:
     return [note for note in layout.get("annotations", []) if note.get("name") != "control"]
 
 
-def _text(text: str, x: float, y: float, anchor: str = "start", size: int = 12, turn: int = 0, fill: str = "") -> str:
-    more = f' text-anchor="{anchor}"' if anchor != "start" else ""
-    more += f' font-size="{size}"' if size != 12 else ""
-    more += f' transform="rotate({turn} {_tenth(x)} {_tenth(y)})"' if turn else ""
-    more += f' fill="{fill}"' if fill else ""
-    return f'<text x="{_tenth(x)}" y="{_tenth(y)}"{more}>{html.escape(str(text))}</text>' if text else ""
-
-
-def _plain(text) -> str:
-    """Text without markup; a new line where one is broken."""
-    return html.unescape(re.sub(r"<[^>]*>", "", re.sub(r"<br ?/?>", "\n", str(text or ""))))
-
-
 def _lines(text: str, most: int) -> list[str]:
     """A title, broken into lines of at most so many letters."""
     lines = [""]
-    for word in _plain(text).split():
+    for word in plain(text).split():
         lines = (
             [*lines, word] if lines[-1] and len(lines[-1]) + len(word) >= most else [*lines[:-1], f"{lines[-1]} {word}"]
         )
     return [line.strip() for line in lines]
 
 
-# --- numbers --------------------------------------------------------------------------------------
-
-
 def _axis_names(traces: Sequence[dict]) -> list[str]:
     return sorted({trace.get(f"{letter}axis", letter) for trace in traces for letter in "xy"} | {"x", "y"})
 
 
-def _root(name: str, layout: dict) -> str:
-    """The axis whose span it shares."""
-    return layout.get(f"{name[0]}axis{name[1:]}", {}).get("matches", name)
-
-
-def _along(trace: dict) -> str:
-    return "y" if trace.get("orientation") == "h" else "x"
-
-
-def _reach(trace: dict, letter: str, layout: dict, traces: Sequence[dict]) -> Iterator:
-    """All that a trace covers on an axis."""
-    if trace["type"] == "bar":
-        along, names, values, base, width, shift = _stacked(trace, traces, layout)
-        if letter == along:
-            yield from (n if isinstance(n, str) else n + shift + side * width / 2 for n in names for side in (-1, 1))
-            return
-        yield from (b for b in base)
-        yield from (b + v for b, v in zip(base, values, strict=True) if v is not None)
-    else:
-        yield from trace[letter]
-    error = trace["error_y"]
-    if letter == "y" and error.get("array"):
-        for v, up, down in zip(trace["y"], error["array"], error.get("arrayminus") or error["array"], strict=True):
-            if v is not None and up is not None:
-                yield from (v + up, v - (down or 0))
-
-
 def _drawn(a, b, x: Axis, y: Axis) -> bool:
     return all(v is not None and (not axis.log or v > 0) for v, axis in ((a, x), (b, y)))
-
-
-def _step(rough: float) -> float:
-    """1, 2 or 5 times a power of ten, at least so large."""
-    power = 10.0 ** math.floor(math.log10(rough))
-    return next(m * power for m in (1, 2, 5, 10) if m * power >= rough * 0.999)
-
-
-def _tenth(value: float) -> str:
-    return f"{round(value, 1) + 0.0:g}"

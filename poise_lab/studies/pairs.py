@@ -22,12 +22,9 @@ from ..show.tokens import ShownPrompt, read_tokens
 from ..tasks import Problem, load_task
 from . import trained
 
-RUNS = {"poise-0": trained.SMOLLM2["poise-0"].replace("--steps 30", "--steps 20")}
-FITTED, ASKED, SHOWN = (
-    192,
-    48,
-    5,
-)  # problems: that the probe is fitted on, that are sampled, and that are shown of these
+RUNS = {"poise-0": trained.SMOLLM2["poise-0"].replace("--steps 30", "--steps 10")}
+FITTED, ASKED = 96, 24  # problems that the probe is fitted on, and that are sampled
+SHOWN = 5  # of these
 
 
 def read(run: Path) -> None:
