@@ -76,12 +76,14 @@ class Axis:
 
     def below(self) -> int:
         """px that its labels take more than one line does."""
-        labels = [label for _, label in self.ticks()] or [""]
-        return (
-            round(0.6 * LETTER * max(map(len, labels)))
-            if self.slanted()
-            else 13 * max(label.count("\n") for label in labels)
-        )
+        if self.slanted():
+            return round(0.6 * LETTER * self.longest())
+        return 13 * max((label.count("\n") for _, label in self.ticks()), default=0)
+
+    def longest(self) -> int:
+        """Letters of the longest line of a label."""
+        lines = (line for _, label in self.ticks() for line in label.split("\n"))
+        return max(map(len, lines), default=0) if self.set.get("showticklabels", True) else 0
 
     def slanted(self) -> bool:
         """Whether the labels are too long to stand side by side."""
