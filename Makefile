@@ -27,7 +27,7 @@ test-lab: $(SCALE)/.installed  # the notebooks in a browser, every slider moved;
 	$(SCALE)/$(PIP) -c constraints.txt -e ".[dev,scale,browser,site]"
 	command -v chromium || command -v chromium-browser || command -v google-chrome || \
 	  { command -v apt-get && test "$$(id -u)" = 0 && apt-get update -qq && apt-get install -qq -y chromium; } || $(SCALE)/bin/playwright install --with-deps chromium
-	$(ONE) $(SCALE)/bin/python -m pytest tests/lab_check.py tests/viewer_check.py tests/report_check.py tests/site_check.py -q -n 2
+	$(ONE) $(SCALE)/bin/python -m pytest tests/lab_check.py tests/viewer_check.py tests/report_check.py tests/site_check.py tests/figures_check.py -q -n 2
 test-all: test test-scale grade-check test-lab
 site: $(VENV)/.installed  # the course as pages that need no network: open site/index.html
 	$(VENV)/$(PIP) -c constraints.txt -e ".[site]" && $(BIN)/python -m tools.site site

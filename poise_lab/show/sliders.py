@@ -16,7 +16,7 @@ import plotly.graph_objects as go
 import plotly.io as pio
 
 from ..errors import PoiseLabError
-from .page import bundle
+from .page import KEYBOARD, bundle
 from .words import STYLE, describe, folded
 
 PARKED = {"xaxis": "x99", "yaxis": "y99"}
@@ -76,7 +76,7 @@ class Sliders:
             )
             for key, fig in self._states.items()
         ]
-        return STYLE + folded("In words", describe(self.figure), *others)
+        return STYLE + folded("In words", describe(self.figure), *others) + KEYBOARD
 
     def _ipython_display_(self):
         from IPython.display import HTML, display

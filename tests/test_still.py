@@ -1,0 +1,101 @@
+"""The still of a figure: what it draws is what the figure holds, in the state in which it opens."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+import nbformat
+import numpy as np
+import plotly.graph_objects as go
+import plotly.io as pio
+import pytest
+
+from poise_lab.show import plots
+from poise_lab.show.page import PLOTLY, bundle
+from poise_lab.show.sliders import Sliders
+from poise_lab.show.still import to_svg
+
+NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
+
+
+def drawn(fig) -> ElementTree.Element:
+    return ElementTree.fromstring(to_svg(json.loads(pio.to_json(fig))))
+
+
+def texts(svg) -> list[str]:
+    return [element.text for element in svg.iter() if element.tag.endswith("text")]
+
+
+def paths(svg, color: str) -> list[list[tuple[float, float]]]:
+    """The points of the paths of a colour."""
+    found = [e.get("d") for e in svg.iter() if e.tag.endswith("path") and e.get("stroke") == color]
+    return [[(float(x), float(y)) for x, y in re.findall(r"[ML](-?[\d.]+) (-?[\d.]+)", d)] for d in found]
+
+
+def test_a_line_lies_where_its_numbers_say():
+    """Half of the way in x and y between its ends, on a scale from 0 to 10."""
+    fig = plots.figure("t", "across", "up", xaxis_range=[0, 10], yaxis_range=[0, 10])
+    plots.add_line(fig, [0, 5, 10], [0, 5, 10], "a line", plots.COLORS[0])
+    svg = drawn(fig)
+    (first, middle, last), points = paths(svg, plots.COLORS[0])[:2]
+    assert middle == pytest.approx(((first[0] + last[0]) / 2, (first[1] + last[1]) / 2), abs=0.1)
+    assert last[0] > first[0] and last[1] < first[1] and points == [first, middle, last]
+    assert {"t", "across", "up", "0", "10"} <= set(texts(svg))
+
+
+def test_logarithms_names_arrays_and_intervals():
+    fig = plots.figure("t", "x", "y")
+    fig.add_scatter(x=np.array([1.0, 10, 100]), y=np.array([1, 2, 3]), mode="markers", marker_color="#123456",
+                    error_y=dict(array=[1, 1, 1]), name="a")  # fmt: skip
+    fig.update_xaxes(type="log", tickvals=[1, 10, 100])
+    points, spans = paths(drawn(fig), "#123456")
+    assert points[1][0] - points[0][0] == pytest.approx(points[2][0] - points[1][0], abs=0.11)
+    assert [x for x, _ in spans] == [x for x, _ in points]
+    fig = plots.bars({"one & two": (1.0, 0.5, 2.0), "three": (2.0, 1.0, 3.0)}, "t", "x", "y")
+    svg = drawn(fig)
+    one, three = [element for element in svg if element.tag.endswith("rect")]
+    assert float(three.get("height")) == pytest.approx(2 * float(one.get("height")), abs=0.2)
+    assert "one & two" in texts(svg)
+
+
+def test_only_the_state_that_opens_is_drawn():
+    box = Sliders(
+        lambda k, name: plots.figure(f"k = {k}", "x", "y").add_bar(x=["p"], y=[k], name=name).add_bar(x=["q"], y=[1], name="all"),
+        opens_at=dict(k=2, name="b"), k=[1, 2], name=["a", "b"],
+    )  # fmt: skip
+    said = texts(ElementTree.fromstring(to_svg(box.to_plotly())))
+    assert "k = 2" in said and "b" in said and "a" not in said
+    assert said == texts(drawn(box.figure)), "the controls leave no trace"
+
+
+def test_the_page_holds_the_still_and_its_words():
+    fig = json.loads(pio.to_json(plots.bars({"a": (1.0, 0.5, 2.0)}, "t", "x", "y")))
+    page = bundle(fig, 'the "words"')["text/html"]
+    (inside,) = re.findall(r'<img src="data:image/svg\+xml;base64,([^"]+)" alt="the &quot;words&quot;"', page)
+    assert base64.b64decode(inside).decode() == to_svg(fig)
+
+
+def test_what_it_does_not_draw_is_said_in_words():
+    fig = json.loads(pio.to_json(go.Figure(go.Pie(values=[1, 2]))))
+    assert to_svg(fig) is None and "<p>a &amp; b</p>" in bundle(fig, "a & b")["text/html"]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_every_stored_figure_has_one(path):
+    for cell in nbformat.read(path, as_version=4).cells:
+        for output in cell.get("outputs", []):
+            if PLOTLY in output.get("data", {}):
+                figure = output["data"][PLOTLY]
+                svg = to_svg(figure)
+                assert len(svg) < 40_000 and svg == to_svg(json.loads(json.dumps(figure)))
+                said = texts(ElementTree.fromstring(svg))
+                shown = [t for t in figure["data"] if t.get("visible") is not False and t.get("xaxis") != "x99"]
+                listed = [t["name"] for t in shown if t.get("name") and t.get("showlegend", True)]
+                if len(shown) > 1 and figure["layout"].get("showlegend", True):
+                    assert {html.unescape(re.sub("<br>", " ", name)) for name in listed} <= set(said)
+                assert "nan" not in svg and "NaN" not in svg and "None" not in said
