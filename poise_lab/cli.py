@@ -145,7 +145,9 @@ def _parser() -> argparse.ArgumentParser:
     pretrain.add_argument("--width", type=int, default=128, help="of tiny's hidden states; a multiple of 64")
 
     bench = command("bench", _bench, "speed of the library's parts, against references")
-    bench.add_argument("part", nargs="*", help="rollouts, llama, internals, probe, shared, update, trl, variance (default: all)")
+    bench.add_argument(
+        "part", nargs="*", help="rollouts, llama, internals, probe, shared, update, trl, variance (default: all)"
+    )
     return parser
 
 

@@ -238,7 +238,7 @@ def load_policy(
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
 ) -> Policy:
-    """Load a policy: "tiny" (bundled), a fetched model, a folder, a hub id, or a run folder: as its last checkpoint left it.
+    """Load a policy: "tiny" (bundled), a fetched model, a folder, a hub id, or a run folder: as training has left it.
 
     Only safetensors weights are read.
 
@@ -262,8 +262,9 @@ def load_policy(
             raise PoiseLabError(f"policy {name!r} has not been fetched; run `poise-lab fetch {name}` once")
     else:
         source = Path(data_dir() / BUNDLED[name]) if name in BUNDLED else Path(name)
-    if (source / "metrics.jsonl").is_file():
+    if (source / "metrics.jsonl").is_file() and not (source / "policy").is_dir():
         return _of_run(source, spoken, dtype=dtype, device=device)
+    source = source / "policy" if (source / "metrics.jsonl").is_file() else source  # that of a finished run
     if source.is_dir():
         if (source / "adapter_config.json").is_file() and not (source / "config.json").is_file():
             raise PoiseLabError(
@@ -296,9 +297,7 @@ def load_policy(
     if (source / "poise_lab.json").is_file():
         saved = json.loads((source / "poise_lab.json").read_text(encoding="utf-8"))
         if saved.get("wording") not in WORDINGS:
-            raise PoiseLabError(
-                f"{source / 'poise_lab.json'} asks for wording {saved.get('wording')!r}; known: {WORDINGS}"
-            )
+            raise PoiseLabError(f"{source}/poise_lab.json asks for wording {saved.get('wording')!r}; known: {WORDINGS}")
         spoken = {name: saved.get(name) if value is None else value for name, value in spoken.items()}
     model.to(device).eval()
     policy = Policy(model, tokenizer, str(name), **{k: v for k, v in spoken.items() if v is not None})
@@ -313,7 +312,7 @@ def load_policy(
 
 
 def _of_run(run: Path, spoken: dict, **how) -> Policy:
-    """The policy that a run started from, with the weights of its last checkpoint."""
+    """The policy that an unfinished run started from, with the weights of its last checkpoint."""
     saved = checkpoints.saved(run / "checkpoints")
     if not saved:
         trl = "; those of a run on TRL are its folders checkpoint-STEP" if any(run.glob("checkpoint-*")) else ""

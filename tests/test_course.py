@@ -367,7 +367,8 @@ def test_a_corrected_deadline_and_extensions_reach_what_is_collected_and_graded(
 
     collect(tmp_path, [source], ["toy"], {"toy": NOON})
     assert late() == ["ann_1", "ben_1"]
-    collect(tmp_path, [tmp_path / "source"], ["toy"], {"": NOON + datetime.timedelta(9)})  # where no paper is
+    other = zipped(tmp_path / "other.zip", {"ann_1_assignsubmission_file_/essay.pdf": "%PDF"})
+    collect(tmp_path, [other], ["toy"], {"": NOON + datetime.timedelta(9)})  # of what is in this zip: of nothing
     assert late() == ["ann_1", "ben_1"]
     assert collect(tmp_path, [source], ["toy"], {"": datetime.datetime(2026, 11, 21, 23, 59)}) == (0, [])
     assert late() == ["ben_1"]
