@@ -10,12 +10,12 @@ from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging as transformers_logging
 
 from . import checkpoints, threads
 from .engine import context_of, decoder_layers, head
 from .errors import PoiseLabError, unknown_name
 from .files import read_json
+from .process import without_bars
 from .sources import BUNDLED, SOURCES, check_weights, data_dir, fetched
 from .tasks import END_OF_REASONING, START_OF_REASONING, Problem
 from .templates import chat_template_of, check_prompt, from_template, read_template, reasoning_tags, without_end
@@ -216,7 +216,8 @@ class Policy:
         An adapter is merged into the weights. Raises PoiseLabError where it cannot be (`ways.merged`).
         """
         folder = Path(folder)
-        merged(self.model).save_pretrained(folder)
+        with without_bars():
+            merged(self.model).save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         if self.template:  # what else reads the folder finds it where transformers keeps it
             (folder / "chat_template.jinja").write_text(self.chat_template, encoding="utf-8")
@@ -280,19 +281,15 @@ def load_policy(
             f"unknown policy {str(name)!r}; known: {', '.join([*BUNDLED, *SOURCES])}, a folder that holds a "
             "model, or a hub id such as 'Qwen/Qwen3-0.6B'"
         )
-    bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()  # one bar per load says nothing that a notebook should keep
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype, use_safetensors=True, output_loading_info=True
-        )
+        with without_bars():
+            model, info = AutoModelForCausalLM.from_pretrained(
+                source, dtype=dtype, use_safetensors=True, output_loading_info=True
+            )
         tokenizer = AutoTokenizer.from_pretrained(source)
     except Exception as e:  # transformers raises many kinds; each ends here as one sentence
         reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
         raise PoiseLabError(f"policy {str(name)!r} could not be loaded: {reason}") from e
-    finally:
-        if bars:
-            transformers_logging.enable_progress_bar()
     check_weights(str(name), model, info)
     if (source / "poise_lab.json").is_file():
         saved = json.loads((source / "poise_lab.json").read_text(encoding="utf-8"))
