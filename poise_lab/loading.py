@@ -22,10 +22,10 @@ from transformers import (
 )
 from transformers.core_model_loading import revert_weight_conversion
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
-from transformers.utils import logging as transformers_logging
 
 from .errors import PoiseLabError
 from .files import read_json
+from .process import without_bars
 
 # What tokenizers differ in: blanks, line ends, digits, signs, letters of several bytes, and what stands beside tags
 TEXTS = ("Hello, World", " two  blanks and\n\nlines\n", "123456 + 7,50 = ?", "It's 日本 é🙂", "so.</think>\n\n12")
@@ -51,17 +51,13 @@ def read_model(name: str, source: str | Path, dtype: torch.dtype) -> tuple[PreTr
 
 @contextlib.contextmanager
 def _in_a_sentence(name: str):
-    """Within the context, whatever is raised becomes one sentence, and nothing shows a bar: a notebook would keep it."""
-    bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
+    """Within the context, whatever is raised becomes one sentence, and nothing shows a bar."""
     try:
-        yield
+        with without_bars():
+            yield
     except Exception as e:  # transformers raises many kinds
         reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
         raise PoiseLabError(f"policy {name!r} could not be loaded: {reason}") from e
-    finally:
-        if bars:
-            transformers_logging.enable_progress_bar()
 
 
 def _file(source: str | Path, name: str) -> Path | None:

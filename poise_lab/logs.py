@@ -50,9 +50,11 @@ class Log:
 
     def _tracker(self):
         library = importlib.import_module(self.name)  # trackio has the calls of wandb
-        (self.run / "logs").mkdir(exist_ok=True)
-        place = {"dir": str(self.run / "logs")} if self.name == "wandb" else {"resume": "allow"}
-        library.init(project="poise-lab", name=self.run.name, config=read_json(self.run / "config.json"), **place)
+        how = {"resume": "allow"}
+        if self.name == "wandb":
+            (self.run / "logs").mkdir(exist_ok=True)
+            how = {"dir": str(self.run / "logs"), "mode": os.environ.get("WANDB_MODE", "offline")}
+        library.init(project="poise-lab", name=self.run.name, config=read_json(self.run / "config.json"), **how)
         return lambda figures, step: library.log(figures, step=step), library.finish
 
 
@@ -62,4 +64,3 @@ def check_log(name: str) -> None:
         raise unknown_name("log", name, LOGS)
     if importlib.util.find_spec(name) is None:
         raise PoiseLabError(f"the log {name!r} needs the library of that name: pip install {name}")
-    os.environ.setdefault("WANDB_MODE", "offline")

@@ -16,6 +16,7 @@ from .engine import context_of, decoder_layers, head
 from .errors import PoiseLabError, unknown_name
 from .files import read_json
 from .loading import read_model
+from .process import without_bars
 from .sources import BUNDLED, SOURCES, data_dir, fetched
 from .tasks import END_OF_REASONING, START_OF_REASONING, Problem
 from .templates import chat_template_of, check_prompt, from_template, read_template, reasoning_tags, without_end
@@ -225,7 +226,8 @@ class Policy:
         An adapter is merged into the weights. Raises PoiseLabError where it cannot be (`ways.merged`).
         """
         folder = Path(folder)
-        merged(self.model).save_pretrained(folder)
+        with without_bars():
+            merged(self.model).save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         if self.template:  # what else reads the folder finds it where transformers keeps it
             (folder / "chat_template.jinja").write_text(self.chat_template, encoding="utf-8")
@@ -247,7 +249,7 @@ def load_policy(
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
 ) -> Policy:
-    """Load a policy: "tiny" (bundled), a fetched model, a folder, a hub id, or a run folder: as its last checkpoint left it.
+    """Load a policy: "tiny" (bundled), a fetched model, a folder, a hub id, or a run folder: as training has left it.
 
     Only safetensors weights are read.
 
@@ -271,8 +273,9 @@ def load_policy(
             raise PoiseLabError(f"policy {name!r} has not been fetched; run `poise-lab fetch {name}` once")
     else:
         source = Path(data_dir() / BUNDLED[name]) if name in BUNDLED else Path(name)
-    if (source / "metrics.jsonl").is_file():
+    if (source / "metrics.jsonl").is_file() and not (source / "policy").is_dir():
         return _of_run(source, spoken, dtype=dtype, device=device)
+    source = source / "policy" if (source / "metrics.jsonl").is_file() else source  # that of a finished run
     if source.is_dir():
         if (source / "adapter_config.json").is_file() and not (source / "config.json").is_file():
             raise PoiseLabError(
@@ -310,7 +313,7 @@ def load_policy(
 
 
 def _of_run(run: Path, spoken: dict, **how) -> Policy:
-    """The policy that a run started from, with the weights of its last checkpoint."""
+    """The policy that an unfinished run started from, with the weights of its last checkpoint."""
     saved = checkpoints.saved(run / "checkpoints")
     if not saved:
         trl = "; those of a run on TRL are its folders checkpoint-STEP" if any(run.glob("checkpoint-*")) else ""

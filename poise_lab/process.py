@@ -11,6 +11,19 @@ import time
 
 import torch
 from threadpoolctl import threadpool_limits
+from transformers.utils import logging as transformers_logging
+
+
+@contextlib.contextmanager
+def without_bars():
+    """No bar of transformers in the context: one for each load and save says nothing that a notebook should keep."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
 
 
 @contextlib.contextmanager

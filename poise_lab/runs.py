@@ -1,7 +1,7 @@
 """Run folders: what made a run, its metrics per step, reading and comparing them.
 
-A run folder holds config.json, metrics.jsonl (one line per finished step), checkpoints/ and
-report.html. Files are written beside their place and then renamed, so none is ever half there.
+A run folder holds config.json, metrics.jsonl (one line per finished step), samples.jsonl, checkpoints/ and,
+once it has finished, policy/ in transformers' format. Files are written beside their place and then renamed, so none is ever half there.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import torch
 
 from .errors import PoiseLabError
 from .files import read_json, write_json
-from .policies import SPOKEN
+from .policies import SPOKEN, Policy
 from .rollouts import leave_one_out_mean
 from .stats import agreement, mean_interval, variance_reduction
 
@@ -252,6 +253,20 @@ def free_folder(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
     if not folder.is_symlink() and not any(folder.iterdir()):
         folder.rmdir()
+
+
+def keep_policy(run: Path, policy: Policy, finished: bool) -> None:
+    """Write the final weights of a finished run into its folder `policy`; one that goes on, made longer, has none."""
+    folder, partial = run / "policy", run / "policy.partial"
+    if not finished:
+        shutil.rmtree(folder, ignore_errors=True)
+    elif not folder.is_dir():
+        shutil.rmtree(partial, ignore_errors=True)
+        try:
+            policy.save(partial)
+            partial.rename(folder)
+        except PoiseLabError as e:  # an adapter that has no place in the weights
+            warnings.warn(f"run folder {run} has checkpoints, and no final policy: {e}", stacklevel=2)
 
 
 def differences(old: dict, new: dict, prefix: str = "") -> list[tuple[str, object, object]]:

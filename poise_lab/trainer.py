@@ -28,7 +28,7 @@ from .objective import clipped_surrogate, kl_penalty, token_weights
 from .policies import Policy
 from .process import finish_step_on_interrupt, peak_memory_mb, timed_as
 from .rollouts import Rollouts
-from .runs import RunRecord, baseline_metrics, claim_folder, free_folder, read_lines, read_metrics
+from .runs import RunRecord, baseline_metrics, claim_folder, free_folder, keep_policy, read_lines, read_metrics
 from .sampler import Sampler, step_seed
 from .tasks import Problem, Task, TaskMixture, looked_for
 
@@ -105,6 +105,7 @@ class Trainer:
             evaluation = self._evaluate()
             self._record({"step": 0, **evaluation, "tokens": 0, "responses": 0, "seconds": time.perf_counter() - start})
             self._save_checkpoint(0)
+        keep_policy(self.out, self.policy, finished=self.step >= config.steps)
         bar = tqdm(
             range(self.step + 1, config.steps + 1), initial=self.step, total=config.steps,
             desc=self.baseline.name, disable=not self.progress,
@@ -128,6 +129,7 @@ class Trainer:
                     bar.close()
                     print(f"stopped after step {step}; run folder {self.out} is saved, go on with resume")
                     break
+        keep_policy(self.out, self.policy, finished=self.step >= config.steps)
         return self.record
 
     def _check_rewards(self, step: int) -> None:

@@ -226,6 +226,13 @@ def test_guides_name_what_exists():
     assert all(f"`{path.stem}`" in INSTRUCTORS for path in MASTERS)
 
 
+def test_students_install_the_torch_that_the_constraints_name():
+    """Another one would be replaced by the next line, on Linux by gigabytes of parts for GPUs."""
+    root = SOURCE.parent.parent.parent
+    page, pinned = (SOURCE.parent / "START.md").read_text(), (root / "constraints.txt").read_text().split()
+    assert re.findall(r"install (torch\S*)", page) == [pin for pin in pinned if pin.startswith("torch==")]
+
+
 def test_every_notebook_has_its_place_in_the_plan_of_eight_sessions():
     rows = re.findall(r"^\| (\d) \|.*\| ([^|]+) \|$", INSTRUCTORS[INSTRUCTORS.index("## Plans") :], re.M)[:8]
     assert [number for number, _ in rows] == list("12345678")

@@ -17,6 +17,7 @@ from types import SimpleNamespace
 import pytest
 from safetensors import SafetensorError
 from support import ToyTask, tiny_policy
+from transformers import AutoModelForCausalLM
 
 import poise_lab as pl
 from poise_lab import checkpoints, cli, trainer
@@ -563,15 +564,19 @@ def test_report_of_a_run_without_a_probe_or_of_step_0_only(tmp_path, runs):
 
 
 def test_the_policy_of_a_run_is_loaded_sampled_and_exported(tmp_path, random_policy, capfd):
-    """A run folder is a policy: its last checkpoint's weights, and the wording and shots that it was trained with."""
+    """A run folder is a policy: its weights as training left them, and the wording and shots that it was trained with."""
     policy, out = pl.load_policy(random_policy, wording="line", tags=("", "####")), tmp_path / "run"
     config = pl.TrainConfig(**SMALL, steps=2, weight_decay=0.0)
     pl.Trainer(policy, ToyTask(), pl.make_baseline("none"), config, out=out, progress=False).run()
-    trained = pl.load_policy(out)
-    assert (trained.name, trained.wording, list(trained.tags)) == (str(out), "line", ["", "####"])
+    final = AutoModelForCausalLM.from_pretrained(out / "policy").state_dict()  # by transformers alone
+    shutil.copytree(out, tmp_path / "unfinished", ignore=shutil.ignore_patterns("policy"))
     before = pl.load_policy(random_policy).model.state_dict()
-    for name, weights in trained.model.state_dict().items():
-        assert weights.equal(policy.model.state_dict()[name]) and not weights.equal(before[name]), name
+    for folder in (out, tmp_path / "unfinished"):  # whose last checkpoint is taken
+        trained = pl.load_policy(folder)
+        assert (trained.name, trained.wording, list(trained.tags)) == (str(folder), "line", ["", "####"])
+        for name, weights in trained.model.state_dict().items():
+            assert weights.equal(policy.model.state_dict()[name]) and not weights.equal(before[name]), name
+            assert weights.equal(final[name])
 
     assert main(["export", str(out), str(tmp_path / "exported")]) == 0
     exported = pl.load_policy(tmp_path / "exported")
@@ -586,8 +591,11 @@ def test_the_policy_of_a_run_is_loaded_sampled_and_exported(tmp_path, random_pol
 
 
 def test_what_is_no_policy_of_a_run(capfd, tmp_path, runs, random_policy):
-    """A policy in memory has no name that a file bears; a model is no run; a folder in use stays as it is."""
-    assert "unknown policy" in refused(capfd, tmp_path, "export", runs / "rloo-0", tmp_path / "new")
+    """A policy in memory has no name that a file bears, so a run has it when it has finished; a model is no run."""
+    assert main(["export", str(runs / "rloo-0"), str(tmp_path / "of-memory")]) == 0
+    shutil.copytree(runs / "rloo-0", tmp_path / "unfinished", ignore=shutil.ignore_patterns("policy"))
+    capfd.readouterr()
+    assert "unknown policy" in refused(capfd, tmp_path, "export", tmp_path / "unfinished", tmp_path / "new")
     assert "metrics.jsonl is missing" in refused(capfd, tmp_path, "export", random_policy, tmp_path / "new")
     assert "in use already" in refused(capfd, random_policy, "export", runs / "rloo-0", random_policy)
     (tmp_path / "run").mkdir()

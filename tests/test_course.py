@@ -24,6 +24,7 @@ from poise_lab.course import __main__ as course  # noqa: E402
 from poise_lab.course import collect as collecting  # noqa: E402
 from poise_lab.course import gradebook, grading, papers  # noqa: E402
 from poise_lab.course.collect import collect  # noqa: E402
+from poise_lab.course.deadlines import tell_late  # noqa: E402
 from poise_lab.course.roster import Roster, handed_in_nothing  # noqa: E402
 from poise_lab.course.tables import Table  # noqa: E402
 
@@ -177,10 +178,11 @@ def class_zips(tmp_path_factory, solved, released):
     for (who, form), (of, _) in BY_ZIP.items():
         files[form] |= {form.format(who, name): text for name, text in of(solved, released).items()}
     again = {MOODLE.format("Nguyễn Văn A_104", "toy.ipynb"): text_of(changed(solved, two=WRONG))}
+    first = next(iter(files[MOODLE]))  # so long before that the times are not those of the download
     return [
         zipped(folder / "moodle.zip", files[MOODLE]),
         zipped(folder / "canvas.zip", files[CANVAS]),
-        zipped(folder / "later.zip", again, (2026, 11, 21, 9, 0, 0)),
+        zipped(folder / "later.zip", again | {first: files[MOODLE][first]}, (2026, 11, 21, 9, 0, 0), {first: FIRST}),
     ]
 
 
@@ -279,10 +281,14 @@ def test_feedback_shows_the_code_of_whoever_handed_in_text(class_folder):
 NAMES = ["Anna Müller", "Łukasz Żak", "王小明", "Nguyễn Văn A", "Ó Briain, Seán", "Anna Müller"]  # two of one name
 
 
-def zipped(path: Path, files: dict[str, str | bytes], when=(2026, 11, 20, 12, 0, 0)) -> Path:
+FIRST = (2026, 11, 1, 8, 0, 0)
+
+
+def zipped(path: Path, files: dict[str, str | bytes], when=(2026, 11, 20, 12, 0, 0), times=None) -> Path:
+    """times: of files that have another than `when`."""
     with zipfile.ZipFile(path, "w") as archive:
         for name, text in files.items():
-            archive.writestr(zipfile.ZipInfo(name, when), text)
+            archive.writestr(zipfile.ZipInfo(name, (times or {}).get(name, when)), text)
     return path
 
 
@@ -327,18 +333,75 @@ def test_canvas_zip_with_late_marks_and_attempts(tmp_path, solved, released):
     assert attempts == ["2026-11-20 12.00.00.ipynb", "2026-11-22 09.30.00.ipynb"]
     rows = {row["student"]: row for row in Table.read(tmp_path / "collected.csv").rows}
     assert rows["zaklukasz_102"]["late"] == "late" and rows["muelleranna_101"]["late"] == ""
-    assert gradebook.late_papers(tmp_path, "toy") == {"muelleranna_101": "", "zaklukasz_102": "late"}
+    assert tell_late(tmp_path) == {("muelleranna_101", "toy"): "", ("zaklukasz_102", "toy"): "late"}
+
+
+NOON = datetime.datetime(2026, 11, 20, 12)
+
+
+def dated(path: Path, solved, **times) -> Path:
+    """A Moodle zip with the times at which papers were handed in, by student; and one of weeks before."""
+    names = {name: f"{name}_1_assignsubmission_file_/toy.ipynb" for name in ("early", *times)}
+    files = {names[name]: text_of(changed(solved, two=f"two = {name!r}  # {path.name}")) for name in names}
+    return zipped(path, files, times={names["early"]: FIRST, **{names[n]: time for n, time in times.items()}})
 
 
 def test_late_is_what_comes_after_the_deadline(tmp_path, solved):
     toy_course(tmp_path)
-    files = {"ann_1_2_toy.ipynb": text_of(solved)}
-    collect(tmp_path, [zipped(tmp_path / "a.zip", files)], ["toy"], {"toy": datetime.datetime(2026, 11, 20, 12)})
-    assert gradebook.late_papers(tmp_path, "toy") == {"ann_1": ""}
-    files = {"ann_1_2_toy.ipynb": text_of(changed(solved, two="two = 1"))}
-    late = zipped(tmp_path / "b.zip", files, (2026, 11, 20, 12, 0, 2))
-    collect(tmp_path, [late], ["toy"], {"toy": datetime.datetime(2026, 11, 20, 12)})
-    assert gradebook.late_papers(tmp_path, "toy") == {"ann_1": "late"}
+    first = dated(tmp_path / "a.zip", solved, ann=(2026, 11, 20, 12, 0, 0))
+    assert collect(tmp_path, [first], ["toy"], {"toy": NOON}) == (2, [])
+    assert tell_late(tmp_path)["ann_1", "toy"] == ""
+    collect(tmp_path, [dated(tmp_path / "b.zip", solved, ann=(2026, 11, 20, 12, 0, 2))], ["toy"])  # as told before
+    assert tell_late(tmp_path) == {("ann_1", "toy"): "late", ("early_1", "toy"): ""}
+    assert [row["late"] for row in Table.read(tmp_path / "collected.csv").rows if row["name"] == "ann"] == ["", "late"]
+
+
+def test_a_corrected_deadline_and_extensions_reach_what_is_collected_and_graded(tmp_path, solved):
+    toy_course(tmp_path)
+    source = dated(tmp_path / "a.zip", solved, ann=(2026, 11, 21, 9, 0, 0), ben=(2026, 11, 22, 9, 0, 0))
+
+    def late() -> list[str]:
+        gradebook.grade_all(tmp_path, "toy", show=lambda line: None)
+        rows = gradebook.read_grades(tmp_path / "grades.csv")
+        return [student for (student, _), row in rows.items() if row["late"] == "late"]
+
+    collect(tmp_path, [source], ["toy"], {"toy": NOON})
+    assert late() == ["ann_1", "ben_1"]
+    other = zipped(tmp_path / "other.zip", {"ann_1_assignsubmission_file_/essay.pdf": "%PDF"})
+    collect(tmp_path, [other], ["toy"], {"": NOON + datetime.timedelta(9)})  # of what is in this zip: of nothing
+    assert late() == ["ann_1", "ben_1"]
+    assert collect(tmp_path, [source], ["toy"], {"": datetime.datetime(2026, 11, 21, 23, 59)}) == (0, [])
+    assert late() == ["ben_1"]
+    (tmp_path / "deadlines.csv").write_text("assignment,due\ntoy,2026-11-20T12:00\n")  # or in the file
+    assert late() == ["ann_1", "ben_1"]
+    roster = "name;extension;extension toy\nann_1;0,5;\nben_1;;2\nearly_1;;\n"
+    (tmp_path / "roster.csv").write_text(roster)
+    assert late() == ["ann_1"]
+    (tmp_path / "roster.csv").write_text(roster.replace("0,5", "1"))
+    assert late() == []
+    (tmp_path / "roster.csv").write_text(roster.replace("0,5", "Friday"))
+    with pytest.raises(course.PoiseLabError, match="roster.csv, ann_1: 'Friday' is no number of days"):
+        late()
+    (tmp_path / "deadlines.csv").write_text("assignment,due\ntoy,Friday\n")
+    with pytest.raises(course.PoiseLabError, match="deadlines.csv: a time is written like"):
+        late()
+
+
+def test_nobody_is_late_by_the_time_of_a_download(tmp_path, solved):
+    """Canvas, and many a Moodle, date all files of a zip with the moment at which they make it."""
+    toy_course(tmp_path)
+    files = {f"{n}_1_assignsubmission_file_/toy.ipynb": text_of(changed(solved, two=f"two = {n!r}")) for n in "ab"}
+    source = zipped(tmp_path / "m.zip", files, (2026, 11, 25, 9, 0, 0))
+    new, said = collect(tmp_path, [source], ["toy"], {"toy": NOON})
+    assert new == 2 and said == [f"m.zip: {collecting.UNDATED}"] and set(tell_late(tmp_path).values()) == {""}
+    marked = {"ann_1_2_toy.ipynb": text_of(solved), "ben_LATE_2_3_toy.ipynb": text_of(solved)}
+    source = zipped(tmp_path / "c.zip", marked, (2026, 11, 25, 9, 0, 0))
+    assert collect(tmp_path, [source], ["toy"]) == (2, [])  # its marks say it
+    assert [who for who, late in tell_late(tmp_path).items() if late] == [("ben_2", "toy")]
+    table = Table.read(tmp_path / "collected.csv")
+    table.rows[0]["time"] = "2026-11-20 12:01:00"  # as a lecturer writes it who knows it
+    table.write(tmp_path / "collected.csv")
+    assert [who for who, late in tell_late(tmp_path).items() if late] == [("a_1", "toy"), ("ben_2", "toy")]
 
 
 def test_folders_and_archives_in_them(tmp_path, solved):
@@ -482,7 +545,7 @@ def test_a_whole_folder_in_a_zip_is_told_in_a_few_lines(tmp_path, solved):
 
 def test_deadlines_are_those_of_each_assignment():
     due = course.deadlines(["a=2026-11-30 10:00", "2026-12-01T10:00"], ["a", "b"])
-    assert [due[name].isoformat() for name in "ab"] == ["2026-11-30T10:00:00", "2026-12-01T10:00:00"]
+    assert [due[name].isoformat() for name in ("a", "")] == ["2026-11-30T10:00:00", "2026-12-01T10:00:00"]
     for given, says in (
         ("c=2026-11-30", "no assignment 'c'"),
         ("tomorrow", "a time is written like"),
@@ -641,7 +704,7 @@ def test_a_platform_s_own_table_is_filled_in(graded, capsys):
     for text, says in (
         ("Student,ID\nx,22\n", "no column"),
         ("Student,ID,toy\nx,9\n", "no row for"),
-        ("a,b\n", "no grading worksheet"),
+        ("ID;Bewertung\n", "neither Moodle's grading worksheet in English"),
     ):
         sheet.write_text(text)
         assert course.main(["return", "--worksheet", str(sheet), "--course", str(graded)]) == 2

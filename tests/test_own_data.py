@@ -277,17 +277,28 @@ def test_a_run_from_a_file_on_the_command_line(tmp_path, capfd):
     assert main([*command[:-4], "--resume"]) in (0, 2)
 
 
-def test_the_guides_lines_from_a_file_to_a_trained_policy(tmp_path, monkeypatch, capsys):
-    guide = (Path(__file__).parent.parent / "notebooks" / "GUIDE.md").read_text(encoding="utf-8")
-    section = guide[guide.index("## Your own questions") :]
-    code = section[section.index("```python\n") + 10 :].partition("```")[0]
+def code_after(page: str, words: str) -> str:
+    text = (Path(__file__).parent.parent / page).read_text(encoding="utf-8")
+    section = text[text.index(words) :]
+    return section[section.index("```python\n") + 10 :].partition("```")[0]
+
+
+def test_the_front_pages_lines_from_a_file_to_a_trained_policy(tmp_path, monkeypatch, capsys):
+    code = code_after("README.md", "## In Python, from your own questions")
     assert len(code.strip().splitlines()) <= 10
     write(
         tmp_path / "questions.jsonl",
         [{"question": f"{a}+{b}=", "answer": a + b} for a in range(17, 27) for b in range(25, 30)],
     )
     monkeypatch.chdir(tmp_path)
-    exec(compile(code, "GUIDE", "exec"), {})
+    names = {}
+    exec(compile(code, "README", "exec"), names)
     said = capsys.readouterr().out
     assert said.startswith("1.0\n") and pl.read_run("runs/own").finished
     assert pl.load_policy("my-policy").wording == "compact"
+    pytest.importorskip("peft")
+    exec(compile(code_after("notebooks/GUIDE.md", "**A model in memory, and LoRA**"), "GUIDE", "exec"), names)
+    names["policy"].save("merged")
+    one, two = pl.load_policy("runs/lora"), pl.load_policy("merged")
+    assert all(torch.equal(p, two.model.state_dict()[name]) for name, p in one.model.state_dict().items())
+    assert not any("lora" in name for name in one.model.state_dict()) and one.wording == "compact"

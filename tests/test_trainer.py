@@ -115,7 +115,7 @@ def test_folder_holds_what_made_it(run):
     assert config["baseline"]["name"] == "poise" and config["task"] == "toy"
     assert {"torch", "transformers", "numpy"} <= set(config["versions"]) and config["threads"] >= 1
     files = {f.name for f in record.folder.iterdir()}
-    assert files == {"config.json", "metrics.jsonl", "samples.jsonl", "checkpoints"}
+    assert files == {"config.json", "metrics.jsonl", "samples.jsonl", "checkpoints", "policy"}
     assert [f.name for f in sorted((record.folder / "checkpoints").iterdir())] == [
         "step-000002",
         "step-000004",
@@ -396,6 +396,8 @@ def test_a_finished_run_can_be_made_longer(tmp_path):
     trainer(tmp_path / "longer", steps=4).run()
     record = trainer(tmp_path / "longer", steps=6, resume=True).run()
     assert_same_run(tmp_path / "whole", tmp_path / "longer")
+    whole, longer = ((tmp_path / name / "policy" / "model.safetensors").read_bytes() for name in ("whole", "longer"))
+    assert whole == longer
     assert record.config["train"]["steps"] == 6
     before = (tmp_path / "longer" / "metrics.jsonl").read_bytes()
     trainer(tmp_path / "longer", steps=6, resume=True).run()  # nothing left to do

@@ -15,12 +15,12 @@ All assignments, or those that are named. `make assignments` installs nbgrader, 
 from __future__ import annotations
 
 import argparse
-import datetime
 import sys
 from pathlib import Path
 
 from ..errors import PoiseLabError
 from .collect import collect
+from .deadlines import deadlines
 from .gradebook import grade_all, medians, read_grades, to_look_at
 from .grading import TIMEOUT
 from .handout import ROOT, WHERE, handout, release
@@ -72,23 +72,6 @@ def main(argv: list[str] | None = None) -> int:
     for line in wrong:
         print(f"WRONG {line}", file=sys.stderr)
     return 1 if wrong else 0
-
-
-def deadlines(given: list[str], names: list[str]) -> dict[str, datetime.datetime]:
-    """By assignment; a time without one is that of all that have none of their own."""
-    due = {}
-    for text in sorted(given, key=lambda text: "=" in text):
-        name, time = text.split("=", 1) if "=" in text else (None, text)
-        if name and name not in names:
-            raise PoiseLabError(f"--due {text}: there is no assignment {name!r}")
-        try:
-            at = datetime.datetime.fromisoformat(time)
-            if at.tzinfo or ":" not in time:  # platforms give local times; and a day alone would be its midnight
-                raise ValueError
-            due |= dict.fromkeys([name] if name else names, at)
-        except ValueError:
-            raise PoiseLabError(f"--due {text}: a time is written like 2026-11-30T23:59") from None
-    return due
 
 
 def run(args) -> list[str]:

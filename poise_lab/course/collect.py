@@ -17,6 +17,7 @@ import nbformat
 
 from ..errors import PoiseLabError
 from .cells import grade_id
+from .deadlines import keep_deadlines, tell_late
 from .papers import MOST_NOTEBOOK, hidden, plain
 from .roster import Roster, roster_of
 from .tables import Table
@@ -27,6 +28,8 @@ CANVAS = re.compile(r"(?P<name>.+?)_(?P<late>LATE_)?(?P<id>\d+)_\d+_.+$")  # the
 MAY_BE_NOTEBOOKS = (".ipynb", ".json", ".txt")  # browsers and mail programs rename
 MOST_UNPACKED = 10 * MOST_NOTEBOOK  # bytes of what may be notebooks, in a zip that a student has handed in
 MADE_BY_SYSTEM = "macOS or Jupyter made it, no student"
+AT_ONCE = datetime.timedelta(minutes=10)  # longer than a platform takes to make a zip
+UNDATED = "its files all have the time of the download, so who is late is not known; see column time of collected.csv"
 SHOWN = 5  # files of one student with one reason that are named on the screen; not_graded.csv has all
 
 
@@ -150,18 +153,21 @@ def collect(
 ) -> tuple[int, list[str]]:
     """Put papers into submitted and every attempt into attempts; returns how many are new, and what was left, and why.
 
-    Of several attempts the last counts. collected.csv says for each what the platform calls the student, the time,
-    and whether it is late: by the platform's mark, or after `due`, by assignment. not_graded.csv names what was left this time.
+    Of several attempts the last counts. collected.csv says for each what the platform calls the student, the time where
+    it is known, and whether it is late (`tell_late`). not_graded.csv names what was left this time.
+    due: deadlines by assignment, and under "" that of all that is in the sources; kept for later calls.
     """
-    ids, roster = {}, roster_of(course)
+    ids, roster, collected = {}, roster_of(course), set()
     for name in names:
         master = nbformat.read(course / "source" / name / f"{name}.ipynb", 4)
         ids[name] = {grade_id(cell) for cell in master.cells if grade_id(cell)}
     record = course / "collected.csv"
     table = Table.read(record) if record.is_file() else Table(list(COLLECTED), [])
-    left, new, strangers = Table(["from", "student", "file", "reason"], []), 0, []
+    left, new, strangers, undated = Table(["from", "student", "file", "reason"], []), 0, [], []
     for source in sources:
-        for file in without_wrapper(files_in(source), names):
+        files, before = without_wrapper(files_in(source), names), len(table.rows)
+        known = says_when(files)
+        for file in files:
             student = student_of(file)
             text, reason = text_of(file, student)
             name = None if reason else assignment_of(file, text, ids)
@@ -174,13 +180,28 @@ def collect(
             folder = plain(student.folder(roster))
             if roster and folder not in (*strangers, *map(plain, roster.names)) and not roster.find(folder):
                 strangers.append(folder)
-            new += keep(course, table, student, folder, name, file, text, f"{source.name}: {plain(file)}", due or {})
+            collected.add(name)
+            new += keep(course, table, student, folder, name, file, text, f"{source.name}: {plain(file)}", known)
+        if not known and any(row["platform"] != "canvas" for row in table.rows[before:]):
+            undated.append(f"{source.name}: {UNDATED}")
     table.write(record)
+    due = keep_deadlines(course, due or {}, collected)
+    tell_late(course)
     left.write(course / "not_graded.csv")
     return new, [
         *told(left.rows),
         *(f"{folder} is not on the roster, or two of it could be meant" for folder in strangers),
+        *(undated if due else ()),
     ]
+
+
+def says_when(files: list[File]) -> bool:
+    """Whether the times of files are those at which they were handed in, and not all that of the download.
+
+    Canvas, and Moodle in many versions, date what they put into a zip with the moment at which they make it.
+    """
+    times = [file.time for file in files]
+    return bool(times) and max(times) - min(times) >= AT_ONCE
 
 
 def text_of(file: File, student: Student | None) -> tuple[bytes, str]:
@@ -231,9 +252,12 @@ def keep(
     file: File,
     text: bytes,
     origin: str,
-    due: dict,
+    known: bool,
 ) -> bool:
-    """Keep an attempt, and make the last one the paper that is graded. Returns whether it was not known yet."""
+    """Keep an attempt, and make the last one the paper that is graded. Returns whether it is new.
+
+    known: whether the time of the file is that at which it was handed in.
+    """
     attempts = course / "attempts" / folder / name
     attempts.mkdir(parents=True, exist_ok=True)
     paper = course / "submitted" / folder / name / f"{name}.ipynb"
@@ -247,8 +271,8 @@ def keep(
     while path.exists():  # Canvas gives all files of a zip one time, and numbers attempts in the order of names
         path = path.with_name(f"{path.stem}+.ipynb")
     path.write_bytes(text)
-    late = "late" if student.late or name in due and file.time > due[name] else ""
-    values = (folder, student.name, student.platform, student.id, name, f"{file.time}", late, origin, path.name)
+    time, late = f"{file.time}" if known else "", "late" if student.late else ""
+    values = (folder, student.name, student.platform, student.id, name, time, late, origin, path.name)
     table.rows.append(dict(zip(COLLECTED, map(plain, values), strict=True)))
     last = max(attempts.glob("*.ipynb"), key=lambda p: p.stem)
     paper.parent.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,7 @@ import nbformat
 
 from ..errors import PoiseLabError
 from .cells import grade_id
+from .deadlines import tell_late
 from .feedback import points_by_exercise, write_feedback
 from .grading import TIMEOUT, Classroom, Graded
 from .losses import note_tests
@@ -89,9 +90,9 @@ def grade_all(course: Path, name: str, timeout: int = TIMEOUT, jobs: int = 1, sh
     master, path = course / "source" / name / f"{name}.ipynb", course / "grades.csv"
     found, grades = papers(course, name), Grades.read(path)
     digests = {student: paper.digest(master) for student, paper in found.items()}
-    known, late = grades.by_paper(), late_papers(course, name)
+    known, late = grades.by_paper(), tell_late(course)
     new = [s for s in found if known.get((plain(s), name), {}).get("file") != digests[s]]
-    if path.is_file() and (marked_by_hand(grades, name, set(map(plain, found))) or new):
+    if path.is_file() and (brought_up_to_date(grades, name, set(map(plain, found)), late) or new):
         grades.write(path)  # before the work: whether it can be written
     if not new:
         return 0
@@ -107,7 +108,7 @@ def grade_all(course: Path, name: str, timeout: int = TIMEOUT, jobs: int = 1, sh
             by_exercise = points_by_exercise(graded, room.released)
             grades.columns += [exercise for exercise in by_exercise if exercise not in grades.columns]
             grades.give(
-                plain(student), name, late=late.get(plain(student), ""), of=grades.shown(graded.full), graded=grades.shown(graded.total), file=digests[student],
+                plain(student), name, late=late.get((plain(student), name), ""), of=grades.shown(graded.full), graded=grades.shown(graded.total), file=digests[student],
                 minutes=json.dumps(taken) if taken else "", note=plain("; ".join(graded.notes)),
                 **{exercise: grades.shown(points) for exercise, points in by_exercise.items()},
             )  # fmt: skip
@@ -117,22 +118,13 @@ def grade_all(course: Path, name: str, timeout: int = TIMEOUT, jobs: int = 1, sh
     return len(new)
 
 
-def late_papers(course: Path, name: str) -> dict[str, str]:
-    """What `collect` noted of each student's last attempt: "late", or nothing."""
-    record = course / "collected.csv"
-    rows = [row for row in Table.read(record).rows if row["assignment"] == name] if record.is_file() else []
-    return {row["student"]: row["late"] for row in sorted(rows, key=attempt)}
-
-
-def attempt(row: dict[str, str]) -> str:
-    """Attempts that are sorted by this stand in the order in which they were handed in."""
-    return row["kept"].removesuffix(".ipynb")
-
-
-def marked_by_hand(grades: Grades, name: str, students: set[str]) -> bool:
-    """Drop rows whose paper is gone, unless a person has given their points; mark those. Returns whether it did."""
+def brought_up_to_date(grades: Grades, name: str, students: set[str], late: dict[tuple[str, str], str]) -> bool:
+    """Rows whose paper is gone are dropped, unless a person has given their points; that is marked. Who is late is told
+    anew, by student and assignment. Returns whether anything is other than it was.
+    """
     before = json.dumps(grades.rows)
     for row in [row for row in grades.rows if row["assignment"] == name]:
+        row["late"] = late.get((row["student"], name), row["late"])
         if by_hand(row) and BY_HAND not in row["note"]:
             row["note"] = f"{BY_HAND}: the grader gave {row['graded']}. {row['note']}".strip()
         elif row["student"] not in students and row["file"] and not by_hand(row):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..errors import PoiseLabError
 from .papers import plain
-from .tables import Table
+from .tables import Table, number
 
 WHOLE = ("name", "full name", "student")  # columns, in small letters
 PARTS = (("first name", "last name"), ("first name", "surname"))
@@ -22,7 +22,10 @@ def letters(name: str) -> set[str]:
 
 
 class Roster:
-    """The people of a class. names: each once, as folders and grades call them."""
+    """The people of a class. names: each once, as folders and grades call them.
+
+    A column `extension` holds days that a student has longer, for all assignments; `extension 1_policy_gradient`, for one.
+    """
 
     def __init__(self, path: Path):
         table = Table.read(path)
@@ -31,7 +34,8 @@ class Roster:
         parts = next(([column[p] for p in pair] for pair in PARTS if set(pair) <= set(column)), None)
         if not whole and not parts:
             raise PoiseLabError(f"{path.name} has no column name, nor the columns first name and last name")
-        self.names, self.by_letters, self.by_id = [], {}, {}
+        self.names, self.by_letters, self.by_id, self.extensions = [], {}, {}, {}
+        longer = {name: column[name] for name in column if name.split()[:1] == ["extension"]}
         for row in table.rows:
             name = row[whole].strip() if whole else " ".join(row[part].strip() for part in parts)
             if not name.strip() or name.strip().lower() in ("points possible", "student, test"):  # rows of Canvas
@@ -41,6 +45,7 @@ class Roster:
             if name in self.names:  # two people of one name
                 name = f"{name} {number or same + 1}"
             self.names.append(name)
+            self.extensions[name] = {c: days(row[longer[c]], f"{path.name}, {name}") for c in longer}
             for written in letters(said):
                 self.by_letters.setdefault(written, []).append(name)
             if number:
@@ -52,6 +57,20 @@ class Roster:
             return self.by_id[canvas_id]
         found = {person for written in letters(name) for person in self.by_letters.get(written, [])}
         return found.pop() if len(found) == 1 else None
+
+    def extension(self, folder: str, assignment: str) -> float:
+        """Days that the student of this folder has longer; 0 for whom the roster does not know."""
+        person = folder if folder in self.extensions else self.find(folder)
+        own = self.extensions.get(person, {})
+        return own.get(f"extension {assignment}".lower(), 0.0) or own.get("extension", 0.0)
+
+
+def days(text: str, where: str) -> float:
+    """An extension. Raises PoiseLabError for what is no number."""
+    value = number(text) if text.strip() else 0.0
+    if value is None:
+        raise PoiseLabError(f"{where}: {text!r} is no number of days")
+    return value
 
 
 def roster_of(course: Path) -> Roster | None:

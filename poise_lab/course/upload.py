@@ -7,7 +7,8 @@ import zipfile
 from pathlib import Path
 
 from ..errors import PoiseLabError
-from .gradebook import attempt, read_grades
+from .deadlines import attempt
+from .gradebook import read_grades
 from .tables import Table
 
 
@@ -72,7 +73,10 @@ def filled(worksheet: Path, out: Path, names: list[str], grades: dict, who: dict
     table = Table.read(worksheet)
     moodle = "Identifier" in table.columns
     if not moodle and not {"Student", "ID"} <= set(table.columns):
-        raise PoiseLabError(f"{worksheet.name} is no grading worksheet of Moodle (Identifier) or Canvas (Student, ID)")
+        raise PoiseLabError(
+            f"{worksheet.name} is neither Moodle's grading worksheet in English (Identifier, Grade) nor Canvas's gradebook "
+            "(Student, ID)"
+        )
     if moodle and len(names) != 1:
         raise PoiseLabError("a worksheet of Moodle is of one assignment: name it")
     platform, key = ("moodle", "Identifier") if moodle else ("canvas", "ID")

@@ -19,6 +19,7 @@ from .plots import line_styles
 from .report_parts import AXES, WINDOWS, chart, more_metrics, pair_matrix, paired, settings_told
 from .report_style import SCRIPT, STYLE
 from .samples import samples_of, written
+from .tables import Table
 from .words import describe, span
 
 DASHES = {"solid": "", "dash": "6 3", "dot": "2 2", "dashdot": "6 2 2 2"}  # of plotly's lines, as SVG has them
@@ -36,7 +37,8 @@ def write_report(runs: Sequence[RunRecord], path: str | Path, first: Sequence[tu
     by_name = by_label(runs)
     groups = {row["run"]: by_name[row["run"]] for row in rows}
     sections = {
-        "Summary": _table(rows) + "".join(_figure(fig, caption, "wide") for fig, caption in first),
+        "Summary": Table(rows).to_html([f"data-settings='{i}'" for i in range(len(rows))])
+        + "".join(_figure(fig, caption, "wide") for fig, caption in first),
         "Which is better?": _verdicts(groups),
         "Curves": _charts(groups, list(METRICS)),
         "By task": _charts(groups, more_metrics(runs, "accuracy_")),
@@ -157,23 +159,3 @@ def _settings(groups: dict[str, Sequence[RunRecord]]) -> str:
         f"<div class='table'><table class='words'>{head}{rows}</table></div>"
         f"<details><summary>What is the same in all runs</summary><pre>{same}</pre></details>"
     )
-
-
-def _table(rows: list[dict]) -> str:
-    def cell(value) -> str:
-        if not isinstance(value, tuple):
-            return html.escape(str(value))
-        mean, low, high = value
-        if mean != mean:
-            return "–"
-        digits = 0 if abs(mean) >= 1000 else 3
-        return f"{mean:,.{digits}f}" + (
-            f"<br><small>[{low:,.{digits}f}, {high:,.{digits}f}]</small>" if low == low else ""
-        )
-
-    head = "".join(f"<th>{html.escape(k)}</th>" for k in rows[0])
-    body = "".join(
-        f"<tr data-settings='{i}'>{''.join(f'<td>{cell(v)}</td>' for v in row.values())}</tr>"
-        for i, row in enumerate(rows)
-    )
-    return f"<div class='table'><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"

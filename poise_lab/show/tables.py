@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import itertools
 from collections.abc import Mapping, Sequence
 
 Cell = str | int | float | tuple[float, float, float]
@@ -40,20 +41,20 @@ class Table:
         value, *bounds = (f"{x:{sign},.{digits}f}" for x in shown)
         return value, f"[{', '.join(bounds)}]" if bounds else ""
 
-    def to_html(self) -> str:
-        """A piece of a page; a wide table scrolls in its own box."""
+    def to_html(self, attributes: Sequence[str] = ()) -> str:
+        """A piece of a page; a wide table scrolls in its own box. attributes: of each row, as HTML writes them."""
         names, lines = list(self.rows[0]), []
         texts = {name for name in names if any(isinstance(row[name], str) for row in self.rows)}
         left = {name: ' style="text-align:left"' if name in {names[0], *texts} else "" for name in names}
         head = "".join(f"<th{left[name]}>{html.escape(name)}</th>" for name in names)
-        for row in self.rows:
+        for row, own in itertools.zip_longest(self.rows, attributes, fillvalue=""):
             cells = []
             for i, name in enumerate(names):
                 value, bounds = map(html.escape, self._said(name, row[name]))
                 value = f"<strong>{value}</strong>" if i == 0 and row[name] in self.marked else value
                 below = f'<br><small style="white-space:nowrap">{bounds}</small>' if bounds else ""
                 cells.append(f"<td{left[name]}>{value}{below}</td>")
-            lines.append(f"<tr>{''.join(cells)}</tr>")
+            lines.append(f"<tr {own}".rstrip() + f">{''.join(cells)}</tr>")
         table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
         return f'<div class="table poise-table" style="overflow-x:auto">{table}</div>'
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import math
+import os
 import sys
 import time
 from pathlib import Path
@@ -242,7 +243,10 @@ def train(
     """`poise-lab train --engine trl`."""
     args = from_train_config(config, out, baseline, settings)
     args.poise_tags, args.disable_tqdm = tags, quiet or args.disable_tqdm
-    args.report_to = [log] if log else args.report_to
+    if log:  # transformers begins the log by itself, and wandb's settings cannot be given in another way
+        args.report_to, args.project, args.run_name = [log], "poise-lab", out.name
+        for name, value in (("WANDB_MODE", "offline"), ("WANDB_PROJECT", args.project), ("WANDB_DIR", str(out))):
+            os.environ.setdefault(name, value)
     options = RunOptions(policy, task, config.eval_prompts, resume)
     return run(options, args, dataclasses.asdict(config))
 

@@ -34,6 +34,7 @@ from poise_lab.trl.launch import (
     RunOptions,
     batches_of,
     run,
+    train,
 )
 from poise_lab.trl.launch import main as launch_main
 from poise_lab.trl.processes import accelerate_command, last_checkpoint, one_sentence_if_a_process_is_lost
@@ -245,6 +246,21 @@ def test_a_saved_policy_is_asked_as_on_the_laptop(tmp_path, monkeypatch, wording
         == [problems[0].reward(policy.text_of(right))]
         == [float(bool(shots))]
     )
+
+
+def test_a_log_of_this_engine_stays_on_this_machine(tmp_path, monkeypatch):
+    """transformers begins the log by itself; it is told of the place and the name in the ways that it knows."""
+    told, names = {}, ("WANDB_MODE", "WANDB_PROJECT", "WANDB_DIR")
+    monkeypatch.setattr("poise_lab.trl.launch.run", lambda options, args, train: told.update(args.to_dict()))
+    for name in names:  # which puts them back afterwards
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    how = dict(policy="tiny", task="chain_sum", out=tmp_path / "trl-1", resume=False, baseline="poise", settings={})
+    train(pl.TrainConfig(), **how)
+    assert told["report_to"] in ([], "none", ["none"]) and not any(name in os.environ for name in names)
+    train(pl.TrainConfig(), **how, log="wandb")
+    assert (told["report_to"], told["project"], told["run_name"]) == (["wandb"], "poise-lab", "trl-1")
+    assert [os.environ[name] for name in names] == ["offline", "poise-lab", str(tmp_path / "trl-1")]
 
 
 def test_tags_that_are_special_tokens_are_graded(tmp_path, monkeypatch):
