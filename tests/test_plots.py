@@ -9,6 +9,7 @@ import itertools
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import numpy as np
@@ -29,7 +30,7 @@ from poise_lab.show.sliders import Sliders
 from poise_lab.show.tables import Table
 from poise_lab.show.widgets import LiveCurves
 from poise_lab.show.words import Figure, describe, span
-from poise_lab.studies import bench, bench_training
+from poise_lab.studies import bench, bench_training, bench_vllm
 from poise_lab.variance.scores import read_scores
 from tools.notebooks import PLOTLY, WIDGET_VIEW
 
@@ -342,6 +343,38 @@ def test_bench_of_the_engines(monkeypatch):
     assert (row["lab, s"], row["trl, s"], row["ratio"]) == (2, 6, 3)
     monkeypatch.setattr(bench_training.importlib.util, "find_spec", lambda name: None)
     assert "extra" in bench_training.bench_engines("SmolLM2, 32 prompts x 2")["not measured"]
+
+
+def test_bench_beside_vllm(monkeypatch):
+    """A row for each length, with the median of the ratios, not the ratio of the medians; the round that warms up is left out."""
+    rates = {
+        ("ours", 8): [100, 300, 200],
+        ("vLLM", 8): [100, 100, 400],
+        ("ours", 64): [5, 5, 5],
+        ("vLLM", 64): [10, 10, 10],
+    }
+
+    class Side:  # in place of a process
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def apply(self, function, args):
+            if function is bench_vllm._load:
+                self.side = args[0]
+                return None
+            limit, seed = args
+            return rates[self.side, limit][seed - 1] if seed else 1e9
+
+    monkeypatch.setattr(bench_vllm.multiprocessing, "get_context", lambda _: SimpleNamespace(Pool=lambda n: Side()))
+    monkeypatch.setattr(bench_vllm.importlib.util, "find_spec", lambda name: object())
+    short, long = bench_vllm.bench_vllm("bfloat16")
+    assert (short["ours, tokens/s"], short["vLLM, tokens/s"], short["ratio"]) == (200, 100, 1)
+    assert long["ratio"] == 0.5 and long["case"].endswith("32 prompts x 8 x up to 64 tokens")
+    monkeypatch.setattr(bench_vllm.importlib.util, "find_spec", lambda name: None)
+    assert "make test-vllm" in bench_vllm.bench_vllm("bfloat16")[0]["not measured"]
 
 
 def test_seconds_of_a_step_are_those_of_a_run(monkeypatch):

@@ -36,6 +36,7 @@ from ..trainer import TrainConfig, Trainer
 from ..variance.estimates import gradient_variance
 from ..variance.scores import Scores, read_scores
 from .bench_training import SAME_BATCH, bench_engines, bench_update
+from .bench_vllm import bench_vllm
 
 ROUNDS = 3
 AS_INSTALLED = {"GOMP_SPINCOUNT": "300000", "KMP_BLOCKTIME": "200"}  # what the OpenMP libraries do by themselves
@@ -323,6 +324,7 @@ PARTS = {
     ],
     "update": lambda: [bench_update(name, matmul_flops_per_token, matmul_rate) for name in ("tiny", "thinker")],
     "trl": lambda: [bench_engines(case) for case in SAME_BATCH],
+    "vllm": lambda: [*bench_vllm("float32"), *bench_vllm("bfloat16")],
     "variance": lambda: [bench_variance(1024, 2), bench_variance(256, 16)],
 }
 
