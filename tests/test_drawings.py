@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 import subprocess
 import sys
@@ -59,8 +60,10 @@ def test_every_drawing_is_shown_with_a_text_for_it():
 def test_a_page_holds_its_drawings(tmp_path):
     write_pages([NOTEBOOKS / "05_cross_rollout_baseline.ipynb"], tmp_path)
     (page,) = tmp_path.glob("*.html")
-    images = re.findall(r'<img [^>]*src="([^"]{30})', page.read_text(encoding="utf-8"))
-    assert len(images) == 2 and all(source.startswith("data:image/svg+xml;base64,") for source in images)
+    images = re.findall(r'<img [^>]*src="([^"]+)', page.read_text(encoding="utf-8"))
+    drawn = {f"data:image/svg+xml;base64,{base64.b64encode(path.read_bytes()).decode()}" for path in DRAWN}
+    assert sum(source in drawn for source in images) == 2  # beside the still pictures of the figures
+    assert all(source.startswith("data:image/svg+xml;base64,") for source in images)
     folds = BeautifulSoup(page.read_text(encoding="utf-8"), "html.parser").find_all("details")
     answers = [fold for fold in folds if fold.summary.get_text().strip() == "Answer"]
     assert answers and all(len(fold.get_text()) > 40 for fold in answers)  # what a fold hides lies in it
