@@ -60,15 +60,17 @@ FAULTS = """() => {
     for (let j = i + 1; j < words.length; j++)
       if (over(p, boxes[j]) && !(slanted(t) && slanted(words[j]))) faults.push(`overlap: ${said(t)} | ${said(words[j])}`);
   }
+  const areas = [...plot.querySelectorAll('.draglayer .nsewdrag')].map(box);
   const marks = [...plot.querySelectorAll('.cartesianlayer .points path, .cartesianlayer .point path, .cartesianlayer path.point')]
-    .filter(mark => box(mark).width > 0).map(mark => [mark, box(mark)]);
+    .map(mark => [mark, box(mark)])
+    .filter(([, q]) => q.width > 0 && areas.some(a => over(q, a, 0)));  // others are clipped
   for (const [i, t] of words.entries()) {
     if (t.closest('.heatmap-label') || t.classList.contains('heatmap-label')) continue;
     const own = t.closest('.point');
     if (marks.some(([mark, q]) => !(own && own.contains(mark)) && over(boxes[i], q, 3))) faults.push(`on a mark: ${said(t)}`);
   }
   for (const part of plot.querySelectorAll('.legend, .slider-container, .updatemenu-container, .g-gtitle'))
-    if (box(part).width && [...plot.querySelectorAll('.draglayer .nsewdrag')].some(area => over(box(part), box(area), 1)))
+    if (box(part).width && areas.some(area => over(box(part), area, 1)))
       faults.push(`on the plot: ${part.getAttribute('class')}`);
   return faults;
 }"""

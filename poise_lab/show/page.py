@@ -31,18 +31,8 @@ SCRIPT = """async box => {
     layout.margin.t -= room;
     layout.annotations = (layout.annotations ?? []).filter(note => note.name !== "control");
   }
-  const narrow = box.clientWidth < 600;  // a phone: titles in lines, no letters at the bars
-  const fit = text => narrow && text ? text.replace(/(.{1,36})( |$)/g, "$1<br>").slice(0, -4) : text;
-  if (narrow) {
-    layout.title = {...layout.title, text: fit(layout.title?.text), font: {size: 15}};
-    data.filter(trace => trace.type === "bar").forEach(bars => { bars.textposition = "none" });
-  }
   for (const {name, active, steps, buttons, type} of controls) {
-    const set = i => {
-      const [traces, rest, at] = JSON.parse(JSON.stringify((steps ?? buttons)[i].args));
-      if (rest["title.text"]) rest["title.text"] = fit(rest["title.text"]);
-      Plotly.update(plot, traces, rest, at);
-    };
+    const set = i => Plotly.update(plot, ...JSON.parse(JSON.stringify((steps ?? buttons)[i].args)));
     const row = make(type === "buttons" ? "fieldset" : "label", box, {style: "display:block;border:0;padding:0;margin:.4em 0"});
     make(type === "buttons" ? "legend" : "span", row, {textContent: name + " ", style: "float:left;margin-right:.6em;padding:0"});
     if (steps) {
@@ -60,7 +50,8 @@ SCRIPT = """async box => {
       buttons.forEach(({label}, i) => make("option", list, {textContent: label, selected: i === active}));
     }
   }
-  box.append(plot);
+  plot.style.minWidth = "640px";  // what words and marks need; on a phone the picture is moved sideways
+  make("div", box, {style: "overflow-x:auto"}).append(plot);
   Plotly.newPlot(plot, data, layout, {...config, responsive: true});
 }"""
 
