@@ -49,6 +49,12 @@ def read_model(name: str, source: str | Path, dtype: torch.dtype) -> tuple[PreTr
     return model, tokenizer
 
 
+def read_tokenizer(name: str, source: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder or a hub id, as its file has it. Raises PoiseLabError where there is none."""
+    with _in_a_sentence(name):
+        return _tokenizer(source)
+
+
 @contextlib.contextmanager
 def _in_a_sentence(name: str):
     """Within the context, whatever is raised becomes one sentence, and nothing shows a bar."""

@@ -201,6 +201,7 @@ def test_texts_are_read_as_the_tokenizers_file_says(tmp_path, name, kind, tags):
         assert (
             policy.tokenizer.encode(text, add_special_tokens=False) == held.encode(text, add_special_tokens=False).ids
         )
+        assert loading.read_tokenizer("of the TRL engine", tmp_path).encode(text) == policy.tokenizer.encode(text)
     assert policy.tokenizer.eos_token == tokenizer.eos_token and policy.tokenizer.chat_template
     policy.save(tmp_path / "again")
     assert pl.load_policy(tmp_path / "again").tokenizer.encode("12 +  7\n") == policy.tokenizer.encode("12 +  7\n")

@@ -21,11 +21,12 @@ from pathlib import Path
 
 import yaml
 from datasets import Dataset
-from transformers import AutoTokenizer, PrinterCallback, TrainerCallback
+from transformers import PrinterCallback, TrainerCallback
 from trl import TrlParser
 
 from ..errors import PoiseLabError
 from ..files import json_line, provenance, read_json, write_text
+from ..loading import read_tokenizer
 from ..policies import load_policy
 from ..runs import RunRecord, claim_folder, read_metrics
 from ..sampler import step_seed
@@ -150,11 +151,7 @@ def run(options: RunOptions, args: PoiseConfig, train: dict | None = None) -> Ru
     if policy:
         policy.model.generation_config.eos_token_id = policy.eos_token_ids  # after examples a newline is one
         args.poise_tags = list(policy.tags)
-    try:
-        tokenizer = policy.tokenizer if policy else AutoTokenizer.from_pretrained(options.policy)
-    except (OSError, ValueError) as e:
-        reason = str(e).strip().splitlines()[0]
-        raise PoiseLabError(f"policy {options.policy!r} could not be loaded: {reason}") from None
+    tokenizer = policy.tokenizer if policy else read_tokenizer(options.policy, options.policy)
     task = load_task(options.task)
     held_out = task.sample(options.eval_prompts, step_seed(args.seed, 0, "held-out"))
     problems = [
