@@ -34,6 +34,12 @@ def of_runs(folder: str, name: str) -> list[pl.RunRecord]:
     return [pl.read_run(DATA / folder / f"{name}-{seed}") for seed in trained.SEEDS]
 
 
+def mean_between(seed: dict, model: str, measure: str, steps: tuple[int, int]) -> float:
+    """Mean of a measure of a value model over the looks between two steps."""
+    looks = [look for look in seed["looks"] if steps[0] <= look["step"] <= steps[1]]
+    return float(np.mean([look["models"][model][measure] for look in looks]))
+
+
 def numbers() -> dict[str, tuple[int, str]]:
     """What the page quotes: name to its finding, and the number as it stands there."""
     found = {}
@@ -72,9 +78,16 @@ def numbers() -> dict[str, tuple[int, str]]:
     behind = {tracking.behind_from(seeds, frozen, refitted, measure) for measure in ("r", "mae")}
     found["behind from"] = 6, f"From step {behind.pop()} on"
     assert not behind  # the same for both
+    for measure in ("r", "mae"):
+        late, early = ([mean_between(seed, refitted, measure, at) for seed in seeds] for at in ((160, 200), (10, 50)))
+        found[f"drift of {measure}"] = 6, difference(late, early)
     families = transfer.by_kind(transfer.recorded(DATA / "transfer"))["family"]
     for mode in ("affine map", "own states", "refitted"):
         found[f"transfer {mode}"] = 7, "{:.3f} [{:.3f}, {:.3f}]".format(*transfer.over_groups(families, mode)[1][-1])
+    found["labels"] = (
+        7,
+        f"Refitted on {transfer.labels_needed(families)} labelled prompts it is already as good as the map",
+    )
     ends = {engine: [run.series("accuracy")[1][-1] for run in of_runs("engines", engine)] for engine in ("trl", "lab")}
     found["engines"] = 8, difference(ends["trl"], ends["lab"])
     return found
@@ -115,9 +128,12 @@ def test_what_the_page_says_in_words(recomputed):
     assert off_zero("proxy on tiny") and not off_zero("lift on tiny")
     assert interval("proxy on SmolLM2")[2] < 0 < interval("lift on SmolLM2")[0] and not off_zero("lift on SmolLM2")
     assert interval("POISE minus constant x1")[2] < 0 < interval("POISE minus grpo x8")[1]
+    words = {pair: word for pair, (word, _) in verdicts.verdicts(showdown.recorded(DATA / "showdown")).items()}
+    assert words["oracle x1", "none x1"] == "worse"
     assert interval("gemma3-270m variance_reduction")[1] > 0
     assert not any(map(off_zero, ("gemma3-270m r", "smollm2-135m r", "smollm2-135m variance_reduction")))
     assert interval("frozen mae")[1] > 0 > interval("frozen r")[2] and interval("critic r")[2] < 0
+    assert not off_zero("drift of r") and interval("drift of mae")[2] < 0
     mapped, own, refitted = (interval(f"transfer {mode}") for mode in ("affine map", "own states", "refitted"))
     assert own[1] < mapped[0] < own[2] and mapped[2] < refitted[1]
     assert not off_zero("engines")
