@@ -1,4 +1,4 @@
-"""Every number of notebooks/FINDINGS.md is recomputed from the records; the page is written for people."""
+"""Every interval of notebooks/FINDINGS.md is recomputed from the records; the page is written for people."""
 
 from __future__ import annotations
 
