@@ -56,6 +56,11 @@ def test_masters_have_no_outputs(master):
     assert cells and all(not cell.outputs and cell.execution_count is None for cell in cells)
 
 
+def test_no_line_of_code_runs_off_the_page(master):
+    code = (cell.source for cell in master.cells if cell.cell_type == "code")
+    assert [line for source in code for line in source.split("\n") if len(line) > 100] == []
+
+
 def test_every_answer_is_marked_and_every_test_locked(master):
     nbformat.validate(master)
     answers, tests = of_kind(master, "solution"), of_kind(master, "grade")
