@@ -49,10 +49,9 @@ def best(policy):
 
 
 def test_an_advantage_for_each_token_has_the_moments_of_one_for_all():
-    for baseline in ("none", "constant"):
-        one = moments(LISTED, pl.make_baseline(baseline), 1)
-        same = token_moments(LISTED, LISTED.reward[..., None].expand_as(LISTED.mask.expand(3, -1, -1)))
-        assert same.trace == pytest.approx(one.trace, rel=1e-12) and same.bias < EPS
+    one = moments(LISTED, pl.make_baseline("none"), 1)
+    same = token_moments(LISTED, LISTED.reward[..., None].expand_as(LISTED.mask.expand(3, -1, -1)))
+    assert same.trace == pytest.approx(one.trace, rel=1e-12) and same.bias < EPS
     assert (LISTED.token_score.sum(2) - LISTED.score).abs().max() < EPS
     assert LISTED.token_score[:, ~LISTED.mask].eq(0).all()
 
@@ -248,5 +247,6 @@ def test_a_step_reads_the_states_once(monkeypatch):
     assert len(passes) == 3
     alone = started()
     for seed in range(3):
+        alone.advantages(*batch(9))  # of another batch than the one that it learns from
         alone.update(*batch(seed))
-    assert torch.equal(alone.sums, baseline.sums) and len(passes) == 6
+    assert torch.equal(alone.sums, baseline.sums) and len(passes) == 9

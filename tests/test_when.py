@@ -107,6 +107,14 @@ def test_a_verdict_is_that_of_its_interval():
         assert when.verdict_on_value({"V(x) x1": np.array(values)}) == word
 
 
+@pytest.mark.parametrize("name", when.SETTINGS)
+def test_every_setting_has_its_problems_and_others_to_learn_from(name):
+    measured, batches = when.SETTINGS[name].problems()
+    others = [problem for batch in batches for problem in batch]
+    assert (len(measured), len(others)) == (when.PROMPTS, when.LEARN * when.LEARN_PROMPTS)
+    assert not {problem.question for problem in measured} & {problem.question for problem in others}
+
+
 def test_made_piece_by_piece_and_taken_up_again(tmp_path, monkeypatch, capsys):
     settings = {
         "digits": Setting("thinker", "chain_sum", dict(max_terms=2, max_digits=1), tokens=12, by_token=("prefix",))

@@ -25,8 +25,7 @@ class Prefix(Baseline):
     to [0, 1]. It is fitted on the steps before from sums of products, (F + 2, F + 2) numbers, so no rows are kept.
     Before the first step nothing is subtracted.
 
-    The states are those at the trunk's end. They are read in a pass without gradients; an engine that keeps them while
-    it samples needs none.
+    The states are those at the trunk's end, read in a pass of their own without gradients, one for each step.
 
     ridge: strength, on standardised columns and in tokens. forget: what the sums shrink by at each step, since the policy moves.
     """

@@ -18,16 +18,16 @@ from safetensors.torch import load_file
 from scipy import stats
 
 from ..baselines import make_baseline
-from ..baselines.base import Baseline, surprise
+from ..baselines.base import Baseline, mean_of_all_others, surprise
 from ..files import provenance, write_arrays, write_json
 from ..generate import sample_rollouts
 from ..internals import read_internals
 from ..policies import Policy, load_policy
-from ..rollouts import leave_one_out_mean
 from ..runs import format_table
 from ..stats import interval, resamples, value_spread, variance_reduction
-from ..tasks import TINY_TASKS, load_task
+from ..tasks import TINY_TASKS, Problem, load_task
 from ..variance import Scores, gradient_variance, group_advantages, read_scores
+from ..variance.spoilt import from_siblings
 
 PROMPTS, PIECE = 400, 50  # problems of a setting, and of a piece
 RESPONSES, FRESH = 4, 16  # to each: scored, and for V(x)
@@ -51,15 +51,21 @@ class Setting:
     layer: int = 2
     by_token: tuple[str, ...] = ("prefix", "prefix_weighted")
 
+    def problems(self) -> tuple[list[Problem], list[list[Problem]]]:
+        """PROMPTS problems, and LEARN batches of others to learn from before."""
+        task = load_task(self.task, **self.settings)
+        measured = task.sample(PROMPTS, seed=0)
+        return measured, [task.sample(LEARN_PROMPTS, seed=1000 + batch, exclude=measured) for batch in range(LEARN)]
+
 
 _SHOTS = dict(shots=4, wording="line", tokens=8, layer=15, by_token=())
 SETTINGS = {
     "thinker-sums": Setting("thinker", "chain_sum", dict(min_terms=3, max_terms=4)),
     "thinker-mixture": Setting("thinker", TINY_TASKS, by_token=BY_TOKEN),
-    "thinker-digits": Setting("thinker", "chain_sum", dict(max_terms=2, max_digits=1)),
+    "thinker-digits": Setting("thinker", "chain_sum", dict(max_terms=3, max_digits=1)),
     "thinker-spelling": Setting("thinker", "spell_backward", dict(max_word_len=4)),
     "smollm2-sums": Setting("smollm2-135m", "chain_sum", dict(max_terms=2), **_SHOTS),
-    "smollm2-digits": Setting("smollm2-135m", "chain_sum", dict(max_terms=2, max_digits=1), **_SHOTS),
+    "smollm2-digits": Setting("smollm2-135m", "chain_sum", dict(max_terms=3, max_digits=1), **_SHOTS),
 }
 
 
@@ -109,12 +115,12 @@ def _sampled(policy: Policy, one: Setting, problems, responses: int, seed: int):
 def _learned(name: str) -> dict[str, Baseline]:
     """The baselines after LEARN batches, each with the policy that it reads."""
     one = SETTINGS[name]
-    policy, task = _loaded(one.policy, one.shots, one.wording), load_task(one.task, **one.settings)
+    policy = _loaded(one.policy, one.shots, one.wording)
     baselines = {key: make_baseline(key) for key in (*LEARNED, *one.by_token)}
     for baseline in baselines.values():
         baseline.start(policy)
-    for batch in range(LEARN):
-        step = _sampled(policy, one, task.sample(LEARN_PROMPTS, seed=1000 + batch), 2, 1000 + batch)
+    for seed, batch in enumerate(one.problems()[1]):
+        step = _sampled(policy, one, batch, 2, seed)
         for baseline in baselines.values():
             baseline.update(*step)
     return baselines
@@ -123,13 +129,13 @@ def _learned(name: str) -> dict[str, Baseline]:
 def measured(name: str, start: int) -> dict[str, np.ndarray]:
     """The arrays of PIECE problems, M responses to each; `advantages/NAME` (P, M) as each baseline has them.
 
-    rewards, lengths, logprobs, surprise: (P, M). fresh: (P, 2) mean reward of the fresh responses, plain and weighted by
+    rewards, lengths, logprobs: (P, M). fresh: (P, 2) mean reward of the fresh responses, plain and weighted by
     their surprise. within (P, M, M) and kept (P, M, WIDTH): see `Scores`; `NAME/within` and `NAME/kept` those of a token-level
     baseline, whose advantages are in them.
     """
     one, baselines = SETTINGS[name], _learned(name)
     policy = _loaded(one.policy, one.shots, one.wording)
-    problems = load_task(one.task, **one.settings).sample(PROMPTS, seed=0)[start : start + PIECE]
+    problems = one.problems()[0][start : start + PIECE]
     rollouts, internals = _sampled(policy, one, problems, RESPONSES, 0)
     fresh, of_fresh = _sampled(policy, one, problems, FRESH, 1)
     weights = surprise(fresh, of_fresh)
@@ -138,7 +144,6 @@ def measured(name: str, start: int) -> dict[str, np.ndarray]:
         scores[f"{key}/"] = read_scores(policy, rollouts, baselines[key].advantages(rollouts, internals), width=WIDTH)
     found = {
         "rewards": rollouts.rewards, "lengths": rollouts.lengths, "logprobs": (rollouts.logprobs * rollouts.mask).sum(-1),
-        "surprise": surprise(rollouts, internals),
         "fresh": torch.stack([fresh.rewards.mean(1), (weights * fresh.rewards).sum(1) / weights.sum(1)], 1),
         **{f"{key}within": each.within for key, each in scores.items()},
         **{f"{key}kept": each.kept for key, each in scores.items()},
@@ -170,12 +175,11 @@ class Measured:
     def baselines(self) -> dict[str, tuple[torch.Tensor, int]]:
         """Each baseline's advantages (P, M), and the responses of a group in which they were made."""
         r, fresh = self.arrays["rewards"], self.arrays["fresh"]
-        pairs = leave_one_out_mean(r.reshape(-1, 2)).view_as(r)
         learned = {f"{key} x{m}": (self.arrays[f"advantages/{key}"], m) for key, m in LEARNED.items()}
-        others = leave_one_out_mean(r.reshape(1, -1)).view_as(r)
         return {
-            "none x1": (r, 1), "batch_mean x1": (r - others, 1), "V(x) x1": (r - fresh[:, :1], 1),
-            "b*(x) x1": (r - fresh[:, 1:], 1), "rloo x2": (r - pairs, 2), "rloo x4": (r - leave_one_out_mean(r), 4), **learned,
+            "none x1": (r, 1), "batch_mean x1": (r - mean_of_all_others(r), 1), "V(x) x1": (r - fresh[:, :1], 1),
+            "b*(x) x1": (r - fresh[:, 1:], 1), "rloo x2": (r - from_siblings(r, 2), 2), "rloo x4": (r - from_siblings(r, 4), 4),
+            **learned,
         }  # fmt: skip
 
     def noise(self, aggregation: str = "sum") -> dict[str, np.ndarray]:
