@@ -41,6 +41,8 @@ def read_model(name: str, source: str | Path, dtype: torch.dtype) -> tuple[PreTr
             source, dtype=dtype, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True,
             trust_remote_code=False,
         )  # fmt: skip
+        if not any(_file(source, weights) for weights in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)):
+            raise PoiseLabError("its weights are safetensors in another branch of the hub only; save that as a folder")
         tokenizer = _tokenizer(source)
         generation = _file(source, "generation_config.json")
         if generation:
@@ -103,10 +105,14 @@ def check_weights(name: str, source: str | Path, model: PreTrainedModel, info: d
         "are in its files, but not in a model of its config": foreign,
     }
     if not any(refused.values()) and not getattr(model, "hf_quantizer", None):
-        refused["are whole numbers in its files, without their scales"] = [
-            key for key, mine, held in _both(source, model) if mine.is_floating_point() and not held.is_floating_point()
-        ]
-        changed = [mine.copy_(held) for _, mine, held in _both(source, model) if not _same(mine, held)]
+        whole, changed = [], False
+        for key, mine, held in _both(source, model):
+            if mine.is_floating_point() and not held.is_floating_point():
+                whole.append(key)
+            elif not _same(mine, held):
+                mine.copy_(held)
+                changed = True
+        refused["are whole numbers in its files, without their scales"] = whole
         refused["are changed while transformers loads them"] = [
             key for key, mine, held in (_both(source, model) if changed else ()) if not _same(mine, held)
         ]

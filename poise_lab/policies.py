@@ -313,7 +313,7 @@ def load_policy(
 
 
 def _of_run(run: Path, spoken: dict, **how) -> Policy:
-    """The policy that an unfinished run started from, with the weights of its last checkpoint."""
+    """The policy that a run without a folder `policy` started from, with the weights of its last checkpoint."""
     saved = checkpoints.saved(run / "checkpoints")
     if not saved:
         trl = "; those of a run on TRL are its folders checkpoint-STEP" if any(run.glob("checkpoint-*")) else ""

@@ -10,6 +10,7 @@ from test_trainer import assert_same_run, trainer
 
 import poise_lab as pl
 from poise_lab.internals import forward_rows
+from poise_lab.runs import keep_policy
 from poise_lab.variance import read_scores
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")  # transformers' older names
@@ -85,6 +86,9 @@ def test_an_adapter_that_cannot_be_merged_is_refused(tmp_path):
     for policy in (tied, switched_off):
         with pytest.raises(pl.PoiseLabError, match="adapter cannot be merged .*save it by peft's own"):
             policy.save(tmp_path / "saved")
+        with pytest.warns(UserWarning, match="no final policy: .*adapter cannot be merged"):
+            keep_policy(tmp_path, policy, finished=True)
+        assert not any(tmp_path.iterdir())
 
 
 def test_an_adapter_of_the_prompt_is_refused():

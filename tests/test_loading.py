@@ -94,6 +94,13 @@ def test_pickled_weights_are_not_read(folder):
     assert "there is no .safetensors file in it" in refusal(folder)
 
 
+def test_weights_that_the_hub_has_converted_in_another_branch(folder, monkeypatch):
+    """transformers finds them there, and there are no files that they could be held against."""
+    found = loading._file
+    monkeypatch.setattr(loading, "_file", lambda source, name: None if "safetensors" in name else found(source, name))
+    assert "safetensors in another branch of the hub only" in refusal(folder)
+
+
 # --- code ----------------------------------------------------------------------------------------
 
 

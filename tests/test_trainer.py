@@ -394,7 +394,11 @@ def test_a_finished_run_can_be_made_longer(tmp_path):
     trainer(tmp_path / "whole", steps=6).run()
     # steps=4 evaluates and saves at 4 anyway
     trainer(tmp_path / "longer", steps=4).run()
-    record = trainer(tmp_path / "longer", steps=6, resume=True).run()
+    longer = trainer(tmp_path / "longer", steps=6, resume=True)
+    there = []
+    longer.on_step = lambda metrics: there.append((tmp_path / "longer" / "policy").exists())
+    record = longer.run()
+    assert there == [False, False], "a run that has gone on is not what its old final weights say"
     assert_same_run(tmp_path / "whole", tmp_path / "longer")
     whole, longer = ((tmp_path / name / "policy" / "model.safetensors").read_bytes() for name in ("whole", "longer"))
     assert whole == longer
