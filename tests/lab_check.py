@@ -210,6 +210,29 @@ def stuck_controls(page, cell) -> list[str]:
     return stuck
 
 
+def deaf_controls(page, cell) -> list[str]:
+    """The controls of the active cell's figure that the arrow keys do not move, or that say or keep something else."""
+    deaf, controls = [], cell.locator(".js-plotly-plot [role=slider][tabindex='0']")
+    count = sum(map(len, page.evaluate(CONTROLS)))
+    if not wait_until(lambda: controls.count() == count, 20, 0.2):
+        return [f"{controls.count()} controls of {count}"]
+    for k in range(count):
+        before = page.evaluate(FIGURE)
+        controls.nth(k).focus()
+        for key in ("ArrowRight", "ArrowLeft"):  # one of them is to be had at either end
+            page.keyboard.press(key)
+            if wait_until(lambda: page.evaluate(FIGURE) != before, 2, 0.1):  # noqa: B023
+                break
+        else:
+            deaf.append(f"control {k}")
+        if not controls.nth(k).evaluate("control => control === document.activeElement"):
+            deaf.append(f"the focus of control {k}")
+    said = [int(controls.nth(k).get_attribute("aria-valuenow")) for k in range(count)]
+    if sorted(said) != sorted(active for each in page.evaluate(CONTROLS) for active, _ in each):
+        deaf.append(f"what is said, {said},")
+    return deaf
+
+
 def looked_at(page, i) -> bool:
     """Show a cell; whether a figure is drawn in it."""
     page.evaluate(SHOW, i)
@@ -259,6 +282,8 @@ def test_notebook_in_the_browser(lab, browser, name):
             faults.append(f"cell {i} drew nothing")
         elif i in opening and page.evaluate(CONTROLS) != opening[i]:
             faults.append(f"cell {i} stands at {page.evaluate(CONTROLS)} and opened at {opening[i]}")
+        else:
+            faults += [f"cell {i}: {control} did not follow the keyboard" for control in deaf_controls(page, cell)]
     for theme in ("JupyterLab Light", "JupyterLab Dark"):
         page.evaluate("theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme})", theme)
         dark = theme.split()[1].lower()

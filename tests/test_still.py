@@ -63,6 +63,80 @@ def test_logarithms_names_arrays_and_intervals():
     assert "one & two" in texts(svg)
 
 
+def placed(svg) -> dict[str, tuple[float, float]]:
+    """Where each word stands."""
+    return {e.text: (float(e.get("x")), float(e.get("y"))) for e in svg.iter() if e.tag.endswith("text")}
+
+
+def rectangles(svg) -> list[tuple[float, ...]]:
+    """Left, top, right and bottom of each, in order."""
+    found = [[float(e.get(k)) for k in ("x", "y", "width", "height")] for e in svg.iter() if e.tag.endswith("rect")]
+    return [(x, y, x + wide, y + high) for x, y, wide, high in found]
+
+
+def scale(svg, low: str, high: str):
+    """px of a number on the upright axis, from two of its labels."""
+    (a, b), at = (placed(svg)[label][1] - 4 for label in (low, high)), (float(low), float(high))
+    return lambda value: pytest.approx(a + (value - at[0]) / (at[1] - at[0]) * (b - a), abs=0.2)
+
+
+def test_marks_intervals_and_bands_stand_at_the_labels_of_their_numbers():
+    fig = plots.figure("t", "x", "y", yaxis_range=[2, 6])
+    plots.add_line(fig, [1, 2], [3, 5], "a", "#123456", low=[2.5, 4], high=[4, 5.5])
+    fig.add_scatter(x=[1.5], y=[4], mode="markers", marker_color="#654321", error_y=dict(array=[1], arrayminus=[0.5]))
+    svg = drawn(fig)
+    y, x = scale(svg, "2", "6"), placed(svg)["1.5"][0]
+    (line,), (mark, _) = paths(svg, "#123456")[:1], paths(svg, "#654321")
+    assert [at for _, at in line] == [y(3), y(5)] and mark == [(pytest.approx(x, abs=0.1), y(4))]
+    (span,) = (e.get("d") for e in svg if e.get("stroke") == "#654321" and "V" in e.get("d"))
+    assert [float(v) for v in re.fullmatch(r"M[\d.]+ ([\d.]+)V([\d.]+)", span).groups()] == [y(3.5), y(5)]
+    (band,) = (e for e in svg if e.get("d", "").endswith("z"))
+    heights = {float(v) for v in re.findall(r" ([\d.]+)", band.get("d"))}
+    assert sorted(heights) == [y(5.5), y(4), y(2.5)] and band.get("fill") not in (None, "none")
+    assert list(svg).index(band) < [e.get("stroke") for e in svg].index("#123456")  # the line lies on its band
+
+
+@pytest.mark.parametrize("mode", ["group", "stack"])
+def test_bars_stand_side_by_side_or_on_each_other(mode):
+    fig = plots.figure("t", "x", "y", barmode=mode, yaxis_range=[-1, 4])
+    for name, heights in (("a", [1, 2]), ("b", [2, -1 if mode == "group" else 1])):
+        fig.add_bar(x=["p", "q"], y=heights, name=name, error_y=dict(array=[0.5, 0.5]) if mode == "group" else None)
+    svg = drawn(fig)
+    y, words = scale(svg, "-1", "4"), placed(svg)
+    boxes = a, a_q, b, b_q = rectangles(svg)
+    if mode == "group":
+        assert [box[1::2] for box in boxes] == [(y(1), y(0)), (y(2), y(0)), (y(2), y(0)), (y(0), y(-1))]
+        assert a[2] == pytest.approx(b[0], abs=0.2) == words["p"][0]
+        spans = [
+            e.get("d")
+            for e in svg
+            if re.fullmatch(r"(M[\d.]+ [\d.]+V[\d.]+)+", e.get("d", "")) and e.get("stroke") != "#808080"
+        ]
+        middles = [float(x) for d in spans for x in re.findall(r"M([\d.]+)", d)]
+        assert middles == [pytest.approx((box[0] + box[2]) / 2, abs=0.2) for box in boxes]
+    else:
+        assert [box[1::2] for box in boxes] == [(y(1), y(0)), (y(2), y(0)), (y(3), y(1)), (y(3), y(2))]
+        assert a[::2] == b[::2] and (a[0] + a[2]) / 2 == pytest.approx(words["p"][0], abs=0.2)
+    assert a_q[0] > a[2] and b_q[0] > b[2]
+
+
+def test_a_matrix_and_panels():
+    grid = [[0.0, 1.0], [0.5, 0.0]]
+    svg = drawn(plots.matrix(grid, ["p", "q"], "t", "x", "y", [["", "b"], ["", ""]], "unit", height=300))
+    cells = [e.get("fill") for e in svg if e.tag.endswith("rect")]
+    assert cells[0] == cells[3] and len(set(cells)) == 3
+    first, right, below, _ = rectangles(svg)
+    assert right[0] > first[0] and below[1] > first[1]  # the first row is the upper one
+    x, y = placed(svg)["b"]
+    assert right[0] < x < right[2] and right[1] < y < right[3]
+    points = np.ones((2, 3))
+    panels = {"left": {"a": ([1, 2], points)}, "right": {"a": ([1, 2], 3 * points)}}
+    svg = drawn(plots.panels(panels, "t", "x", "y"))
+    (left, _), _, (right, _), _ = (path for path in paths(svg, plots.COLORS[0]) if len(path) > 1)  # lines, and marks
+    assert left[0] < right[0] and left[1] > right[1]  # beside each other, on one scale
+    assert placed(svg)["left"][0] < placed(svg)["right"][0]
+
+
 def test_only_the_state_that_opens_is_drawn():
     box = Sliders(
         lambda k, name: plots.figure(f"k = {k}", "x", "y").add_bar(x=["p"], y=[k], name=name).add_bar(x=["q"], y=[1], name="all"),
