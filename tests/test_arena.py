@@ -85,7 +85,9 @@ def test_a_whole_method_is_recorded_and_read(tmp_path, monkeypatch, capsys):
     for seed in (0, 1):
         run = tmp_path / "runs" / f"rloo-x2-{seed}"
         assert {path.name for path in run.iterdir()} == {"config.json", "metrics.jsonl", "final.json"}
-        final, last = read_json(run / "final.json"), pl.read_run(run).metrics[-1]
+        kept = pl.read_run(run).metrics
+        assert [metrics["step"] for metrics in kept] == [0, 2]  # the evaluated steps
+        final, last = read_json(run / "final.json"), kept[-1]
         assert final["sampled"]["greedy_accuracy"] == last["greedy_accuracy"]  # the policy at the run's end
         assert set(final) == {"sampled", "cool"} and final["sampled"] != final["cool"]
     assert {path.name for path in (tmp_path / "search").iterdir()} == {"rloo-x2-0.0001-100"}

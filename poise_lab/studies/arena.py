@@ -16,7 +16,7 @@ import numpy as np
 from ..baselines import make_baseline
 from ..config import TrainConfig
 from ..evaluation import evaluate
-from ..files import read_json, write_json
+from ..files import json_line, read_json, write_json, write_text
 from ..policies import load_policy
 from ..runs import format_table, read_run
 from ..sampler import step_seed
@@ -101,12 +101,14 @@ def final(run: Path) -> None:
         asked = dataclasses.replace(config, temperature=temperature)
         figures[name] = evaluate(policy, problems, make_baseline("none"), asked)[0]
     write_json(run / "final.json", figures)
-    without_texts(run)
+    slim(run)
 
 
-def without_texts(run: Path) -> None:
-    """The texts of so many runs would weigh more than all their numbers."""
+def slim(run: Path) -> None:
+    """Keep of a finished run the steps that were evaluated, and no texts: of so many, all steps would weigh too much."""
     (run / "samples.jsonl").unlink(missing_ok=True)
+    evaluated = [metrics for metrics in read_run(run).metrics if "accuracy" in metrics]
+    write_text(run / "metrics.jsonl", "".join(map(json_line, evaluated)))
 
 
 def whole(out: Path, label: str) -> bool:
@@ -124,7 +126,7 @@ def record(out: Path) -> None:
     for label in missing(out):
         while rates := next_rates(scores(out, label)):
             runs = {folder_of(label, s, r): flags(label, r, s, SEARCH) for r in rates for s in SEARCH_SEEDS}
-            trained.record(runs, out / "search", finish=without_texts)
+            trained.record(runs, out / "search", finish=slim)
         rate = best_rate(scores(out, label))
         runs = {folder_of(label, s): flags(label, rate, s, TRAIN) for s in SEEDS}
         trained.record(runs, out / "runs", finish=final)
