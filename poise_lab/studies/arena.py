@@ -29,11 +29,11 @@ BUDGET = 192  # responses per step
 METHODS = {
     f"{name} x{responses}": (name, responses, prompts)
     for name, responses, prompts in (
-        ("poise", 2, 96), ("none", 1, 192), ("constant", 1, 192), ("rloo", 2, 96), ("rloo", 8, 24), ("grpo", 8, 24),
-        ("oracle", 1, 192), ("batch_mean", 1, 192), ("critic", 1, 192), ("none", 2, 96), ("batch_mean", 2, 96),
-        ("constant", 2, 96), ("critic", 2, 96), ("score_weighted", 2, 96), ("fused", 2, 96), ("ppo", 1, 192),
-        ("dapo", 8, 16), ("spo", 1, 192), ("remax", 1, 96), ("dr_grpo", 8, 24), ("opo", 8, 24), ("sharpen", 1, 192),
-        ("prefix", 1, 192), ("prefix_weighted", 1, 192),
+        ("poise", 2, 96), ("none", 1, 192), ("constant", 1, 192), ("prefix_weighted", 1, 192), ("rloo", 8, 24),
+        ("grpo", 8, 24), ("oracle", 1, 192), ("rloo", 2, 96), ("batch_mean", 1, 192), ("critic", 1, 192), ("none", 2, 96),
+        ("batch_mean", 2, 96), ("constant", 2, 96), ("critic", 2, 96), ("score_weighted", 2, 96), ("fused", 2, 96),
+        ("ppo", 1, 192), ("dapo", 8, 16), ("spo", 1, 192), ("remax", 1, 96), ("dr_grpo", 8, 24), ("opo", 8, 24),
+        ("sharpen", 1, 192), ("prefix", 1, 192),
     )
 }  # fmt: skip
 RATES, LOWEST, HIGHEST = (5e-5, 1e-4, 2e-4), 6.25e-6, 1.6e-3  # where the search begins, and how far it may go

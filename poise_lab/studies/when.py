@@ -58,7 +58,7 @@ class Setting:
         return measured, [task.sample(LEARN_PROMPTS, seed=1000 + batch, exclude=measured) for batch in range(LEARN)]
 
 
-_SHOTS = dict(shots=4, wording="line", tokens=8, layer=15, by_token=())
+_SHOTS = dict(shots=4, wording="line", tokens=8, layer=15, by_token=("prefix_weighted",))
 SETTINGS = {
     "thinker-sums": Setting("thinker", "chain_sum", dict(min_terms=3, max_terms=4)),
     "thinker-mixture": Setting("thinker", TINY_TASKS, by_token=BY_TOKEN),
