@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from poise_lab.cli import main
+from poise_lab.stats import interval
 from poise_lab.studies import catalogue, when
 from poise_lab.studies.when import COMPARED, Measured, Setting, formula
 from poise_lab.variance import Scores
@@ -80,7 +81,8 @@ def test_noise_by_aggregation():
     assert noise["token_mean"]["V(x) x1"][0] == pytest.approx(drawn["V(x) x1"] / drawn["none x1"], rel=0.03)
     assert abs(noise["token_mean"]["V(x) x1"][0] / noise["sum"]["V(x) x1"][0] - 1) > 0.04  # they do differ here
     # the mean of a pair: half of what is in the advantages apart
-    assert noise["sum"]["poise x2"].shape == (401,) and noise["sum"]["none x1"] == pytest.approx(np.ones(401))
+    assert noise["sum"]["poise x2"].shape == (1 + when.DRAWS,)
+    assert noise["sum"]["none x1"] == pytest.approx(np.ones(1 + when.DRAWS))
     halves = trace(0.5 * one.arrays["kept"]) / trace(z["none x1"])
     assert noise["sum"]["ppo x1"][0] == pytest.approx(halves, rel=0.01)
 
@@ -102,9 +104,18 @@ def test_shares_parts_and_facts_by_hand():
 
 
 def test_a_verdict_is_that_of_its_interval():
-    ratios = {"more than none": [1.5, 1.2, 1.8], "less than none": [0.5, 0.3, 0.9], "not decided": [1.1, 0.9, 1.3]}
-    for word, values in ratios.items():
-        assert when.verdict_on_value({"V(x) x1": np.array(values)}) == word
+    ratios = {"more": [1.5, 1.2, 1.8], "less": [0.5, 0.3, 0.9], "not decided": [1.1, 0.9, 1.3]}
+    for word, ratio in ratios.items():
+        assert when.verdict(ratio) == word
+
+
+def test_two_baselines_are_compared_on_the_same_prompts():
+    """PPO's scores are halves of all others' here, so its noise is a quarter of theirs where all rewards are 1: in every draw."""
+    one = synthetic()
+    one.arrays["rewards"] = torch.ones_like(one.arrays["rewards"])
+    assert one.against("ppo x1", "none x1") == pytest.approx((0.25, 0.25, 0.25))
+    value, low, high = one.against("V(x) x1", "none x1")
+    assert low < value < high and low < interval(one.noise()["V(x) x1"])[1]  # wider than one setting's alone
 
 
 @pytest.mark.parametrize("name", when.SETTINGS)
@@ -117,7 +128,7 @@ def test_every_setting_has_its_problems_and_others_to_learn_from(name):
 
 def test_made_piece_by_piece_and_taken_up_again(tmp_path, monkeypatch, capsys):
     settings = {
-        "digits": Setting("thinker", "chain_sum", dict(max_terms=2, max_digits=1), tokens=12, by_token=("prefix",))
+        "digits": Setting("thinker", "chain_sum", dict(max_terms=2, max_digits=1), tokens=12, by_token=("prefix_weighted",))
     }
     for name, value in (
         ("SETTINGS", settings),
@@ -148,7 +159,7 @@ def test_made_piece_by_piece_and_taken_up_again(tmp_path, monkeypatch, capsys):
     assert main(["study", "when", "--out", str(tmp_path / "cut")]) == 0
     assert made == [0, 2, 4] and not when.missing(tmp_path / "cut")
     said = capsys.readouterr().out
-    assert "| digits | 6 |" in said and "| prefix x1 |" in said and "| V(x) x1 |" in said
+    assert "| digits | 6 |" in said and "| prefix_weighted x1 |" in said and "| V(x) x1 |" in said
     when._learned.cache_clear()
     when.record(tmp_path / "whole", log=lambda text: None)
     for path in when.pieces(tmp_path / "whole", "digits"):

@@ -36,6 +36,8 @@ WIDTH = 32  # numbers kept of a score for products across prompts, see `read_sco
 LEARNED = {"constant": 1, "poise": 2, "score_weighted": 2}  # and the responses of a group that each sees
 BY_TOKEN = ("prefix", "prefix_weighted", "ppo")
 COMPARED = ("none x1", "constant x1", "V(x) x1")  # by the formula
+PAIRS = (("V(x) x1", "none x1"), ("constant x1", "none x1"), ("prefix_weighted x1", "constant x1"))
+DRAWS = 2000  # bootstrap samples of the prompts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,7 +172,7 @@ class Measured:
 
     @functools.cached_property
     def counts(self) -> np.ndarray:
-        return resamples(len(self.arrays["rewards"]))
+        return resamples(len(self.arrays["rewards"]), draws=DRAWS)
 
     def baselines(self) -> dict[str, tuple[torch.Tensor, int]]:
         """Each baseline's advantages (P, M), and the responses of a group in which they were made."""
@@ -198,6 +200,11 @@ class Measured:
                 own = Scores(a[f"{key}/within"], a[f"{key}/kept"])
                 found[f"{key} x1"] = self._trace(own, torch.ones_like(lengths), 1, aggregation, lengths)
         return {label: trace / found["none x1"] for label, trace in found.items()}
+
+    def against(self, label: str, other: str) -> tuple[float, float, float]:
+        """Noise of one baseline over another's, paired by prompt; its interval holds for all SETTINGS at once (Bonferroni)."""
+        noise = self.noise()
+        return interval(noise[label] / noise[other], 1 - 0.05 / len(SETTINGS))
 
     def _trace(self, scores, advantages, m: int, aggregation: str, lengths) -> np.ndarray:
         if aggregation == "sequence_mean":
@@ -286,10 +293,10 @@ def read(out: Path) -> dict[str, Measured]:
     return found
 
 
-def verdict_on_value(noise: dict[str, np.ndarray]) -> str:
-    """Whether V(x) leaves more noise than none, by the interval of their ratio."""
-    _, low, high = interval(noise["V(x) x1"])
-    return "more than none" if low > 1 else "less than none" if high < 1 else "not decided"
+def verdict(ratio: tuple[float, float, float]) -> str:
+    """What the interval of a ratio of noises says."""
+    _, low, high = ratio
+    return "more" if low > 1 else "less" if high < 1 else "not decided"
 
 
 def _plain(value: float | None) -> tuple[float, float, float]:
@@ -298,16 +305,16 @@ def _plain(value: float | None) -> tuple[float, float, float]:
 
 
 def says(out: Path) -> str:
-    """Tables: of each setting's facts, and of every baseline's noise there."""
-    found, said = read(out), []
-    for name, one in found.items():
-        noise, facts = one.noise(), one.facts()
-        said.append({
-            "setting": name, **facts, "top 1 % of none": _plain(one.top_share("none x1")),
-            "top 1 % of V(x)": _plain(one.top_share("V(x) x1")), "V(x) over none": interval(noise["V(x) x1"]),
-            "by the formula": _plain(one.predicted()["V(x) x1"]), "V(x) leaves": verdict_on_value(noise),
-        })  # fmt: skip
-    said = [format_table(said)]
+    """Tables: of each setting's facts, of pairs of baselines with their verdicts, and of every baseline's noise there."""
+    found = read(out)
+    said = [format_table([
+        {"setting": name, **one.facts(), "top 1 % of none": _plain(one.top_share("none x1")),
+         "top 1 % of V(x)": _plain(one.top_share("V(x) x1"))} for name, one in found.items()
+    ])]  # fmt: skip
+    for label, other in PAIRS:
+        ratios = {name: one.against(label, other) for name, one in found.items()}
+        rows = [{"setting": name, f"{label} over {other}": r, "noise": verdict(r)} for name, r in ratios.items()]
+        said.append(format_table(rows))
     for name, one in found.items():
         kinds = {kind: one.noise(kind) for kind in ("sum", "token_mean", "sequence_mean")}
         proxies, predicted = one.proxies(), one.predicted()
