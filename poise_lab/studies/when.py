@@ -36,8 +36,10 @@ WIDTH = 32  # numbers kept of a score for products across prompts, see `read_sco
 LEARNED = {"constant": 1, "poise": 2, "score_weighted": 2}  # and the responses of a group that each sees
 BY_TOKEN = ("prefix", "prefix_weighted", "ppo")
 COMPARED = ("none x1", "constant x1", "V(x) x1")  # by the formula
-PAIRS = (("V(x) x1", "none x1"), ("constant x1", "none x1"), ("prefix_weighted x1", "constant x1"))
-DRAWS = 2000  # bootstrap samples of the prompts
+PAIRS = (  # baselines whose noise is compared
+    ("V(x) x1", "none x1"), ("constant x1", "none x1"), ("prefix_weighted x1", "none x1"), ("prefix_weighted x1", "constant x1"),
+)  # fmt: skip
+DRAWS = 10_000  # bootstrap samples of the prompts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,9 +204,9 @@ class Measured:
         return {label: trace / found["none x1"] for label, trace in found.items()}
 
     def against(self, label: str, other: str) -> tuple[float, float, float]:
-        """Noise of one baseline over another's, paired by prompt; its interval holds for all SETTINGS at once (Bonferroni)."""
+        """Noise of one baseline over another's, paired by prompt; its interval holds for all PAIRS and SETTINGS at once (Bonferroni)."""
         noise = self.noise()
-        return interval(noise[label] / noise[other], 1 - 0.05 / len(SETTINGS))
+        return interval(noise[label] / noise[other], 1 - 0.05 / (len(PAIRS) * len(SETTINGS)))
 
     def _trace(self, scores, advantages, m: int, aggregation: str, lengths) -> np.ndarray:
         if aggregation == "sequence_mean":
