@@ -128,7 +128,9 @@ def test_every_setting_has_its_problems_and_others_to_learn_from(name):
 
 def test_made_piece_by_piece_and_taken_up_again(tmp_path, monkeypatch, capsys):
     settings = {
-        "digits": Setting("thinker", "chain_sum", dict(max_terms=2, max_digits=1), tokens=12, by_token=("prefix_weighted",))
+        "digits": Setting(
+            "thinker", "chain_sum", dict(max_terms=2, max_digits=1), tokens=12, by_token=("prefix_weighted",)
+        )
     }
     for name, value in (
         ("SETTINGS", settings),
@@ -137,6 +139,7 @@ def test_made_piece_by_piece_and_taken_up_again(tmp_path, monkeypatch, capsys):
         ("LEARN", 1),
         ("LEARN_PROMPTS", 4),
         ("FRESH", 2),
+        ("DRAWS", 200),
     ):
         monkeypatch.setattr(when, name, value)
     when._learned.cache_clear()

@@ -203,10 +203,14 @@ class Measured:
                 found[f"{key} x1"] = self._trace(own, torch.ones_like(lengths), 1, aggregation, lengths)
         return {label: trace / found["none x1"] for label, trace in found.items()}
 
+    @functools.cached_property
+    def sums(self) -> dict[str, np.ndarray]:
+        """`noise` of the sum over tokens."""
+        return self.noise()
+
     def against(self, label: str, other: str) -> tuple[float, float, float]:
         """Noise of one baseline over another's, paired by prompt; its interval holds for all PAIRS and SETTINGS at once (Bonferroni)."""
-        noise = self.noise()
-        return interval(noise[label] / noise[other], 1 - 0.05 / (len(PAIRS) * len(SETTINGS)))
+        return interval(self.sums[label] / self.sums[other], 1 - 0.05 / (len(PAIRS) * len(SETTINGS)))
 
     def _trace(self, scores, advantages, m: int, aggregation: str, lengths) -> np.ndarray:
         if aggregation == "sequence_mean":
@@ -318,7 +322,7 @@ def says(out: Path) -> str:
         rows = [{"setting": name, f"{label} over {other}": r, "noise": verdict(r)} for name, r in ratios.items()]
         said.append(format_table(rows))
     for name, one in found.items():
-        kinds = {kind: one.noise(kind) for kind in ("sum", "token_mean", "sequence_mean")}
+        kinds = {"sum": one.sums, **{kind: one.noise(kind) for kind in ("token_mean", "sequence_mean")}}
         proxies, predicted = one.proxies(), one.predicted()
         rows = [
             {"baseline": label, **{kind: interval(noise[label]) for kind, noise in kinds.items()},
