@@ -249,7 +249,7 @@ def test_equal_responses_are_read_once_and_weights_tell_them_apart():
     policy = tiny_policy()
     rollouts = pl.sample_rollouts(policy, ToyTask().sample(3, seed=0), responses=2, seed=0, max_new_tokens=6)
     same = rollouts.select(responses=[0, 1, 0, 0])
-    read = score_passes._prompt_batches(same, torch.ones(same.response_ids.shape))
+    read = score_passes._prompt_batches(same, torch.ones(same.response_ids.shape), 1)
     assert {tuple(distinct.shape)[1] for _, distinct, _ in read} <= {1, 2}
     scores, plain = va.read_scores(policy, same), va.read_scores(policy, rollouts)
     assert torch.allclose(scores.within[:, 2, 3], plain.within[:, 0, 0], rtol=1e-5)
@@ -258,6 +258,22 @@ def test_equal_responses_are_read_once_and_weights_tell_them_apart():
     weights[:, 3] = 2
     weighted = va.read_scores(policy, same, weights)
     assert torch.allclose(weighted.within[:, 2, 3], 2 * plain.within[:, 0, 0], rtol=1e-5)
+
+
+def test_few_gradients_of_a_large_weight_are_held_at_once(monkeypatch):
+    """In a pass over SmolLM2's few-shot prompts one weight's gradients took gigabytes; a prompt is the least."""
+    policy = tiny_policy()
+    rollouts = pl.sample_rollouts(policy, ToyTask().sample(6, seed=0), responses=2, seed=0, max_new_tokens=6)
+    whole, largest = va.read_scores(policy, rollouts), max(q.numel() for q in policy.model.parameters())
+    rows, found = [], score_passes._row_gradient
+    monkeypatch.setattr(score_passes, "_row_gradient", lambda *use: rows.append(len(use[2])) or found(*use))
+    for numbers, most in ((4 * largest, 4), (1, 2)):
+        rows.clear()
+        monkeypatch.setattr(score_passes, "BATCH_NUMBERS", numbers)
+        parts = va.read_scores(policy, rollouts)
+        assert max(rows) == most
+        assert torch.allclose(parts.within, whole.within, rtol=1e-4, atol=1e-4 * whole.within.abs().max())
+        assert torch.allclose(parts.kept, whole.kept, rtol=1e-4, atol=1e-4 * whole.kept.abs().max())
 
 
 def test_folding_is_right_on_average():

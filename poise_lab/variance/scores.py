@@ -69,7 +69,8 @@ def read_scores(
     places = places.to(policy.device)
     dtype = torch.promote_types(policy.model.dtype, torch.float32)
     within, kept = torch.zeros(p, m, m, dtype=dtype), torch.zeros(p, m, k, dtype=dtype)
-    for prompts, distinct, which in _prompt_batches(rollouts, weights):
+    largest = max(q.numel() for q in parameters.values())
+    for prompts, distinct, which in _prompt_batches(rollouts, weights, largest):
         n, u = distinct.shape
         rows = (prompts[:, None] * m + distinct).flatten()
         uses = _uses(policy, rollouts, rows, weights.flatten(0, 1)[rows])
@@ -92,10 +93,13 @@ def read_scores(
 
 
 BATCH_TOKENS = 3072  # padded tokens of one pass
+BATCH_NUMBERS = 2**27  # of the gradients of one weight, one for each of a pass's responses, that are held at once
 
 
-def _prompt_batches(rollouts: Rollouts, weights: torch.Tensor):
-    """Prompts of similar length, at most BATCH_TOKENS padded tokens with all of their distinct responses.
+def _prompt_batches(rollouts: Rollouts, weights: torch.Tensor, largest: int):
+    """Prompts of similar length with all of their distinct responses, as many as BATCH_TOKENS and BATCH_NUMBERS allow.
+
+    largest: numbers of the policy's largest weight. One prompt is always taken.
 
     A policy that is sure of itself gives the same response again and again; its score is read once.
     Yields prompts (N,), which of their responses are read (N, U), and which of those each response is (N, M).
@@ -114,7 +118,9 @@ def _prompt_batches(rollouts: Rollouts, weights: torch.Tensor):
     for u, found in by_number.items():
         start = 0
         for end in range(1, len(found) + 1):
-            if end == len(found) or int(lengths[found[end][0]]) * u * (end + 1 - start) > BATCH_TOKENS:
+            rows = u * (end + 1 - start)
+            more = end < len(found) and rows * int(lengths[found[end][0]]) <= BATCH_TOKENS
+            if not more or rows * largest > BATCH_NUMBERS:
                 yield tuple(torch.tensor(column) for column in zip(*found[start:end], strict=True))
                 start = end
 
