@@ -10,7 +10,7 @@ import pytest
 
 import poise_lab as pl
 from poise_lab.files import read_json
-from poise_lab.studies import paper, showdown, tables, thinking, tracking, trained, transfer, verdicts
+from poise_lab.studies import paper, showdown, tables, thinking, tracking, trained, transfer, verdicts, when
 
 PAGE = Path(__file__).parent.parent / "notebooks" / "FINDINGS.md"
 DATA = pl.data_dir()
@@ -90,6 +90,9 @@ def numbers() -> dict[str, tuple[int, str]]:
     )
     ends = {engine: [run.series("accuracy")[1][-1] for run in of_runs("engines", engine)] for engine in ("trl", "lab")}
     found["engines"] = 8, difference(ends["trl"], ends["lab"])
+    for name, one in when.read(DATA / "when").items():
+        for label, other in (("V(x) x1", "none x1"), ("prefix_weighted x1", "none x1")):
+            found[f"{label} {name}"] = 9, "{:.2f} [{:.2f}, {:.2f}]".format(*one.against(label, other))
     return found
 
 
@@ -102,7 +105,7 @@ def test_every_number_of_the_page_is_recomputed(recomputed):
     """Each stands in its finding; and there is no interval on the page that is none of them."""
     for name, (number, text) in recomputed.items():
         assert text in section(number), f"finding {number}, {name}: {text}"
-    intervals = set(re.findall(r"[+-]?\d\.\d{3} \[[^]]*\]", " ".join(PAGE.read_text(encoding="utf-8").split())))
+    intervals = set(re.findall(r"[+-]?\d\.\d{2,3} \[[^]]*\]", " ".join(PAGE.read_text(encoding="utf-8").split())))
     assert intervals == {text for _, text in recomputed.values() if "[" in text}
 
 

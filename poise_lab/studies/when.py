@@ -243,6 +243,15 @@ class Measured:
             "squared score, right": interval(right), "wrong": interval(wrong), "wrong over right": ratio,
         }  # fmt: skip
 
+    def by_value(self, edge: float = 0.5) -> dict[str, float]:
+        """Mean squared score of right and of wrong responses, to prompts whose V(x) lies below the edge (hard) or not (easy)."""
+        right, hard = self.arrays["rewards"].bool(), self.arrays["fresh"][:, :1] < edge
+        return {
+            f"{word}, {kind}": float(self.squares[of & prompts].mean())
+            for word, of in (("right", right), ("wrong", ~right))
+            for kind, prompts in (("hard", hard), ("easy", ~hard))
+        }
+
     def top_share(self, label: str, share: float = 0.01) -> float:
         """What part of the sum of squared advantage times squared score the largest `share` of the responses have."""
         terms = (self.baselines()[label][0].double() ** 2 * self.squares).flatten().sort(descending=True).values
@@ -317,6 +326,14 @@ def says(out: Path) -> str:
         {"setting": name, **one.facts(), "top 1 % of none": _plain(one.top_share("none x1")),
          "top 1 % of V(x)": _plain(one.top_share("V(x) x1"))} for name, one in found.items()
     ])]  # fmt: skip
+    squares = [
+        {"squared score": name, **one.by_value()}
+        | {f"{what}, quarter {n + 1}": mean for what in ("logprobs", "lengths") for n, (_, mean, _) in enumerate(one.by(what))}
+        for name, one in found.items()
+    ]  # fmt: skip
+    said.append(
+        format_table([{key: x if key == "squared score" else _plain(x) for key, x in row.items()} for row in squares])
+    )
     for label, other in PAIRS:
         ratios = {name: one.against(label, other) for name, one in found.items()}
         rows = [{"setting": name, f"{label} over {other}": r, "noise": verdict(r)} for name, r in ratios.items()]
