@@ -718,11 +718,13 @@ def test_what_is_no_notebook_is_graded_too(room, tmp_path):
 
 
 def test_broken_reference_refuses(course, tmp_path, capsys):
+    from poise_lab.course.proof import check as check_grader
+
     folder = toy_course(tmp_path, right="return 7")
     (tmp_path / "submitted" / "ann" / "toy").mkdir(parents=True)
     (tmp_path / "submitted" / "ann" / "toy" / "toy.ipynb").write_bytes((folder / "toy.ipynb").read_bytes())
     with pytest.raises(course.PoiseLabError, match="its own solution gets 3 of 5 points"):
-        course.check(folder)
+        check_grader(folder)
     assert course.main(["grade", "--course", str(tmp_path)]) == 2
     assert "is not graded" in capsys.readouterr().err
     assert not (tmp_path / "grades.csv").exists() and not (tmp_path / "feedback").exists()
@@ -934,6 +936,8 @@ PLAIN = {  # what a lecturer writes in JupyterLab: cells with no mark that nbgra
 
 def test_a_plain_notebook_becomes_an_assignment_and_grades(course, grading, tmp_path, capsys):
     """As the guide says: solution and points marked in comments, tests with plain asserts, points changed in one place."""
+    from poise_lab.course.own import prepare
+
     path = tmp_path / "source" / "mine" / "mine.ipynb"
     path.parent.mkdir(parents=True)
     make = {"text": nbformat.v4.new_markdown_cell, "heading": nbformat.v4.new_markdown_cell}
@@ -952,7 +956,7 @@ def test_a_plain_notebook_becomes_an_assignment_and_grades(course, grading, tmp_
         without = nbformat.v4.new_notebook(cells=[c for c in master.cells if c.cell_type == "code"])
         (tmp_path / "source" / "other").mkdir()
         nbformat.write(without, tmp_path / "source" / "other" / "other.ipynb")
-        course.prepare(tmp_path, "other")
+        prepare(tmp_path, "other")
     before = path.read_bytes()
     assert course.main(["prepare", "mine", "--course", str(tmp_path)]) == 0 and path.read_bytes() == before
     source_of(master, "test_double_2").source = PLAIN["hidden"].replace("2 points", "4 points")

@@ -24,7 +24,7 @@ from poise_lab.course import __main__ as course  # noqa: E402
 from poise_lab.course import collect as collecting  # noqa: E402
 from poise_lab.course import gradebook, grading, papers  # noqa: E402
 from poise_lab.course.collect import collect  # noqa: E402
-from poise_lab.course.deadlines import tell_late  # noqa: E402
+from poise_lab.course.deadlines import deadlines, tell_late  # noqa: E402
 from poise_lab.course.roster import Roster, handed_in_nothing  # noqa: E402
 from poise_lab.course.tables import Table  # noqa: E402
 
@@ -463,6 +463,25 @@ def test_no_archive_writes_elsewhere_and_no_paper_is_lost(tmp_path, solved):
     assert [p.read_text() for p in kept] == ["put here by hand"]
 
 
+def test_collecting_loads_nothing_that_only_grading_needs(tmp_path, solved):
+    """nbgrader, nbformat and nbconvert take longer to load than a class takes to collect."""
+    toy_course(tmp_path)
+    program = """
+import sys
+sys.modules |= {"nbgrader": None, "nbconvert": None, "nbformat": None}  # an import of them stops
+from poise_lab.course.__main__ import main
+collected = main(["collect", *sys.argv[1:]])
+del sys.modules["nbconvert"], sys.modules["nbformat"]
+print(collected, main(["grade", *sys.argv[2:]]))
+"""
+    moodle = zipped(tmp_path / "moodle.zip", {"Ann_1_assignsubmission_file_/toy.ipynb": text_of(solved)})
+    command = [sys.executable, "-c", program, str(moodle), "--course", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stdout.startswith("1 papers collected") and done.stdout.endswith("0 2\n"), done.stderr
+    assert paper_of(tmp_path, "Ann_1").is_file()
+    assert done.stderr == "error: nbgrader is not installed: run `make assignments`, which installs it\n"
+
+
 def test_what_is_no_zip_is_refused(tmp_path, capsys):
     toy_course(tmp_path)
     (tmp_path / "x.zip").write_text("no zip")
@@ -544,7 +563,7 @@ def test_a_whole_folder_in_a_zip_is_told_in_a_few_lines(tmp_path, solved):
 
 
 def test_deadlines_are_those_of_each_assignment():
-    due = course.deadlines(["a=2026-11-30 10:00", "2026-12-01T10:00"], ["a", "b"])
+    due = deadlines(["a=2026-11-30 10:00", "2026-12-01T10:00"], ["a", "b"])
     assert [due[name].isoformat() for name in ("a", "")] == ["2026-11-30T10:00:00", "2026-12-01T10:00:00"]
     for given, says in (
         ("c=2026-11-30", "no assignment 'c'"),
@@ -553,7 +572,7 @@ def test_deadlines_are_those_of_each_assignment():
         ("2026-11-30T23:59+12:00", "a time is written like"),
     ):
         with pytest.raises(course.PoiseLabError, match=says):
-            course.deadlines([given], ["a"])
+            deadlines([given], ["a"])
 
 
 # --- grades.csv ------------------------------------------------------------------------------------

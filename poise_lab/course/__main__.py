@@ -19,18 +19,7 @@ import sys
 from pathlib import Path
 
 from ..errors import PoiseLabError
-from .collect import collect
-from .deadlines import deadlines
-from .gradebook import grade_all, medians, read_grades, to_look_at
-from .grading import TIMEOUT
-from .handout import ROOT, WHERE, handout, release
-from .losses import most_lost
-from .minutes import seconds_taken, show_minutes, state_minutes
-from .own import prepare
-from .papers import strays
-from .proof import check
-from .roster import handed_in_nothing
-from .upload import upload
+from . import ROOT, TIMEOUT, WHERE
 
 COURSE = ROOT / "notebooks" / "assignments"
 
@@ -84,38 +73,66 @@ def run(args) -> list[str]:
     for option in ("jobs", "timeout"):
         if getattr(args, option, 1) < 1:
             raise PoiseLabError(f"--{option} must be 1 or more")
+    # Each command imports what it needs itself: nbgrader takes seconds, and collecting does without.
     if args.command == "handout":
+        from .handout import handout
+
         print(handout(course, names, course / "poise-lab-students.zip", args.where))
     elif args.command == "release":
+        from .handout import release
+
         for name in names:
             print(release(course, name))
     elif args.command == "collect":
+        from .collect import collect
+        from .deadlines import deadlines
+
         new, left = collect(course, args.files, names, deadlines(args.due, names))
         print(
             "\n".join([*left, f"{new} papers collected into {course / 'submitted'}; {len(left)} lines above need you"])
         )
     elif args.command == "grade":
-        count = sum(grade_all(course, name, args.timeout, args.jobs) for name in names)
-        lines = [line for name in names for line in medians(course, name)]
-        graded = {name: {key[0] for key in read_grades(course / "grades.csv") if key[1] == name} for name in names}
-        lost = [line for name in names for line in most_lost(course, name, graded[name])]
-        lines += ["", "What most lost (papers without a point aside):", *lost] if lost else []
-        look = to_look_at(course, names) + strays(course, known) + handed_in_nothing(course, names)
-        print("\n".join([*lines, *(["", "To look at:", *look] if look else [])]))
-        print(f"{count} submissions graded, others unchanged; see grades.csv and feedback under {course}")
+        grade(course, names, known, args.timeout, args.jobs)
     elif args.command == "return":
+        from .upload import upload
+
         print("\n".join(upload(course, names, args.worksheet)))
     elif args.command == "check":
+        from .minutes import seconds_taken, show_minutes
+        from .proof import check
+
         for name in names:
             wrong += check(course / "source" / name, args.timeout)
             show_minutes(name, seconds_taken(course, name))
     elif args.command == "prepare":
+        from .minutes import show_minutes
+        from .own import prepare
+
         for name in names:
             show_minutes(name, prepare(course, name))
     elif args.command == "minutes":
+        from .minutes import show_minutes, state_minutes
+
         for name in names:
             show_minutes(name, state_minutes(course, name))
     return wrong
+
+
+def grade(course: Path, names: list[str], known: list[str], timeout: int, jobs: int) -> None:
+    """Grade what is new, and print what the class lost most and what the lecturer should look at."""
+    from .gradebook import grade_all, medians, read_grades, to_look_at
+    from .losses import most_lost
+    from .papers import strays
+    from .roster import handed_in_nothing
+
+    count = sum(grade_all(course, name, timeout, jobs) for name in names)
+    lines = [line for name in names for line in medians(course, name)]
+    graded = {name: {key[0] for key in read_grades(course / "grades.csv") if key[1] == name} for name in names}
+    lost = [line for name in names for line in most_lost(course, name, graded[name])]
+    lines += ["", "What most lost (papers without a point aside):", *lost] if lost else []
+    look = to_look_at(course, names) + strays(course, known) + handed_in_nothing(course, names)
+    print("\n".join([*lines, *(["", "To look at:", *look] if look else [])]))
+    print(f"{count} submissions graded, others unchanged; see grades.csv and feedback under {course}")
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ def given_names(master) -> dict[str, list[str]]:
 
 
 def grade_id(cell) -> str | None:
-    return cell.metadata.get("nbgrader", {}).get("grade_id")
+    return cell["metadata"].get("nbgrader", {}).get("grade_id")
 
 
 def is_answer(cell) -> bool:

@@ -13,9 +13,8 @@ import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
-import nbformat
-
 from ..errors import PoiseLabError
+from ..files import read_json
 from .cells import grade_id
 from .deadlines import keep_deadlines, tell_late
 from .papers import MOST_NOTEBOOK, hidden, plain
@@ -136,9 +135,7 @@ def student_of(file: File) -> Student | None:
 def assignment_of(file: File, text: bytes, ids: dict[str, set[str]]) -> str | None:
     """The assignment whose cells a notebook holds; else the one that its path names, or the only one asked for."""
     try:
-        raw = json.loads(text)
-        cells = [nbformat.from_dict(cell) for cell in raw["cells"]]
-        held = {grade_id(cell) for cell in cells if isinstance(cell.get("metadata"), dict)}
+        held = {grade_id(cell) for cell in json.loads(text)["cells"] if isinstance(cell.get("metadata"), dict)}
     except Exception:  # whatever it is; an .ipynb that cannot be read is told so when it is graded
         if not file.parts[-1].lower().endswith(".ipynb"):
             return None
@@ -159,8 +156,8 @@ def collect(
     """
     ids, roster, collected = {}, roster_of(course), set()
     for name in names:
-        master = nbformat.read(course / "source" / name / f"{name}.ipynb", 4)
-        ids[name] = {grade_id(cell) for cell in master.cells if grade_id(cell)}
+        master = read_json(course / "source" / name / f"{name}.ipynb")
+        ids[name] = {grade_id(cell) for cell in master["cells"] if grade_id(cell)}
     record = course / "collected.csv"
     table = Table.read(record) if record.is_file() else Table(list(COLLECTED), [])
     left, new, strangers, undated = Table(["from", "student", "file", "reason"], []), 0, [], []

@@ -12,10 +12,11 @@ from pathlib import Path
 import nbformat
 
 from ..errors import PoiseLabError
+from . import TIMEOUT
 from .cells import grade_id
 from .deadlines import tell_late
 from .feedback import points_by_exercise, write_feedback
-from .grading import TIMEOUT, Classroom, Graded
+from .grading import Classroom, Graded
 from .losses import note_tests
 from .minutes import exercises
 from .papers import papers, plain, read_notebook

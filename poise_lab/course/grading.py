@@ -36,11 +36,11 @@ try:
 except ImportError:
     raise PoiseLabError("nbgrader is not installed: run `make assignments`, which installs it") from None
 
+from . import TIMEOUT
 from .cells import given_names, grade_id, is_answer, is_test
 from .papers import plain, read_notebook, repaired
 from .submission import Desk, RunSubmission
 
-TIMEOUT = 120  # seconds per cell; the slowest cell of a solution takes a tenth of it
 MOST_MEMORY = 4 * 2**30  # bytes of a submission's processes; a solution takes a quarter of it
 MOST_DISK = 2**30  # bytes that a submission may write
 PLANTED = "planted"

@@ -9,14 +9,13 @@ from pathlib import Path
 import nbformat
 
 from ..files import write_text
+from . import ROOT, WHERE
 from .cells import is_test
 from .grading import Classroom
 from .minutes import exercises
 
-ROOT = Path(__file__).parent.parent.parent
 HANDED_OUT = ("poise_lab", "data", "notebooks", ".binder", "pyproject.toml", "constraints.txt", "environment.yml",
               "LICENSE")  # fmt: skip
-WHERE = "Hand it in where your course says."
 KEPT_BACK = ("assignments", "INSTRUCTORS.md", "__pycache__", ".ipynb_checkpoints", "*.partial")
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .grading import PLANTED, RIGHT, TIMEOUT, Classroom, PlantedAnswer, planted_answers
+from . import TIMEOUT
+from .grading import PLANTED, RIGHT, Classroom, PlantedAnswer, planted_answers
 
 
 def check(source: Path, timeout: int = TIMEOUT, show=print) -> list[str]:
