@@ -970,6 +970,10 @@ def test_a_plain_notebook_becomes_an_assignment_and_grades(course, grading, tmp_
         graded = room.grade("ann", room.solved({"double": "def double(x):\n    return 2"}))
     assert graded.points == {"test_double": 1, "test_double_2": 0} and graded.full == 5
     assert graded.messages == ["test_double_2: this does not hold: assert double(0) == 0"]
+    cells.append(nbformat.v4.new_code_cell('check_all("mine.ipynb")'))  # a student who renames the file writes so here
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    assert course.main(["prepare", "mine", "--course", str(tmp_path)]) == 0
+    assert not source_of(nbformat.read(path, 4), "check_all").metadata.nbgrader.locked
     nbformat.write(nbformat.v4.new_notebook(cells=cells[:3]), path)
     assert course.main(["prepare", "mine", "--course", str(tmp_path)]) == 2
     assert "no cell that is an answer" in capsys.readouterr().err

@@ -19,27 +19,28 @@ def prepare(course: Path, name: str) -> list[dict]:
     """Mark the code cells of a master as nbgrader wants them, and state points and minutes at its exercises.
 
     A cell with a solution in it is an answer, called after what it sets; one that begins with `# 3 points` is a test of
-    the answer above it; the others are given. Cells that have a name keep it. Returns the exercises (`minutes`).
+    the answer above it; one that calls `check_all` is open; the others are given. Cells that have a name keep it.
+    Returns the exercises (`minutes`).
     """
     path = course / "source" / name / f"{name}.ipynb"
     master = nbformat.read(path, 4)
     taken, above = {grade_id(cell) for cell in master.cells}, "given"
     for cell in (cell for cell in master.cells if cell.cell_type == "code"):
         cell.outputs, cell.execution_count = [], None
-        points, answer = POINTS.match(cell.source), ANSWER in cell.source
+        points, answer, runs_all = POINTS.match(cell.source), ANSWER in cell.source, "check_all(" in cell.source
         if answer:
             above = grade_id(cell) or next(iter(sorted(names_set(cell))), "answer")
         if grade_id(cell):
             if points:
                 cell.metadata.nbgrader.points = float(points[1])
             continue
-        called = wanted = above if answer else f"test_{above}" if points else "given"
+        called = wanted = above if answer else f"test_{above}" if points else "check_all" if runs_all else "given"
         for number in range(2, len(master.cells) + 2):
             if called not in taken:
                 break
             called = f"{wanted}_{number}"
         taken.add(called)
-        kind = dict(grade=bool(points), solution=answer, locked=not answer, task=False, schema_version=3)
+        kind = dict(grade=bool(points), solution=answer, locked=not (answer or runs_all), task=False, schema_version=3)
         cell.metadata.nbgrader = kind | {"grade_id": called} | ({"points": float(points[1])} if points else {})
     for what, found in (("answer: none holds " + ANSWER, is_answer), ("test: none begins with # 3 points", is_test)):
         if not any(map(found, master.cells)):
