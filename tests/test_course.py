@@ -730,6 +730,25 @@ def test_a_platform_s_own_table_is_filled_in(graded, capsys):
         assert says in capsys.readouterr().err
 
 
+def test_no_platform_gets_a_decimal_comma(graded):
+    """In English, Moodle reads 4,5 as 4, and it takes no semicolons between columns."""
+    grades = gradebook.Grades.read(graded / "grades.csv")
+    for row in grades.rows:
+        row |= {name: row[name].replace(".", ",") for name in ("points", "graded", "of")}
+    grades.delimiter = ";"
+    grades.write(graded / "grades.csv")
+    sheet = graded / "sheet.csv"
+    sheet.write_text("\ufeffIdentifier;Full name;Grade;Maximum Grade\nParticipant 11;Müller, Anna;;5.0\n")
+    for more in ([], ["--worksheet", str(sheet)]):
+        assert course.main(["return", *more, "--course", str(graded)]) == 0
+    filled = (graded / "return" / "sheet.csv").read_text(encoding="utf-8-sig")
+    assert filled == 'Identifier,Full name,Grade,Maximum Grade\nParticipant 11,"Müller, Anna",4.5,5.0\n'
+    (moodle,) = Table.read(graded / "return" / "toy-moodle.csv").rows
+    assert (moodle["Grade"], moodle["Maximum Grade"]) == ("4.5", "5.0")
+    full, canvas = Table.read(graded / "return" / "canvas.csv").rows
+    assert (full["toy"], canvas["toy"]) == ("5.0", "3.0")
+
+
 def test_feedback_has_titles_points_code_and_nothing_that_runs(tmp_path, released, solved):
     from poise_lab.course.feedback import write_feedback
 

@@ -55,6 +55,11 @@ class Table:
         return str(number).replace(".", ",") if self.delimiter == ";" else str(number)
 
 
+def with_point(text: str) -> str:
+    """A number with a decimal point, as platforms read it; what is no number stays as it is."""
+    return text if number(text) is None else text.strip().replace(",", ".")
+
+
 def number(text: object) -> float | None:
     try:
         return float(str(text).strip().replace(",", "."))

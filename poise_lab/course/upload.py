@@ -9,7 +9,7 @@ from pathlib import Path
 from ..errors import PoiseLabError
 from .deadlines import attempt
 from .gradebook import read_grades
-from .tables import Table
+from .tables import Table, with_point
 
 
 def upload(course: Path, names: list[str], worksheet: Path | None = None) -> list[str]:
@@ -19,6 +19,9 @@ def upload(course: Path, names: list[str], worksheet: Path | None = None) -> lis
     worksheet: the table that the platform gives for grades; it is filled in, and nothing else in it changes.
     """
     grades, who = read_grades(course / "grades.csv"), {}
+    grades = {
+        key: {**row, "points": with_point(row["points"]), "of": with_point(row["of"])} for key, row in grades.items()
+    }
     if not grades:
         raise PoiseLabError(f"nothing is graded yet: there is no {course / 'grades.csv'}, or it is empty")
     if (course / "collected.csv").is_file():
@@ -79,6 +82,7 @@ def filled(worksheet: Path, out: Path, names: list[str], grades: dict, who: dict
         )
     if moodle and len(names) != 1:
         raise PoiseLabError("a worksheet of Moodle is of one assignment: name it")
+    table.delimiter = "," if moodle else table.delimiter  # which is all that many versions of Moodle read
     platform, key = ("moodle", "Identifier") if moodle else ("canvas", "ID")
     by_id = {re.sub(r"\D", "", row[key]): row for row in table.rows if row[key].strip()}
     for name in names:

@@ -11,6 +11,7 @@ Accuracy is measured by TRL's own evaluation, so it works where the policy's wei
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import math
@@ -28,6 +29,7 @@ from ..errors import PoiseLabError
 from ..files import json_line, provenance, read_json, write_text
 from ..loading import read_tokenizer
 from ..policies import load_policy
+from ..process import without_bars
 from ..runs import RunRecord, claim_folder, read_metrics
 from ..sampler import step_seed
 from ..sources import BUNDLED, SOURCES
@@ -245,7 +247,8 @@ def train(
         for name, value in (("WANDB_MODE", "offline"), ("WANDB_PROJECT", args.project), ("WANDB_DIR", str(out))):
             os.environ.setdefault(name, value)
     options = RunOptions(policy, task, config.eval_prompts, resume)
-    return run(options, args, dataclasses.asdict(config))
+    with without_bars() if quiet else contextlib.nullcontext():
+        return run(options, args, dataclasses.asdict(config))
 
 
 def one_line(e: Exception) -> PoiseLabError:

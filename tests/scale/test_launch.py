@@ -19,6 +19,7 @@ from datasets import Dataset
 from launching import ROOT, environment, launch
 from tokenizers import AddedToken
 from transformers import AutoTokenizer
+from transformers.utils import logging as transformers_logging
 from trl import TrlParser
 
 import poise_lab as pl
@@ -251,7 +252,8 @@ def test_a_saved_policy_is_asked_as_on_the_laptop(tmp_path, monkeypatch, wording
 def test_a_log_of_this_engine_stays_on_this_machine(tmp_path, monkeypatch):
     """transformers begins the log by itself; it is told of the place and the name in the ways that it knows."""
     told, names = {}, ("WANDB_MODE", "WANDB_PROJECT", "WANDB_DIR")
-    monkeypatch.setattr("poise_lab.trl.launch.run", lambda options, args, train: told.update(args.to_dict()))
+    told_by = lambda args: {**args.to_dict(), "bars": transformers_logging.is_progress_bar_enabled()}  # noqa: E731
+    monkeypatch.setattr("poise_lab.trl.launch.run", lambda options, args, train: told.update(told_by(args)))
     for name in names:  # which puts them back afterwards
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
@@ -261,6 +263,9 @@ def test_a_log_of_this_engine_stays_on_this_machine(tmp_path, monkeypatch):
     train(pl.TrainConfig(), **how, log="wandb")
     assert (told["report_to"], told["project"], told["run_name"]) == (["wandb"], "poise-lab", "trl-1")
     assert [os.environ[name] for name in names] == ["offline", "poise-lab", str(tmp_path / "trl-1")]
+    assert told["bars"]
+    train(pl.TrainConfig(), **how, quiet=True)  # nor one of saving
+    assert told["disable_tqdm"] and not told["bars"] and transformers_logging.is_progress_bar_enabled()
 
 
 def test_tags_that_are_special_tokens_are_graded(tmp_path, monkeypatch):
