@@ -455,12 +455,29 @@ def read_and_bound(source: str) -> tuple[set[str], set[str]]:
     return read, bound
 
 
+def changed(source: str) -> set[str]:
+    """Names of what code writes into or calls a method of for its effect: `x[1] = 2`, `x.y = 2`, `x.update(2)`."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+            node = node.value.func
+        elif not isinstance(getattr(node, "ctx", None), ast.Store):
+            continue
+        if isinstance(node, ast.Name):
+            continue
+        while isinstance(node, ast.Subscript | ast.Attribute):
+            node = node.value
+        if isinstance(node, ast.Name):
+            found.add(node.id)
+    return found
+
+
 def needed(sources: list[str], read: set[str]) -> set[int]:
-    """Cells that bind names that are read behind them, by themselves or for one another."""
+    """Cells that bind or change what is read behind them, by themselves or for one another."""
     found = set()
     for i in reversed(range(len(sources))):
         reads, binds = read_and_bound(sources[i])
-        if binds & read:
+        if (binds | changed(sources[i])) & read:
             found.add(i)
             read = read - binds | reads
     return found
@@ -470,6 +487,8 @@ def test_needed_cells_are_found():
     sources = ["import math", "a = 1", "b = 2", "a = [a * k for k in (1, 2)]", "def f():\n    return math.pi * a[0]"]
     assert needed(sources, {"f"}) == {0, 1, 3, 4}
     assert needed(sources, {"b"}) == {2}
+    sources = ["d, e = {}, []", "d[1] = 2", "e.append(3)", "print(d, e)"]
+    assert needed(sources, {"d", "print"}) == {0, 1} and needed(sources, {"e", "print"}) == {0, 2}
 
 
 def test_solutions_of_a_lesson_are_correct(notebook, capsys):
