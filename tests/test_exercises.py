@@ -1,6 +1,6 @@
-"""Exercises of notebooks 4 to 11: folded solutions are correct, empty ones are told so, mistakes named.
+"""Functions that notebooks 4 to 11 ask for: folded solutions are correct, empty ones are told so, mistakes named.
 
-Those of notebooks 1 to 6 are solved in test_notebooks.py as well, among all their cells.
+All exercises are solved in test_notebooks.py as well, among the cells that they need.
 """
 
 from __future__ import annotations
@@ -73,14 +73,3 @@ def test_solutions_are_correct_and_mistakes_are_named(capsys, name):
     head = re.match(r"def .*:\n", solution)[0]
     lines = said(capsys, head + "    return " + body, test)
     assert any(line.startswith("Not yet") and mistake in line for line in lines), lines
-
-
-@pytest.mark.parametrize("path", [p for p in NOTEBOOKS if p.name[:2] > "06"], ids=lambda path: path.stem)
-def test_solutions_at_the_end_are_run_by_the_notebook(path):
-    """Each stands in a collapsed cell as it stands in its fold, so that nbval runs it."""
-    cells = nbformat.read(path, as_version=4).cells
-    (last,) = [c for c in cells if c.cell_type == "markdown"][-1:]
-    after = [c for c in cells[cells.index(last) + 1 :] if c.metadata.get("jupyter", {}).get("source_hidden")]
-    assert len(blocks(last)) == last.source.count("<summary>Solution") == last.source.count("<summary>Hint") == 3
-    for block in blocks(last):
-        assert any(c.source.startswith(block.rstrip("\n")) for c in after), block
