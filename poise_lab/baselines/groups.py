@@ -92,9 +92,9 @@ class OPO(Baseline):
 
 @dataclasses.dataclass(eq=False)
 class DAPO(GRPO):
-    """GRPO with dynamic sampling (DAPO, arXiv 2503.14476): groups whose rewards all agree are drawn again.
+    """GRPO with dynamic sampling (DAPO, arXiv 2503.14476): groups whose rewards all agree are thrown away.
 
-    What is thrown away was sampled and is counted. That method's other parts, the decoupled clip and the
+    Groups of other prompts are drawn in their place; what is thrown away was sampled and is counted. That method's other parts, the decoupled clip and the
     token mean, are the trainer's defaults.
 
     rounds: how often it draws for what is still missing; after that the batch stays smaller.
