@@ -9,6 +9,7 @@ import re
 import plotly.graph_objects as go
 import plotly.io as pio
 
+from .looks import dress
 from .page import bundle
 
 MOST_NAMED = 8  # values of one trace that are named one by one; longer ones are told by their range
@@ -22,7 +23,15 @@ STYLE = (
 
 
 class Figure(go.Figure):
-    """A figure that a notebook shows with its content in words below it."""
+    """A figure that a notebook shows with its content in words below it; no series is known by its colour alone."""
+
+    def add_traces(self, data, *args, **more):
+        """As plotly's; what an author leaves open of a trace's look is that of its colour."""
+        first = len(self.data)
+        super().add_traces(data, *args, **more)
+        for trace in self.data[first:]:
+            dress(trace)
+        return self
 
     def _ipython_display_(self):
         from IPython.display import HTML, display
