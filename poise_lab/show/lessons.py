@@ -123,9 +123,7 @@ def surrogate(advantage: float, **clips: float) -> Figure:
     )  # fmt: skip
     add_line(fig, ratios, [advantage * ratio for ratio in ratios], "ratio times advantage", COLORS[7])
     add_line(fig, ratios, [x.item() for x in added], "clipped objective", COLORS[0])
-    add_line(
-        fig, ratios, slope[:, 0].tolist(), "its gradient: so many times the score of the token", COLORS[1]
-    )
+    add_line(fig, ratios, slope[:, 0].tolist(), "its gradient: so many times the score of the token", COLORS[1])
     return fig
 
 
