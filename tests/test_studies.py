@@ -11,7 +11,7 @@ import pytest
 import poise_lab as pl
 from poise_lab.cli import main
 from poise_lab.files import check_writable
-from poise_lab.studies import catalogue, trained
+from poise_lab.studies import catalogue, pairs, trained
 
 SMALL = "--steps 1 --prompts 4 --minibatches 2 --eval-prompts 4 --eval-responses 2 --max-new-tokens 8"
 
@@ -129,7 +129,8 @@ def test_flags_of_the_recorded_runs_are_those_that_made_them():
     from poise_lab.cli import _parser
     from poise_lab.flags import named_values
 
-    for folder, runs in (("runs", trained.RUNS), ("runs-smollm2", trained.SMOLLM2), ("engines", trained.ENGINES)):
+    recorded = {"runs": trained.RUNS, "runs-smollm2": trained.SMOLLM2, "engines": trained.ENGINES, "pairs": pairs.RUNS}
+    for folder, runs in recorded.items():
         for name, flags in runs.items():
             args = _parser().parse_args(["train", *flags.split(), "--out", "x"])
             config = pl.read_run(pl.data_dir() / folder / name).config

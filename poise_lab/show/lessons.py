@@ -53,9 +53,10 @@ def clouds(points: dict) -> Figure:
         "Estimates of the gradient", "along the gradient (1 = the gradient itself)", "across it (same unit)",
         hovermode="closest", xaxis_range=[-6, 8], yaxis_range=[-4, 4], height=460,
     )  # fmt: skip
-    for (name, xy), color in zip(points.items(), (COLORS[0], COLORS[2]), strict=True):
+    looks = ((COLORS[0], "circle"), (COLORS[2], "triangle-up-open"))
+    for (name, xy), (color, symbol) in zip(points.items(), looks, strict=True):
         fig.add_scatter(x=rounded(xy[:, 0], 2), y=rounded(xy[:, 1], 2), mode="markers", name=name,
-                        marker=dict(size=5, opacity=0.5, color=color))  # fmt: skip
+                        marker=dict(size=6, opacity=0.6, color=color, symbol=symbol))  # fmt: skip
     marker = dict(size=13, symbol="x", color=COLORS[5])
     return fig.add_scatter(x=[1], y=[0], mode="markers", name="the exact gradient", marker=marker)
 

@@ -29,7 +29,7 @@ TEMPLATE = go.layout.Template(
         xaxis=_AXIS,
         yaxis=_AXIS,
         legend=dict(
-            orientation="h", yref="container", y=0, yanchor="bottom"
+            orientation="h", yref="container", y=0, yanchor="bottom", itemsizing="constant"
         ),  # below the title of the axis at any width
         margin=dict(l=60, r=20, t=50, b=50),
         hovermode="x unified",
