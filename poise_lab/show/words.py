@@ -18,7 +18,12 @@ MOST_NAMED = 8  # values of one trace that are named one by one; longer ones are
 # stands on a colour of the figure itself (cells of a matrix, buttons, labels under the mouse) keeps its own.
 STYLE = (
     "<style>.js-plotly-plot .main-svg > :not(.hoverlayer) text:not(.heatmap-label *, .updatemenu-item-text)"
-    "{fill: var(--jp-content-font-color1, #767676) !important}</style>"
+    "{fill: var(--jp-content-font-color1, #767676) !important}"
+    # on paper: whole on a page, 900 px on the 700 of a page, dark whatever the theme
+    "@media print {.poise-figure, .poise-view .text {break-inside: avoid} .poise-figure {zoom: .75; color: #222}"
+    ".poise-figure > div {overflow: visible !important} .poise-figure .modebar {display: none}"
+    ".js-plotly-plot .main-svg > :not(.hoverlayer) text:not(.heatmap-label *) {fill: #222 !important}"
+    ".poise-view .text span {print-color-adjust: exact}}</style>"
 )
 
 

@@ -22,7 +22,7 @@ from ..show.tokens import ShownPrompt, read_tokens
 from ..tasks import Problem, load_task
 from . import trained
 
-RUNS = {"poise-0": trained.SMOLLM2["poise-0"].replace("--steps 30", "--steps 20")}
+RUNS = {"poise-0": trained.SMOLLM2["poise-0"].replace("--steps 30", "--steps 10")}
 FITTED, ASKED = 96, 24  # problems that the probe is fitted on, and that are sampled
 SHOWN = 5  # of these
 
@@ -30,7 +30,7 @@ SHOWN = 5  # of these
 def read(run: Path) -> None:
     """Write `pairs.json` into a finished run folder: pairs by the policy that it began with, and by its last one.
 
-    The problems are the same, none of them the run's own. Each policy has a probe of its own, fitted on its pairs to
+    The problems are the same, drawn apart from the run's own. Each policy has a probe of its own, fitted on its pairs to
     other problems.
     """
     made = read_run(run).config
