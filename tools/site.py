@@ -48,6 +48,8 @@ SETTINGS = dict(
 
 # A page is read on white paper also from the dark theme.
 PAPER = """@media print {
+  html { color-scheme: light !important }
+  pre { white-space: pre-wrap !important; overflow-wrap: anywhere }
   html[data-theme=dark], html[data-theme=dark] :not(.poise-view span, svg, svg *) {
     color: #222 !important; background-color: transparent !important;
   }
