@@ -128,14 +128,18 @@ def test_levels_follow_the_numbers(shown):
     assert {("e", 0), ("e", 2), ("l", 0), ("l", 2), ("v", 0), ("v", 4)} <= seen
 
 
-def test_value_at_a_token_is_that_of_a_response_which_stopped_there(bundled, batch):
+@pytest.mark.parametrize("ended", [True, False])
+def test_value_at_a_token_is_that_of_a_response_which_stopped_there(bundled, batch, ended):
+    """Also of one that no tag ends, whose reasoning reaches to its last token."""
     rollouts, internals = batch
+    if not ended:
+        rollouts = dataclasses.replace(rollouts, reasoning_lengths=rollouts.lengths)
     n = int(rollouts.lengths[4, 1])
     one = rollouts.select([4], [1] * n)
     kept = torch.arange(1, n + 1)[None]
     cut = dataclasses.replace(one, lengths=kept, reasoning_lengths=torch.minimum(kept, one.reasoning_lengths))
     expected = pl.read_internals(bundled, cut).features()[0]
-    torch.testing.assert_close(prefix_features(bundled, *batch, 4, 1).float(), expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(prefix_features(bundled, rollouts, internals, 4, 1).float(), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_order_of_the_prompts(bundled, batch, poise, shown):
