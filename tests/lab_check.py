@@ -275,6 +275,8 @@ def test_notebook_in_the_browser(lab, browser, name):
             faults.append(f"cell {i} as shipped drew nothing")
             continue
         opening[i] = page.evaluate(CONTROLS)
+        if opening[i] != [[], []] and not cell.locator(".poise-untrusted").first.is_visible():
+            faults.append(f"cell {i} does not say how its controls are had by keyboard")
         if "Sliders(" in source.source and opening[i] == [[], []]:
             faults.append(f"cell {i} has nothing to move it")
         cell.locator(".js-plotly-plot").first.screenshot(path=SHOTS / f"{Path(name).stem}-{i}-shipped.png")
@@ -306,6 +308,8 @@ def test_notebook_in_the_browser(lab, browser, name):
                 continue  # a progress bar alone
         if not looked_at(page, i):
             faults.append(f"cell {i} drew nothing")
+        elif cell.locator(".poise-untrusted:visible").count():
+            faults.append(f"cell {i} asks for a trust that it has")
         elif i in opening and page.evaluate(CONTROLS) != opening[i]:
             faults.append(f"cell {i} stands at {page.evaluate(CONTROLS)} and opened at {opening[i]}")
         else:

@@ -56,6 +56,11 @@ def test_page_opens_and_moves(built, browser, name):  # noqa: F811
         page.keyboard.press("ArrowRight")
         if page.evaluate(SHADES) == before:
             faults.append(f"view {k} did not change its shades")
+    if name[:2].isdigit():
+        page.wait_for_function("() => window.MathJax?.startup?.promise")
+        page.evaluate("() => MathJax.startup.promise")
+        if not page.locator("mjx-container").count() or page.locator("article p", has_text="$$").count():
+            faults.append("formulas are not typeset")
     missing = page.evaluate("() => [...document.images].filter(i => i.complete && !i.naturalWidth).map(i => i.src)")
     page.context.close()
     assert not faults, "\n".join(faults)

@@ -40,6 +40,7 @@ SETTINGS = dict(
     html_copy_source=False,
     html_show_search_summary=False,  # would fetch pages, which a browser refuses to those of a folder
     html_show_sphinx=False,
+    myst_enable_extensions=["dollarmath", "amsmath"],
     nb_execution_mode="off",
     nb_mime_priority_overrides=[("html", "text/html", 1)],  # figures: the HTML that moves, not the JSON of a kernel
     nb_ipywidgets_js={},  # would be asked of a network

@@ -77,7 +77,8 @@ class Sliders:
             )
             for key, fig in self._states.items()
         ]
-        return STYLE + folded("In words", describe(self.figure), *others) + KEYBOARD
+        mouse = '<p class="poise-untrusted">Trust this notebook, or run the cell, to move the figure by keyboard.</p>'
+        return STYLE + mouse + folded("In words", describe(self.figure), *others) + KEYBOARD
 
     def _ipython_display_(self):
         from IPython.display import HTML, display

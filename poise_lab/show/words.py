@@ -19,6 +19,7 @@ MOST_NAMED = 8  # values of one trace that are named one by one; longer ones are
 STYLE = (
     "<style>.js-plotly-plot .main-svg > :not(.hoverlayer) text:not(.heatmap-label *, .updatemenu-item-text)"
     "{fill: var(--jp-content-font-color1, #767676) !important}"
+    ".poise-untrusted {display: none}"  # a notebook that is not trusted loses this style with its scripts
     # on paper: whole on a page, 900 px on the 700 of a page, dark whatever the theme
     "@media print {.poise-figure, .poise-view .text {break-inside: avoid} .poise-figure {zoom: .75; color: #222}"
     ".poise-figure > div {overflow: visible !important} .poise-figure .modebar {display: none}"
