@@ -148,13 +148,13 @@ def test_flags_of_the_recorded_runs_are_those_that_made_them():
 def test_pairs_are_read_before_and_after_training(tmp_path, monkeypatch, bundled):
     for name, count in (("FITTED", 12), ("ASKED", 6), ("SHOWN", 3)):
         monkeypatch.setattr(pairs, name, count)
-    config = pl.TrainConfig(steps=1, prompts=6, eval_prompts=6, eval_responses=2, learning_rate=1e-3)
+    config = pl.TrainConfig(steps=1, prompts=6, eval_prompts=20, eval_responses=2, learning_rate=1e-3)
     policy, task = pl.load_policy("tiny"), pl.load_task(pl.TINY_TASKS)
     pl.Trainer(policy, task, pl.make_baseline("none"), config, out=tmp_path / "run", progress=False).run()
     pairs.read(tmp_path / "run")
     before, after = (view := recorded_pairs(tmp_path / "run" / "pairs.json")).readings.values()
     assert list(view.readings) == ["before training", "after 1 steps"] and len(before) == len(after) == 3
-    problems = task.sample(18, step_seed(config.seed, 0, "pairs"))[12:]
+    problems = task.sample(20, step_seed(config.seed, 0, "held-out"))[12:18]
     sampled = pl.sample_rollouts(bundled, problems, 2, seed=config.seed, max_new_tokens=config.max_new_tokens)
     for shown in before:
         written = ["".join(response.pieces) for response in shown.responses]

@@ -30,12 +30,12 @@ SHOWN = 5  # of these
 def read(run: Path) -> None:
     """Write `pairs.json` into a finished run folder: pairs by the policy that it began with, and by its last one.
 
-    The problems are the same, drawn apart from the run's own. Each policy has a probe of its own, fitted on its pairs to
-    other problems.
+    The problems are held-out ones of the run, the same for both. Each policy has a probe of its own, fitted on its pairs
+    to other held-out problems.
     """
     made = read_run(run).config
     config, task = TrainConfig(**made["train"]), load_task(made["task"], **made["task_settings"])
-    problems = task.sample(FITTED + ASKED, step_seed(config.seed, 0, "pairs"))
+    problems = task.sample(config.eval_prompts, step_seed(config.seed, 0, "held-out"))[: FITTED + ASKED]
     views: dict[str, list[ShownPrompt]] = {}
     for when in ("before training", f"after {config.steps} steps"):
         spoken = {name: made[name] for name in SPOKEN if name in made}
