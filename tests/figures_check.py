@@ -69,6 +69,9 @@ FAULTS = """() => {
     const own = t.closest('.point');
     if (marks.some(([mark, q]) => !(own && own.contains(mark)) && over(boxes[i], q, 3))) faults.push(`on a mark: ${said(t)}`);
   }
+  const controls = [...plot.querySelectorAll('.updatemenu-item-rect, .slider-rail-touch-rect')].map(box);
+  for (const [i, t] of words.entries())
+    if (!t.closest('.updatemenu-container, .slider-container') && controls.some(q => over(boxes[i], q, 1))) faults.push(`under a control: ${said(t)}`);
   for (const part of plot.querySelectorAll('.legend, .slider-container, .updatemenu-container, .g-gtitle'))
     if (box(part).width && areas.some(area => over(box(part), area, 1)))
       faults.push(`on the plot: ${part.getAttribute('class')}`);

@@ -2,11 +2,13 @@
 control moves it; after all cells have run it stands where it opened; no errors.
 
 Not part of `make test`: it needs a browser. `make test-lab` installs what it needs. Screenshots of the
-figures, as shipped and after all cells have run, in the light and the dark theme, are left in runs/lab. On a machine with other work raise POISE_LAB_PATIENCE (seconds per notebook).
+figures, as shipped and after all cells have run, in the light and the dark theme, are left in runs/lab; sheet.html there
+shows every figure of every notebook as shipped, in colour and in grey. On a machine with other work raise POISE_LAB_PATIENCE (seconds per notebook).
 """
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import re
@@ -233,6 +235,26 @@ def deaf_controls(page, cell) -> list[str]:
     return deaf
 
 
+def write_sheet() -> None:
+    """One page with the figures of all notebooks as they are shipped, each under its notebook, cell and title, and in grey."""
+    shown = []
+    for name in NOTEBOOKS:
+        for i, cell in enumerate(nbformat.read(ROOT / "notebooks" / name, as_version=4).cells):
+            figures = [o.data[PLOTLY] for o in cell.get("outputs", ()) if PLOTLY in o.get("data", {})]
+            shot = f"{Path(name).stem}-{i}-shipped.png"
+            if figures and (SHOTS / shot).is_file():
+                title = html.escape(figures[0]["layout"]["title"]["text"])
+                pictures = f'<img src="{shot}"><img src="{shot}" class="grey">'
+                shown.append(
+                    f"<figure><figcaption>{Path(name).stem}, cell {i}: {title}</figcaption>{pictures}</figure>"
+                )
+    style = "img { width: 48% } .grey { filter: grayscale(1) } figure { margin: 1em 0; break-inside: avoid }"
+    head = f"<!doctype html><meta charset='utf-8'><title>Figures as shipped</title><style>{style}</style>"
+    own = SHOTS / f"sheet-{os.getpid()}.html"  # notebooks are tested side by side
+    own.write_text(head + "".join(shown), encoding="utf-8")
+    own.replace(SHOTS / "sheet.html")
+
+
 def looked_at(page, i) -> bool:
     """Show a cell; whether a figure is drawn in it."""
     page.evaluate(SHOW, i)
@@ -253,10 +275,16 @@ def test_notebook_in_the_browser(lab, browser, name):
             faults.append(f"cell {i} as shipped drew nothing")
             continue
         opening[i] = page.evaluate(CONTROLS)
+        if opening[i] != [[], []] and not cell.locator(".poise-untrusted").first.is_visible():
+            faults.append(f"cell {i} does not say how its controls are had by keyboard")
         if "Sliders(" in source.source and opening[i] == [[], []]:
             faults.append(f"cell {i} has nothing to move it")
         cell.locator(".js-plotly-plot").first.screenshot(path=SHOTS / f"{Path(name).stem}-{i}-shipped.png")
         faults += [f"cell {i}: {control} did not move the figure" for control in stuck_controls(page, cell)]
+
+    write_sheet()
+    sheet = (SHOTS / "sheet.html").read_text(encoding="utf-8")
+    faults += [f"cell {i} is not on the sheet" for i in opening if f'"{Path(name).stem}-{i}-shipped.png"' not in sheet]
 
     page.evaluate("() => window.jupyterapp.commands.execute('notebook:clear-all-cell-outputs')")
     page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells') }")  # not awaited
@@ -280,6 +308,8 @@ def test_notebook_in_the_browser(lab, browser, name):
                 continue  # a progress bar alone
         if not looked_at(page, i):
             faults.append(f"cell {i} drew nothing")
+        elif cell.locator(".poise-untrusted:visible").count():
+            faults.append(f"cell {i} asks for a trust that it has")
         elif i in opening and page.evaluate(CONTROLS) != opening[i]:
             faults.append(f"cell {i} stands at {page.evaluate(CONTROLS)} and opened at {opening[i]}")
         else:

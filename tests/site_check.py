@@ -56,6 +56,11 @@ def test_page_opens_and_moves(built, browser, name):  # noqa: F811
         page.keyboard.press("ArrowRight")
         if page.evaluate(SHADES) == before:
             faults.append(f"view {k} did not change its shades")
+    if name[:2].isdigit():
+        page.wait_for_function("() => window.MathJax?.startup?.promise")
+        page.evaluate("() => MathJax.startup.promise")
+        if not page.locator("mjx-container").count() or page.locator("article p", has_text="$$").count():
+            faults.append("formulas are not typeset")
     missing = page.evaluate("() => [...document.images].filter(i => i.complete && !i.naturalWidth).map(i => i.src)")
     page.context.close()
     assert not faults, "\n".join(faults)
@@ -78,6 +83,44 @@ def test_page_is_as_wide_as_a_phone(built, browser, name):  # noqa: F811
     page, _ = opened(browser, built / f"{name}.html", width=375)
     assert page.evaluate("document.documentElement.scrollWidth") <= 375
     page.context.close()
+
+
+# What a printer would cut, break or print too faintly on white paper.
+ON_PAPER = """() => {
+  const faults = [], light = color => color.map(v => v / 255).map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  for (const figure of document.querySelectorAll('.poise-figure')) {
+    if (getComputedStyle(figure).breakInside !== 'avoid') faults.push('a figure is broken over pages');
+    if (figure.getBoundingClientRect().height > 1000) faults.push('a figure is higher than a page');
+    for (const part of figure.querySelectorAll('.main-svg, label, legend, input, select'))
+      if (part.getBoundingClientRect().right > innerWidth + 1) faults.push(`cut: ${part.tagName}`);
+  }
+  for (const code of document.querySelectorAll('pre')) if (code.scrollWidth > code.clientWidth + 2) faults.push(`cut: ${code.textContent.slice(0, 30)}`);
+  for (const text of document.querySelectorAll('article *, .poise-figure text')) {
+    const words = [...text.childNodes].some(node => node.nodeType === 3 && node.textContent.trim());
+    if (!words || !text.checkVisibility() || text.closest('mjx-container')) continue;
+    const style = getComputedStyle(text), color = text.namespaceURI.includes('svg') ? style.fill : style.color;
+    if (1.05 / (light(color.match(/[0-9.]+/g).slice(0, 3).map(Number)) + 0.05) < 4.5) faults.push(`faint, ${color}: ${text.textContent.slice(0, 30)}`);
+  }
+  return [...new Set(faults)];
+}"""
+
+
+@pytest.mark.parametrize("name", ["02_rollouts_and_rewards", "10_probe_transfer"])
+def test_dark_pages_are_printed_dark_on_white_with_whole_figures(built, browser, name):  # noqa: F811
+    context = browser.new_context(viewport={"width": 1200, "height": 900}, color_scheme="dark", offline=True)
+    page = context.new_page()
+    page.goto((built / f"{name}.html").as_uri(), timeout=120_000)
+    assert page.evaluate("document.documentElement.dataset.theme") == "dark"
+    page.wait_for_function(
+        "() => [...document.querySelectorAll('.poise-figure')].every(box => box.querySelector('.main-svg'))"
+    )
+    page.emulate_media(media="print")
+    page.set_viewport_size({"width": 718, "height": 1000})  # A4 without its margins
+    page.wait_for_timeout(1000)
+    faults = page.evaluate(ON_PAPER)
+    context.close()
+    assert not faults, "\n".join(faults)
 
 
 def test_assignments_hold_no_answers(built):

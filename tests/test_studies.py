@@ -11,7 +11,9 @@ import pytest
 import poise_lab as pl
 from poise_lab.cli import main
 from poise_lab.files import check_writable
-from poise_lab.studies import catalogue, trained
+from poise_lab.sampler import step_seed
+from poise_lab.show.samples import recorded_pairs
+from poise_lab.studies import catalogue, pairs, trained
 
 SMALL = "--steps 1 --prompts 4 --minibatches 2 --eval-prompts 4 --eval-responses 2 --max-new-tokens 8"
 
@@ -129,7 +131,8 @@ def test_flags_of_the_recorded_runs_are_those_that_made_them():
     from poise_lab.cli import _parser
     from poise_lab.flags import named_values
 
-    for folder, runs in (("runs", trained.RUNS), ("runs-smollm2", trained.SMOLLM2), ("engines", trained.ENGINES)):
+    recorded = {"runs": trained.RUNS, "runs-smollm2": trained.SMOLLM2, "engines": trained.ENGINES, "pairs": pairs.RUNS}
+    for folder, runs in recorded.items():
         for name, flags in runs.items():
             args = _parser().parse_args(["train", *flags.split(), "--out", "x"])
             config = pl.read_run(pl.data_dir() / folder / name).config
@@ -140,6 +143,26 @@ def test_flags_of_the_recorded_runs_are_those_that_made_them():
             for key, value in named_values("--task-set", args.task_settings).items():
                 assert config["task_settings"][key] == value
             assert (config.get("engine") or "lab") == args.engine
+
+
+def test_pairs_are_read_before_and_after_training(tmp_path, monkeypatch, bundled):
+    for name, count in (("FITTED", 12), ("ASKED", 6), ("SHOWN", 3)):
+        monkeypatch.setattr(pairs, name, count)
+    config = pl.TrainConfig(steps=1, prompts=6, eval_prompts=20, eval_responses=2, learning_rate=1e-3)
+    policy, task = pl.load_policy("tiny"), pl.load_task(pl.TINY_TASKS)
+    pl.Trainer(policy, task, pl.make_baseline("none"), config, out=tmp_path / "run", progress=False).run()
+    pairs.read(tmp_path / "run")
+    before, after = (view := recorded_pairs(tmp_path / "run" / "pairs.json")).readings.values()
+    assert list(view.readings) == ["before training", "after 1 steps"] and len(before) == len(after) == 3
+    problems = task.sample(20, step_seed(config.seed, 0, "held-out"))[12:18]
+    sampled = pl.sample_rollouts(bundled, problems, 2, seed=config.seed, max_new_tokens=config.max_new_tokens)
+    for shown in before:
+        written = ["".join(response.pieces) for response in shown.responses]
+        ids = [sampled.response_ids[shown.index, j, : sampled.lengths[shown.index, j]] for j in (0, 1)]
+        assert written == [bundled.tokenizer.decode(one) for one in ids]
+        assert set(shown.responses[0].measures) == {"entropy", "log p", "value", "pull"} and shown.source == "value"
+    measured = [[one.measures for shown in reading for one in shown.responses] for reading in (before, after)]
+    assert measured[0] != measured[1], "the update changed nothing"
 
 
 def test_bad_names_and_places(tmp_path, capsys):

@@ -13,7 +13,17 @@ from test_vocabularies import VOCABULARIES, vocabulary
 
 import poise_lab as pl
 from poise_lab.show import tokens, viewer
-from poise_lab.show.tokens import ShownPrompt, ShownResponse, pieces_of, prefix_features, read_tokens
+from poise_lab.show.samples import recorded_pairs
+from poise_lab.show.tokens import (
+    AGREE,
+    DIFFER,
+    MISS,
+    ShownPrompt,
+    ShownResponse,
+    pieces_of,
+    prefix_features,
+    read_tokens,
+)
 from poise_lab.show.viewer import ALPHAS, BLUE, MEASURES, MOST_TOKENS, ORANGE, RolloutViewer
 
 HOSTILE = [
@@ -128,14 +138,20 @@ def test_levels_follow_the_numbers(shown):
     assert {("e", 0), ("e", 2), ("l", 0), ("l", 2), ("v", 0), ("v", 4)} <= seen
 
 
-def test_value_at_a_token_is_that_of_a_response_which_stopped_there(bundled, batch):
+@pytest.mark.parametrize("ended", [True, False])
+def test_value_at_a_token_is_that_of_a_response_which_stopped_there(bundled, batch, ended):
+    """Also of one that no tag ends, whose reasoning reaches to its last token."""
     rollouts, internals = batch
+    if not ended:
+        rollouts = dataclasses.replace(rollouts, reasoning_lengths=rollouts.lengths)
     n = int(rollouts.lengths[4, 1])
     one = rollouts.select([4], [1] * n)
     kept = torch.arange(1, n + 1)[None]
     cut = dataclasses.replace(one, lengths=kept, reasoning_lengths=torch.minimum(kept, one.reasoning_lengths))
     expected = pl.read_internals(bundled, cut).features()[0]
-    torch.testing.assert_close(prefix_features(bundled, *batch, 4, 1).float(), expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        prefix_features(bundled, rollouts, internals, 4, 1).float(), expected, atol=1e-4, rtol=1e-4
+    )
 
 
 def test_order_of_the_prompts(bundled, batch, poise, shown):
@@ -265,6 +281,20 @@ def test_before_and_after_of_the_same_prompts(shown):
         RolloutViewer(before=shown, after=later[1:])
     with pytest.raises(pl.PoiseLabError, match="show one prompt or more"):
         RolloutViewer(before=[])
+
+
+def test_the_recorded_pairs_of_a_real_model_show_what_training_changed():
+    view = recorded_pairs(pl.data_dir() / "pairs" / "poise-0" / "pairs.json")
+    before, after = view.readings.values()
+    assert list(view.readings) == ["before training", "after 10 steps"] and len(before) == 5
+    rewards = [[one.reward for shown in reading for one in shown.responses] for reading in (before, after)]
+    assert sum(rewards[1]) > sum(rewards[0]) and {shown.kind for shown in before} >= {AGREE, DIFFER, MISS}
+    for one in view.responses():
+        assert set(one.measures) == {"entropy", "log p", "value", "pull"} and one.pieces and not one.ended
+        assert all(len(values) == len(one.pieces) for values in one.measures.values())
+    page = view.to_html()
+    assert page == view.to_html() and len(page) < 300_000 and page.count('class="cards"') == 10
+    assert "baseline of response 2" in page and page.count("<strong>after 10 steps</strong>") == 5
 
 
 def test_responses_without_numbers_are_text():

@@ -36,14 +36,27 @@ SETTINGS = dict(
     html_title="poise-lab",
     html_theme_options=dict(show_toc_level=2, use_download_button=False),
     html_context=dict(default_mode="auto"),  # light or dark as the reader's system is
+    html_css_files=["paper.css"],
     html_copy_source=False,
     html_show_search_summary=False,  # would fetch pages, which a browser refuses to those of a folder
     html_show_sphinx=False,
+    myst_enable_extensions=["dollarmath", "amsmath"],
     nb_execution_mode="off",
     nb_mime_priority_overrides=[("html", "text/html", 1)],  # figures: the HTML that moves, not the JSON of a kernel
     nb_ipywidgets_js={},  # would be asked of a network
     suppress_warnings=["myst", "mystnb", "image", "toc"],  # links into the repository lead nowhere on a site
 )
+
+# A page is read on white paper also from the dark theme.
+PAPER = """@media print {
+  html { color-scheme: light !important }
+  pre { white-space: pre-wrap !important; overflow-wrap: anywhere }
+  html[data-theme=dark], html[data-theme=dark] :not(.poise-view span, svg, svg *) {
+    color: #222 !important; background-color: transparent !important;
+  }
+  html[data-theme=dark] img, html[data-theme=dark] svg { background-color: transparent !important; filter: none !important }
+}
+"""
 
 
 def build(folder: str | Path) -> None:
@@ -57,7 +70,10 @@ def build(folder: str | Path) -> None:
         (source / "index.md").write_text(index(groups), encoding="utf-8")
         (source / "extra").mkdir()
         (source / "extra" / "plotly.min.js").write_text(get_plotlyjs(), encoding="utf-8")
-        settings = {**SETTINGS, "html_extra_path": ["extra"], "exclude_patterns": ["extra"]}
+        (source / "static").mkdir()
+        (source / "static" / "paper.css").write_text(PAPER, encoding="utf-8")
+        own = {"html_extra_path": ["extra"], "html_static_path": ["static"], "exclude_patterns": ["extra", "static"]}
+        settings = {**SETTINGS, **own}
         app = Sphinx(source, None, folder, Path(workspace, "doctrees"), "html", settings, status=None)
         app.build()
         if app.statuscode:

@@ -10,7 +10,8 @@ import plotly.graph_objects as go
 from ..runs import RunRecord, by_label
 from ..stats import mean_interval
 from ..tasks.strategies import STRATEGIES
-from .plots import COLORS, add_line, figure, line_styles, rounded
+from .looks import COLORS, line_styles
+from .plots import add_line, figure, rounded
 from .words import Figure
 
 # metric: (title, axis title with unit)
@@ -62,7 +63,7 @@ def run_curves(runs: Sequence[RunRecord], metric: str) -> Figure:
         _add(fig, steps, points, name, len(group), **style)
         if metric == "variance_reduction" and label.startswith("poise"):
             common, points = measured(group, "variance_reduction_rloo")
-            add_line(fig, common, points[:, 0], f"RLOO on the same rewards ({label})", COLORS[7], dash="dot")
+            add_line(fig, common, points[:, 0], f"RLOO on the same rewards ({label})", COLORS[7])
     return fig
 
 

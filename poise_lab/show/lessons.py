@@ -13,7 +13,8 @@ from ..internals import read_internals
 from ..objective import clipped_surrogate
 from ..policies import Policy
 from ..tasks import TINY_TASKS, Problem, load_task
-from .plots import COLORS, add_line, figure, rounded
+from .looks import COLORS, line_styles
+from .plots import add_line, figure, rounded
 from .tokens import ShownPrompt, read_tokens
 from .words import Figure
 
@@ -41,9 +42,8 @@ def read_pairs(
 def learning(runs: dict[str, Sequence[float]], title: str, every: int = 1) -> Figure:
     """Share of right responses over updates, one line per run, measured after every so many updates."""
     fig = figure(title, "updates", "share of right responses", yaxis_range=[0, 1])
-    for i, (name, shares) in enumerate(runs.items()):
-        dash = ["solid", "dot", "dash", "dashdot"][i % 4]
-        add_line(fig, range(0, every * len(shares), every), shares, name, COLORS[i], dash=dash)
+    for (name, shares), color in zip(runs.items(), COLORS, strict=False):
+        add_line(fig, range(0, every * len(shares), every), shares, name, color)
     return fig
 
 
@@ -53,9 +53,10 @@ def clouds(points: dict) -> Figure:
         "Estimates of the gradient", "along the gradient (1 = the gradient itself)", "across it (same unit)",
         hovermode="closest", xaxis_range=[-6, 8], yaxis_range=[-4, 4], height=460,
     )  # fmt: skip
-    for (name, xy), color in zip(points.items(), (COLORS[0], COLORS[2]), strict=True):
+    looks = ((COLORS[0], "circle"), (COLORS[2], "triangle-up-open"))
+    for (name, xy), (color, symbol) in zip(points.items(), looks, strict=True):
         fig.add_scatter(x=rounded(xy[:, 0], 2), y=rounded(xy[:, 1], 2), mode="markers", name=name,
-                        marker=dict(size=5, opacity=0.5, color=color))  # fmt: skip
+                        marker=dict(size=6, opacity=0.6, color=color, symbol=symbol))  # fmt: skip
     marker = dict(size=13, symbol="x", color=COLORS[5])
     return fig.add_scatter(x=[1], y=[0], mode="markers", name="the exact gradient", marker=marker)
 
@@ -67,8 +68,8 @@ def parabola(numbers: Sequence[float], curve: Sequence[float], levels: dict[str,
         f"b = {b}: variance {here:.2f}", "number subtracted from all rewards, b", "variance of the estimate", height=440
     )
     add_line(fig, numbers, curve, "the same number for all prompts", COLORS[0])
-    for (name, level), color, dash in zip(levels.items(), COLORS[1:], ("dash", "dot", "dashdot"), strict=False):
-        add_line(fig, numbers, [level] * len(numbers), name, color, dash=dash)
+    for (name, level), color in zip(levels.items(), COLORS[1:], strict=False):
+        add_line(fig, numbers, [level] * len(numbers), name, color)
     marker = dict(size=13, color=COLORS[5])
     return fig.add_scatter(x=[b], y=rounded([here]), mode="markers", name="your b", marker=marker)
 
@@ -82,7 +83,7 @@ def refit(rows: Sequence[int], biases: Sequence[tuple], own: Sequence[float], na
     fig.update_xaxes(type="log", tickvals=list(rows))
     for line, label, color in zip(zip(*biases, strict=True), ("advantages first", "refit first"), COLORS, strict=False):
         add_line(fig, rows, line, label, color)
-    add_line(fig, rows, own, f"refit first, {name}", COLORS[2], dash="dot")
+    add_line(fig, rows, own, f"refit first, {name}", COLORS[2])
     return fig
 
 
@@ -121,11 +122,9 @@ def surrogate(advantage: float, **clips: float) -> Figure:
         "What one token adds", "ratio: probability now over probability when sampled", "in units of the reward",
         yaxis_range=[-1.7, 1.7],
     )  # fmt: skip
-    add_line(fig, ratios, [advantage * ratio for ratio in ratios], "ratio times advantage", COLORS[7], dash="dot")
+    add_line(fig, ratios, [advantage * ratio for ratio in ratios], "ratio times advantage", COLORS[7])
     add_line(fig, ratios, [x.item() for x in added], "clipped objective", COLORS[0])
-    add_line(
-        fig, ratios, slope[:, 0].tolist(), "its gradient: so many times the score of the token", COLORS[1], dash="dash"
-    )
+    add_line(fig, ratios, slope[:, 0].tolist(), "its gradient: so many times the score of the token", COLORS[1])
     return fig
 
 
@@ -142,8 +141,9 @@ def spoilt_probe(r, lines: dict, levels: dict[str, float], at: int, share: float
     x = rounded(r)
     for (kind, y), color in zip(lines.items(), (COLORS[0], COLORS[2]), strict=True):
         add_line(fig, x, y, f"POISE, {kind}", color)
-    for (name, level), color in zip(levels.items(), [COLORS[k] for k in (7, 5, 1, 4, 6, 3, 0)], strict=True):
-        add_line(fig, [min(x), max(x)], [level] * 2, name, color, dash="dot")
+    styles = line_styles(9)
+    for (name, level), k in zip(levels.items(), (7, 5, 1, 4, 6, 3, 8), strict=True):
+        add_line(fig, [min(x), max(x)], [level] * 2, name, **styles[k])
     fig.add_scatter(x=[x[at]], y=rounded([next(iter(lines.values()))[at]]), mode="markers", name="this probe",
                     marker=dict(size=13, color=COLORS[0]))  # fmt: skip
     return fig

@@ -34,7 +34,7 @@ SCRIPT = """async box => {
   for (const {name, active, steps, buttons, type} of controls) {
     const set = i => Plotly.update(plot, ...JSON.parse(JSON.stringify((steps ?? buttons)[i].args)));
     const row = make(type === "buttons" ? "fieldset" : "label", box, {style: "display:block;border:0;padding:0;margin:.4em 0"});
-    make(type === "buttons" ? "legend" : "span", row, {textContent: name + " ", style: "float:left;margin-right:.6em;padding:0"});
+    make(type === "buttons" ? "legend" : "span", row, {textContent: name + " ", style: "float:left;width:auto;margin-right:.6em;padding:0;font-size:inherit"});
     if (steps) {
       const range = make("input", row, {type: "range", min: 0, max: steps.length - 1, value: active, style: "width:min(30em,60%)"});
       const said = make("output", row, {style: "margin-left:.6em"});

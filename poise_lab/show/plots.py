@@ -1,9 +1,6 @@
 """Figures: one look, uncertainty drawn, nothing that asks the network.
 
-The background is transparent, so that a figure takes the page's, light or dark. Each colour has a contrast of at
-least 3 to white and to the dark theme of JupyterLab, and was chosen so that readers of every kind of colour vision
-tell the eight apart: the smallest difference of two of them, CIEDE2000 under the vision models of Machado et al.
-(2009), is as large as a search made it.
+The background is transparent, so that a figure takes the page's, light or dark. What tells its series apart is in looks.py.
 """
 
 from __future__ import annotations
@@ -16,9 +13,8 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from ..stats import mean_interval
+from .looks import COLORS, line_styles
 from .words import Figure
-
-COLORS = ["#3758E6", "#E16500", "#086E56", "#B184BA", "#64A269", "#C20C12", "#AA2C83", "#858585"]
 
 PALE = 0.5  # opacity of a bar with an interval, which is drawn in the bar's colour and so is seen in both themes
 
@@ -33,7 +29,7 @@ TEMPLATE = go.layout.Template(
         xaxis=_AXIS,
         yaxis=_AXIS,
         legend=dict(
-            orientation="h", yref="container", y=0, yanchor="bottom"
+            orientation="h", yref="container", y=0, yanchor="bottom", itemsizing="constant"
         ),  # below the title of the axis at any width
         margin=dict(l=60, r=20, t=50, b=50),
         hovermode="x unified",
@@ -52,8 +48,10 @@ def rounded(values, digits: int = 4) -> list[float | None]:
     return [None if v != v else round(float(v), digits) for v in np.asarray(values, dtype=float)]  # JSON has no NaN
 
 
-def add_line(fig: go.Figure, x: Sequence, y: Sequence, name: str, color: str, low=None, high=None, **line) -> None:
-    """A line, with a band between low and high where they are given."""
+def add_line(
+    fig: go.Figure, x: Sequence, y: Sequence, name: str, color: str, low=None, high=None, symbol=None, **line
+) -> None:
+    """A line, with a band between low and high where they are given; its dash and its marker are those of its colour."""
     x, y = list(x), rounded(y)
     if low is not None:
         band = rounded(list(high) + list(low)[::-1])
@@ -63,20 +61,15 @@ def add_line(fig: go.Figure, x: Sequence, y: Sequence, name: str, color: str, lo
                        mode="lines", hoverinfo="skip", showlegend=False, legendgroup=name)
         )  # fmt: skip
     mode = "lines+markers" if len(x) < 40 else "lines"
-    fig.add_trace(go.Scatter(x=x, y=y, name=name, mode=mode, legendgroup=name, line=dict(color=color, **line)))
-
-
-def line_styles(n: int) -> list[dict]:
-    """Colour and dash of n lines; past the eighth the colours come again, dashed otherwise."""
-    dashes = ("solid", "dash", "dot", "dashdot")
-    return [dict(color=COLORS[i % 8], dash=dashes[i // 8 % 4]) for i in range(n)]
+    look = dict(line=dict(color=color, **line), marker=dict(size=7, symbol=symbol) if "markers" in mode else None)
+    fig.add_trace(go.Scatter(x=x, y=y, name=name, mode=mode, legendgroup=name, **look))
 
 
 def calibration(predictions, targets, title: str = "Predicted and measured value", bins: int = 10) -> Figure:
     """Predictions against measured V(x): the points, and the mean of each tenth of the predictions."""
     predictions, targets = np.asarray(predictions).reshape(-1), np.asarray(targets).reshape(-1)
     fig = figure(title, "predicted value", "measured V(x)", hovermode="closest")
-    fig.add_trace(go.Scatter(x=[0, 1], y=[0, 1], mode="lines", name="perfect", line=dict(color=COLORS[7], dash="dot")))
+    fig.add_trace(go.Scatter(x=[0, 1], y=[0, 1], mode="lines", name="perfect", line=dict(color=COLORS[7])))
     fig.add_trace(
         go.Scatter(x=rounded(predictions, 3), y=rounded(targets, 3), mode="markers", name="one prompt",
                    marker=dict(size=4, opacity=0.4, color=COLORS[0]))
@@ -202,7 +195,7 @@ def side_by_side(
         mean, low, high = np.array(list(rows.values())).T
         fig.add_trace(
             go.Scatter(x=broken(rows), y=rounded(mean), name=name, mode="markers", offsetgroup=name,
-                       marker=dict(size=9, color=style["color"]),
+                       marker=dict(size=9, color=style["color"], symbol=style["symbol"]),
                        error_y=dict(array=rounded(high - mean), arrayminus=rounded(mean - low)))
         )  # fmt: skip
     if marked:
@@ -218,11 +211,10 @@ def bias_and_variance(points: dict[str, tuple[float, float]], title: str, **layo
     """One point per estimate, (relative bias, variance), both exact: unbiased ones stand on the left edge."""
     x = "relative bias, |E[estimate] - gradient| / |gradient|"
     fig = figure(title, x, "variance of the estimate", height=460, hovermode="closest", **layout)
-    for i, (name, (bias, variance)) in enumerate(points.items()):
-        symbol = ("circle", "diamond", "square", "cross")[i // 8 % 4]  # the colours come again past the eighth
+    for (name, (bias, variance)), style in zip(points.items(), line_styles(len(points)), strict=True):
         fig.add_trace(
             go.Scatter(x=rounded([bias]), y=rounded([variance]), mode="markers", name=name,
-                       marker=dict(size=12, color=COLORS[i % 8], symbol=symbol))
+                       marker=dict(size=12, color=style["color"], symbol=style["symbol"]))
         )  # fmt: skip
     return fig
 

@@ -15,14 +15,13 @@ from ..errors import PoiseLabError
 from ..files import write_text
 from ..runs import RunRecord, by_label, compare
 from .curves import METRICS, seconds_by_part
-from .plots import line_styles
+from .looks import dasharray, line_styles
 from .report_parts import AXES, WINDOWS, chart, more_metrics, pair_matrix, paired, settings_told
 from .report_style import SCRIPT, STYLE
 from .samples import samples_of, written
 from .tables import Table
 from .words import describe, span
 
-DASHES = {"solid": "", "dash": "6 3", "dot": "2 2", "dashdot": "6 2 2 2"}  # of plotly's lines, as SVG has them
 FEW = 3  # settings whose verdicts are read faster in a list than in a matrix
 
 
@@ -81,7 +80,7 @@ def _controls(groups: dict[str, Sequence[RunRecord]]) -> str:
     )
     boxes = []
     for i, (label, style) in enumerate(zip(groups, line_styles(len(groups)), strict=True)):
-        line = f"<line x2='26' y1='4' y2='4' stroke='{style['color']}' stroke-width='3' stroke-dasharray='{DASHES[style['dash']]}'/>"
+        line = f"<line x2='26' y1='4' y2='4' stroke='{style['color']}' stroke-width='3' stroke-dasharray='{dasharray(style['dash'])}'/>"
         boxes.append(
             f"<label><input type='checkbox' name='setting' value='{i}' checked>"
             f"<svg width='26' height='8' aria-hidden='true'>{line}</svg>{html.escape(label)}</label>"

@@ -11,7 +11,8 @@ import numpy as np
 from ..runs import SETTINGS, RunRecord, flat
 from ..stats import p_value, surviving, verdict
 from .curves import METRICS, measured
-from .plots import COLORS, add_line, figure, line_styles, matrix, rounded
+from .looks import COLORS, line_styles
+from .plots import add_line, figure, matrix, rounded
 from .words import Figure
 
 AXES = ("step", "tokens", "seconds")
@@ -69,8 +70,15 @@ def chart(groups: dict[str, Sequence[RunRecord]], metric: str) -> tuple[Figure, 
     for setting, ((label, group), style) in enumerate(zip(groups.items(), styles, strict=True)):
         _trace(fig, setting, label, group, metric, style, band=len(group) > 1)
         if metric == "variance_reduction" and label.startswith("poise"):
-            grey = dict(color=COLORS[7], dash="dot")
-            _trace(fig, setting, f"RLOO on the same rewards ({label})", group, f"{metric}_rloo", grey, band=False)
+            _trace(
+                fig,
+                setting,
+                f"RLOO on the same rewards ({label})",
+                group,
+                f"{metric}_rloo",
+                dict(color=COLORS[7]),
+                band=False,
+            )
     return fig, caption
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
+from ..files import read_json
 from ..runs import RunRecord, read_lines
 from .tokens import ShownPrompt, ShownResponse
 from .viewer import RolloutViewer
@@ -26,6 +28,15 @@ def written(run: RunRecord, steps: Sequence[int] = (), problems: Sequence[int] |
         for step in steps or (min(kept), max(kept))
     }
     return RolloutViewer(**readings)
+
+
+def recorded_pairs(path: str | Path) -> RolloutViewer:
+    """The view that `poise-lab study pairs` kept in a file."""
+
+    def prompt(kept: dict) -> ShownPrompt:
+        return ShownPrompt(**{**kept, "responses": [ShownResponse(**one) for one in kept["responses"]]})
+
+    return RolloutViewer(**{when: [prompt(kept) for kept in view] for when, view in read_json(path)["views"].items()})
 
 
 def _prompt_of(sample: dict) -> ShownPrompt:

@@ -25,6 +25,7 @@ _SLIDER = dict(ticklen=4, tickcolor="#888", minorticklen=3, bgcolor="#C9CED6", b
                font=dict(size=12))  # fmt: skip
 _BUTTONS = dict(bgcolor="#C9CED6", bordercolor="#888", font=dict(size=12, color="#222"))
 _ROW = {"slider": 70, "buttons": 44}  # px
+_NAMES = 18  # px of the names of panels, which stand between the controls and the plot
 HIGHEST = 700  # px: a figure and its controls on one screen
 MOST_LETTERS = 60  # of all buttons of one row; a longer one becomes a list to choose from
 
@@ -76,7 +77,8 @@ class Sliders:
             )
             for key, fig in self._states.items()
         ]
-        return STYLE + folded("In words", describe(self.figure), *others) + KEYBOARD
+        mouse = '<p class="poise-untrusted">Trust this notebook, or run the cell, to move the figure by keyboard.</p>'
+        return STYLE + mouse + folded("In words", describe(self.figure), *others) + KEYBOARD
 
     def _ipython_display_(self):
         from IPython.display import HTML, display
@@ -186,7 +188,7 @@ def _leaves(tree: dict, path: str = "") -> Iterator[tuple[str, object]]:
 
 def _add_controls(layout: dict, steps: dict[str, list], parameters: dict, opens_at: dict) -> None:
     """Put the controls between the title and the plot, the first one on top; the figure grows by their height."""
-    height = 0
+    height = _NAMES if layout.get("annotations") else 0
     for name, values in reversed(parameters.items()):
         label, active = name.replace("_", " "), values.index(opens_at[name])
         place = dict(name=label, active=active, x=0, xanchor="left", y=1, yanchor="bottom")

@@ -14,12 +14,18 @@ import numpy as np
 from plotly.colors import sample_colorscale
 
 from .axes import LETTER, RIGHT, WIDTH, Axis, plain, stacked, tenth, written
+from .looks import dasharray
 
 INK = "#767676"
-_DASHES = {"dash": "9 6", "dot": "2 4", "dashdot": "9 4 2 4"}
 _SHAPES = {  # of half a size s
     "diamond": "m0 -{s}l{s} {s}l-{s} {s}l-{s} -{s}z", "square": "m-{s} -{s}h{d}v{d}h-{d}z",
     "x": "m-{s} -{s}l{d} {d}m0 -{d}l-{d} {d}", "cross": "m-{s} 0h{d}m-{s} -{s}v{d}",
+    "triangle-up": "m-{s} {s}h{d}l-{s} -{d}z", "triangle-down": "m-{s} -{s}h{d}l-{s} {d}z",
+    "hourglass": "m-{s} -{s}h{d}l-{d} {d}h{d}z", "circle": "m-{s} 0a{s} {s} 0 0 0 {d} 0a{s} {s} 0 0 0 -{d} 0",
+}  # fmt: skip
+_HATCHINGS = {  # of a square of 7
+    "/": "M-1 1L1 -1M0 7L7 0M6 8L8 6", "\\": "M-1 6L1 8M0 0L7 7M6 -1L8 1", "x": "M0 7L7 0M0 0L7 7", "-": "M0 3.5H7",
+    "|": "M3.5 0V7", "+": "M0 3.5H7M3.5 0V7", ".": "M2 3.5h3",
 }  # fmt: skip
 
 
@@ -106,8 +112,7 @@ def _trace(trace: dict, k: int, traces: Sequence[dict], layout: dict, axes: dict
         if trace.get("fill") == "toself":
             yield f'<path d="{d}z" fill="{trace["fillcolor"]}"/>'
         elif points and "lines" in trace["mode"]:
-            dash = f' stroke-dasharray="{_DASHES[line["dash"]]}"' if line.get("dash") in _DASHES else ""
-            yield f'<path d="{d}" fill="none" stroke="{color}" stroke-width="2"{dash}/>'
+            yield f'<path d="{d}" fill="none" stroke="{color}" stroke-width="2"{_dashed(line)}/>'
         if "markers" in trace["mode"]:
             yield from _markers(trace, points, color, layout)
             yield _spans(trace, color, x, y, shift)
@@ -125,15 +130,20 @@ def _markers(trace: dict, points: Sequence[tuple], color: str, layout: dict) -> 
         yield _symbols(here, marker.get("symbol", "circle"), size, one, marker.get("opacity", 1))
 
 
-def _symbols(points: Sequence[tuple], symbol: str, size: float, color: str, opacity: float = 1) -> str:
+def _dashed(line: dict) -> str:
+    dashes = dasharray(line.get("dash") or "solid")
+    return f' stroke-dasharray="{dashes}"' if dashes else ""
+
+
+def _symbols(points: Sequence[tuple], symbol: str, size: float, color: str, opacity: float = 1, fill: str = "") -> str:
     """Points as one path; overlapping ones are no darker."""
     at = [f"M{tenth(a)} {tenth(b)}" for a, b in points]
     style = f'stroke="{color}" stroke-opacity="{opacity:g}" fill-opacity="{opacity:g}"'
     if symbol == "circle":
         return f'<path d="{"".join(p + "h0" for p in at)}" stroke-width="{size}" stroke-linecap="round" {style}/>'
     shape = _SHAPES[symbol.removesuffix("-open")].format(s=tenth(size / 2), d=tenth(size))
-    filled = "none" if symbol.endswith("-open") or symbol in ("x", "cross") else color
-    return f'<path d="{"".join(p + shape for p in at)}" fill="{filled}" stroke-width="2" {style}/>'
+    filled = "none" if symbol.endswith("-open") or symbol in ("x", "cross") else fill or color
+    return f'<path d="{"".join(p + shape for p in at)}" fill="{filled}" stroke-width="{1 if fill else 2}" {style}/>'
 
 
 def _spans(trace: dict, color: str, x: Axis, y: Axis, shift: float = 0) -> str:
@@ -150,8 +160,13 @@ def _spans(trace: dict, color: str, x: Axis, y: Axis, shift: float = 0) -> str:
 def _bars(trace: dict, traces: Sequence[dict], layout: dict, x: Axis, y: Axis) -> Iterator[str]:
     along, names, values, base, width, shift = stacked(trace, traces, layout)
     place, length = (x, y) if along == "x" else (y, x)
-    each = trace["marker"].get("color")
-    color = each[0] if isinstance(each, list) else _color(trace, traces.index(trace), layout)
+    colors, hatches = trace["marker"].get("color"), trace["marker"].get("pattern", {}).get("shape", "")
+    color = colors[0] if isinstance(colors, list) else _color(trace, traces.index(trace), layout)
+    each = [  # colour and hatching of each bar
+        (colors[i] if isinstance(colors, list) else color, hatches[i] if isinstance(hatches, list) else hatches)
+        for i in range(len(names))
+    ]
+    yield from (_hatching(*one) for one in dict.fromkeys(each) if one[1])
     for i, (name, value, low) in enumerate(zip(names, values, base, strict=True)):
         if value is None:
             continue
@@ -160,12 +175,24 @@ def _bars(trace: dict, traces: Sequence[dict], layout: dict, x: Axis, y: Axis) -
         box = (a, c, b - a, d - c) if along == "x" else (c, a, d - c, b - a)
         left, top, wide, high = map(tenth, box)
         opacity = trace["marker"].get("opacity", 1)
-        yield (f'<rect x="{left}" y="{top}" width="{wide}" height="{high}" fill="{each[i] if isinstance(each, list) else color}"'
+        edge = f' stroke="{each[i][0]}"' if each[i][1] else ""
+        yield (f'<rect x="{left}" y="{top}" width="{wide}" height="{high}" fill="{_filled(*each[i])}"{edge}'
                f' fill-opacity="{opacity:g}"/>')  # fmt: skip
         if trace.get("text"):
             yield written(trace["text"][i], (a + b) / 2, c - 4 if value >= 0 else d + 13, "middle")
     if along == "x":
         yield _spans(trace, color, x, y, shift)
+
+
+def _hatching(color: str, hatch: str) -> str:
+    """The tile of a hatching, under the name by which `_filled` asks for it."""
+    name = _filled(color, hatch)[5:-1]
+    tile = f'<path d="{_HATCHINGS[hatch]}" stroke="{color}" stroke-width="{3 if hatch == "." else 1.5}"/>'
+    return f'<pattern id="{name}" width="7" height="7" patternUnits="userSpaceOnUse">{tile}</pattern>'
+
+
+def _filled(color: str, hatch: str) -> str:
+    return f"url(#h{list(_HATCHINGS).index(hatch)}{color[1:]})" if hatch else color
 
 
 def _cells(trace: dict, x: Axis, y: Axis) -> Iterator[str]:
@@ -209,12 +236,13 @@ def _legend(rows: Sequence[Sequence[tuple]], height: float) -> Iterator[str]:
         for x, trace in row:
             color = _color(trace, 0, {})
             if "lines" in trace.get("mode", ""):
-                dash = _DASHES.get(trace.get("line", {}).get("dash"))
-                dash = f' stroke-dasharray="{dash}"' if dash else ""
-                yield f'<path d="M{tenth(x)} {y}h24" stroke="{color}" stroke-width="2"{dash}/>'
-            else:
-                symbol = "square" if trace["type"] == "bar" else trace["marker"].get("symbol", "circle")
-                yield _symbols([(x + 12, y)], symbol, 9, color)
+                yield f'<path d="M{tenth(x)} {y}h24" stroke="{color}" stroke-width="2"{_dashed(trace.get("line", {}))}/>'
+            if trace["type"] == "bar":
+                hatch = trace["marker"].get("pattern", {}).get("shape", "")
+                yield _symbols([(x + 12, y)], "square", 10, color, fill=_filled(color, hatch))
+            elif "markers" in trace["mode"]:
+                size = trace["marker"].get("size", 6) if "lines" in trace["mode"] else 9
+                yield _symbols([(x + 12, y)], trace["marker"].get("symbol", "circle"), size, color)
             yield written(plain(trace["name"]).replace("\n", " "), x + 30, y + 4)
 
 

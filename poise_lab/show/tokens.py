@@ -10,7 +10,7 @@ import torch
 from ..baselines.base import Baseline
 from ..baselines.poise import Poise
 from ..errors import PoiseLabError
-from ..internals import Internals, captured_layers, forward_rows
+from ..internals import Internals, captured_layers, scoring_states
 from ..policies import Policy
 from ..rollouts import Rollouts, leave_one_out_mean
 
@@ -157,7 +157,7 @@ def prefix_features(policy: Policy, rollouts: Rollouts, internals: Internals, pr
     n, end = int(rollouts.lengths[prompt, response]), int(rollouts.reasoning_lengths[prompt, response])
     row = torch.tensor([prompt * rollouts.responses + response])
     with captured_layers(policy, [internals.layer]) as captured:
-        forward_rows(policy, rollouts, row)
+        scoring_states(policy, rollouts, row, pack=False)  # whole: a packed row ends before its last token
     start = len(rollouts.prompt_ids[prompt])
     states = captured[internals.layer][0, start : start + n].double().cpu()
     sums = torch.nn.functional.pad(states.cumsum(0), (0, 0, 1, 0))  # (T + 1, D)

@@ -11,8 +11,9 @@ from plotly.subplots import make_subplots
 
 from ..errors import unknown_name
 from .curves import METRICS
+from .looks import COLORS
 from .page import CONFIG
-from .plots import COLORS, TEMPLATE
+from .plots import TEMPLATE
 from .words import describe, disclosed
 
 

@@ -9,6 +9,7 @@ import re
 import plotly.graph_objects as go
 import plotly.io as pio
 
+from .looks import dress
 from .page import bundle
 
 MOST_NAMED = 8  # values of one trace that are named one by one; longer ones are told by their range
@@ -17,12 +18,26 @@ MOST_NAMED = 8  # values of one trace that are named one by one; longer ones are
 # stands on a colour of the figure itself (cells of a matrix, buttons, labels under the mouse) keeps its own.
 STYLE = (
     "<style>.js-plotly-plot .main-svg > :not(.hoverlayer) text:not(.heatmap-label *, .updatemenu-item-text)"
-    "{fill: var(--jp-content-font-color1, #767676) !important}</style>"
+    "{fill: var(--jp-content-font-color1, #767676) !important}"
+    ".poise-untrusted {display: none}"  # a notebook that is not trusted loses this style with its scripts
+    # on paper: whole on a page, 900 px on the 700 of a page, dark whatever the theme
+    "@media print {.poise-figure, .poise-view .text {break-inside: avoid} .poise-figure {zoom: .75; color: #222}"
+    ".poise-figure > div {overflow: visible !important} .poise-figure .modebar {display: none}"
+    ".js-plotly-plot .main-svg > :not(.hoverlayer) text:not(.heatmap-label *) {fill: #222 !important}"
+    ".poise-view .text span {print-color-adjust: exact}}</style>"
 )
 
 
 class Figure(go.Figure):
-    """A figure that a notebook shows with its content in words below it."""
+    """A figure that a notebook shows with its content in words below it; no series is known by its colour alone."""
+
+    def add_traces(self, data, *args, **more):
+        """As plotly's; what an author leaves open of a trace's look is that of its colour."""
+        first = len(self.data)
+        super().add_traces(data, *args, **more)
+        for trace in self.data[first:]:
+            dress(trace)
+        return self
 
     def _ipython_display_(self):
         from IPython.display import HTML, display

@@ -20,7 +20,7 @@ from ..process import one_thread
 from ..runs import compare, format_table
 from ..show.report import write_report
 from ..sources import SOURCES, data_dir, fetched
-from . import arena, cost, showdown, sums, tables, thinking, tracking, trained, transfer, verdicts, when
+from . import arena, cost, pairs, showdown, sums, tables, thinking, tracking, trained, transfer, verdicts, when
 from .common import refresh
 
 REAL = ("smollm2-135m", "gemma3-270m")
@@ -86,6 +86,11 @@ STUDIES = {
     "smollm2": of_runs(
         "SmolLM2 itself trained on sums (notebook 09)", "runs-smollm2", trained.SMOLLM2, mark="smollm2",
         models=("smollm2-135m",),
+    ),
+    "pairs": Study(
+        "pairs of SmolLM2 before and after training, token by token (notebook 09)", "pairs",
+        lambda out: trained.missing(pairs.RUNS, out, data_dir() / "runs-smollm2"),
+        lambda out: trained.record(pairs.RUNS, out, finish=pairs.read), models=("smollm2-135m",),
     ),
     "showdown": Study(
         "every baseline at equal budget, over seeds (notebook 08)", "showdown", showdown.missing, showdown.record, _showdown,

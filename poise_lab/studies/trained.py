@@ -21,7 +21,7 @@ from ..errors import PoiseLabError
 from ..runs import read_run
 
 SEEDS = (0, 1, 2, 3, 4)
-KEPT = ("config.json", "metrics.jsonl", "samples.jsonl", "final.json")  # of a recorded run
+KEPT = ("config.json", "metrics.jsonl", "samples.jsonl", "final.json", "pairs.json")  # of a recorded run
 
 # Each name is that of a run folder.
 RUNS = {f"{name}-{seed}": f"--baseline {name} --seed {seed}" for seed in SEEDS for name in ("poise", "rloo")}
