@@ -90,9 +90,15 @@ def numbers() -> dict[str, tuple[int, str]]:
     )
     ends = {engine: [run.series("accuracy")[1][-1] for run in of_runs("engines", engine)] for engine in ("trl", "lab")}
     found["engines"] = 8, difference(ends["trl"], ends["lab"])
-    for name, one in when.read(DATA / "when").items():
+    settings = when.read(DATA / "when")
+    for name, one in settings.items():
         for label, other in (("V(x) x1", "none x1"), ("prefix_weighted x1", "none x1")):
             found[f"{label} {name}"] = 9, "{:.2f} [{:.2f}, {:.2f}]".format(*one.against(label, other))
+    squares = settings["thinker-mixture"].by_value()
+    found["right, hard"] = 9, f"hard prompts have {squares['right, hard'] / squares['right, easy']:.1f} times"
+    found["wrong, easy"] = 9, f"easy prompts {squares['wrong, easy'] / squares['wrong, hard']:.1f} times"
+    top = [one.top_share("none x1") for one in settings.values()]
+    found["top"] = 9, f"carries {min(top):.2f} to {max(top):.2f} of the noise"
     return found
 
 
@@ -140,3 +146,12 @@ def test_what_the_page_says_in_words(recomputed):
     mapped, own, refitted = (interval(f"transfer {mode}") for mode in ("affine map", "own states", "refitted"))
     assert own[1] < mapped[0] < own[2] and mapped[2] < refitted[1]
     assert not off_zero("engines")
+    settings = when.read(DATA / "when").values()
+    value, prefix = (
+        [when.verdict(one.against(label, "none x1")) for one in settings] for label in ("V(x) x1", "prefix_weighted x1")
+    )
+    assert (value.count("more"), value.count("less"), len(value)) == (3, 0, 5)
+    assert (prefix.count("less"), prefix.count("more")) == (2, 0)
+    for one in settings:
+        squares = one.by_value()
+        assert squares["right, hard"] > squares["right, easy"] and squares["wrong, easy"] > squares["wrong, hard"]

@@ -304,7 +304,8 @@ def read(out: Path) -> dict[str, Measured]:
     for name in SETTINGS:
         if paths := pieces(out, name):
             parts = [load_file(path) for path in paths]
-            found[name] = Measured(name, {key: torch.cat([part[key] for part in parts]) for key in parts[0]})
+            arrays = {key: torch.cat([part[key] for part in parts]).float() for key in parts[0]}  # half would overflow
+            found[name] = Measured(name, arrays)
     return found
 
 
