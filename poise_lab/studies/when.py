@@ -91,12 +91,8 @@ def record(out: Path, log: Callable[[str], None] = print) -> None:
         for name, one in SETTINGS.items():
             path = out / name / f"piece-{start:04d}.safetensors"
             if not path.is_file():
-                config = {
-                    "setting": dataclasses.asdict(one),
-                    "prompts": PROMPTS,
-                    "responses": RESPONSES,
-                    "fresh": FRESH,
-                }
+                sizes = {"prompts": PROMPTS, "responses": RESPONSES, "fresh": FRESH}
+                config = {"setting": dataclasses.asdict(one), **sizes}
                 if not (about := out / name / "config.json").is_file():
                     write_json(about, {"command": "poise-lab study when", **config, "provenance": provenance()})
                 write_arrays(path, measured(name, start))
