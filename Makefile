@@ -22,8 +22,7 @@ test: $(VENV)/.installed
 	echo "library: $$(word $$library); notebooks: $$(word $$notebooks)"; test $$library = 0 -a $$notebooks = 0
 test-scale: $(SCALE)/.installed  # POISE on TRL and accelerate: processes on the CPU, and a GPU where there is one
 	$(ONE) $(SCALE)/bin/python -m pytest tests/scale tests/test_scale.py -q $(TWO)
-	$(ONE) $(SCALE)/bin/python -m pytest $(NBVAL) notebooks/11_*.ipynb -q
-	$(ONE) $(SCALE)/bin/python -m pytest tests/test_notebooks.py -k "solutions and 11_" -q
+	$(ONE) $(SCALE)/bin/python -m pytest $(NBVAL) notebooks/11_*.ipynb tests/test_notebooks.py -k "ipynb or solutions and 11_" -q
 test-vllm: $(VLLM)/.installed  # POISE on TRL with vLLM, on the CPU: Linux on x86-64
 	$(ONE) $(VLLM)/bin/python -m pytest tests/vllm_cpu -q
 test-lab: $(SCALE)/.installed  # the notebooks in a browser, every slider moved; Chromium is installed if there is none

@@ -286,7 +286,7 @@ def test_a_training_cell_that_is_run_again_shows_what_was_done():
     (training,) = (source for source in cells if "LiveCurves(" in source)
     small = "pl.TrainConfig(steps=2, prompts=4, eval_every=1, eval_prompts=4, eval_responses=2)"
     source = re.sub(r"pl\.TrainConfig\(.*?\)", small, training, flags=re.S)
-    names: dict = {}
+    names: dict = {"poise": [pl.read_run(pl.data_dir() / "thinking" / "poise-0")]}  # recorded, for the picture above
     for each in (*cells[:2], source):
         exec(each, names)
     first = [(list(trace.x), list(trace.y)) for trace in names["panels"].figure.data]

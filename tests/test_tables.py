@@ -508,7 +508,7 @@ def test_what_notebook_09_says_of_the_critics():
         "a gap in r that is smaller than the paper's": gap[2] < theirs["probe"]["r"] - theirs["critic"]["r"],
         "On SmolLM2 the mean decides nothing, with letter counting or without": words(every[smollm2])
         == words(fewer[smollm2]) == undecided,
-        "on one split of SmolLM2's greatest common divisors it says one value to all": found[smollm2]["gcd"]["tables"][
+        "on one split of SmolLM2's greatest common divisors it gives one value to all": found[smollm2]["gcd"]["tables"][
             "critic"
         ]["critic"]["r"].count(0.0) == 1,
     }  # fmt: skip

@@ -32,7 +32,7 @@ from ..variance.spoilt import from_siblings
 PROMPTS, PIECE = 400, 50  # problems of a setting, and of a piece
 RESPONSES, FRESH = 4, 16  # to each: scored, and for V(x)
 LEARN, LEARN_PROMPTS = 6, 96  # batches that the baselines learn from before, and their problems, two responses to each
-WIDTH = 32  # numbers kept of a score for products across prompts, see `read_scores`
+WIDTH = 16  # numbers kept of a score for products across prompts, see `read_scores`
 LEARNED = {"constant": 1, "poise": 2, "score_weighted": 2}  # and the responses of a group that each sees
 BY_TOKEN = ("prefix", "prefix_weighted", "ppo")
 COMPARED = ("none x1", "constant x1", "V(x) x1")  # by the formula
