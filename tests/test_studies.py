@@ -48,7 +48,9 @@ def test_what_is_missing_and_what_it_takes_is_said_first(tmp_path, monkeypatch, 
         pl.read_run(folder).metrics[-1]["seconds"] / 60 for folder in (pl.data_dir() / study.folder).glob("grpo-*")
     ]
     assert said.startswith(f"missing in {tmp_path / 'runs'}: grpo-3; about {sum(recorded) / 5:.0f} minutes of one core")
-    assert "smollm2-135m is fetched first (93 MB to download" in said and said.endswith("all records take 0.3 MB")
+    size = sum(path.stat().st_size for path in (pl.data_dir() / study.folder).rglob("*") if path.is_file())
+    assert "smollm2-135m is fetched first (93 MB to download" in said
+    assert said.endswith(f"all records take {size / 1e6:.1f} MB")
     assert made == ["smollm2-135m", tmp_path / "runs"]
 
 
