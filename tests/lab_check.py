@@ -387,7 +387,7 @@ def test_training_stops_and_goes_on(lab, browser):
     page.evaluate("() => window.jupyterapp.commands.execute('notebook:clear-all-cell-outputs')")
     reached = []
     for attempt in range(2):
-        for i in [*code[:2], training] if attempt == 0 else [training]:
+        for i in [*code[:3], training] if attempt == 0 else [training]:  # the third reads the recorded runs
             page.evaluate(SHOW, i)
             page.evaluate(RUN)
         # the cell goes on from where it was stopped, and shows what was done before
