@@ -70,15 +70,8 @@ def chart(groups: dict[str, Sequence[RunRecord]], metric: str) -> tuple[Figure, 
     for setting, ((label, group), style) in enumerate(zip(groups.items(), styles, strict=True)):
         _trace(fig, setting, label, group, metric, style, band=len(group) > 1)
         if metric == "variance_reduction" and label.startswith("poise"):
-            _trace(
-                fig,
-                setting,
-                f"RLOO on the same rewards ({label})",
-                group,
-                f"{metric}_rloo",
-                dict(color=COLORS[7]),
-                band=False,
-            )
+            grey = dict(color=COLORS[7])
+            _trace(fig, setting, f"RLOO on the same rewards ({label})", group, f"{metric}_rloo", grey, band=False)
     return fig, caption
 
 

@@ -22,7 +22,7 @@ from ..show.tokens import ShownPrompt, read_tokens
 from ..tasks import Problem, load_task
 from . import trained
 
-RUNS = {"poise-0": trained.SMOLLM2["poise-0"].replace("--steps 30", "--steps 10")}
+RUNS = {"poise-0": f"{trained.SMOLLM2['poise-0']} --steps 10"}  # the later number counts
 FITTED, ASKED = 96, 24  # problems that the probe is fitted on, and that are sampled
 SHOWN = 5  # of these
 

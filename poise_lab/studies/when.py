@@ -35,7 +35,6 @@ LEARN, LEARN_PROMPTS = 6, 96  # batches that the baselines learn from before, an
 WIDTH = 16  # numbers kept of a score for products across prompts, see `read_scores`
 LEARNED = {"constant": 1, "poise": 2, "score_weighted": 2}  # and the responses of a group that each sees
 BY_TOKEN = ("prefix", "prefix_weighted", "ppo")
-COMPARED = ("none x1", "constant x1", "V(x) x1")  # by the formula
 PAIRS = (  # baselines whose noise is compared
     ("V(x) x1", "none x1"), ("constant x1", "none x1"), ("prefix_weighted x1", "none x1"), ("prefix_weighted x1", "constant x1"),
 )  # fmt: skip
@@ -274,7 +273,7 @@ class Measured:
 
 
 def formula(accuracy: float, spread: float, ratio: float) -> dict[str, float]:
-    """The noise of the three baselines of COMPARED and of b*(x), over that of none, from three numbers.
+    """The noise of none, of one constant, of V(x) and of b*(x), over that of none, from three numbers.
 
     Taken for granted: a score's squared length depends on whether the response is right alone (ratio: wrong over right),
     V(x) has a Beta distribution with this mean and standard deviation, rewards are 0 or 1, and the expected gradient's own
