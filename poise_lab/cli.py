@@ -160,11 +160,7 @@ def _train(args) -> int:
     config = TrainConfig(**{f.name: getattr(args, f.name) for f in dataclasses.fields(TrainConfig)})
     settings, task_settings = named_values("--set", args.settings), named_values("--task-set", args.task_settings)
     if args.engine == "trl":
-        if task_settings or any(value for name, value in spoken(args).items() if name != "tags"):
-            raise PoiseLabError(
-                "--task-set, --wording, --shots, --system, --template and --template-set belong to the engine lab; leave them out with trl"
-            )
-        return _train_on_trl(args, config, settings)
+        return _train_on_trl(args, config, settings, task_settings)
     baseline = make_baseline(args.baseline, **settings)
     task = load_task(args.task or TINY_TASKS, **task_settings)
     policy = load_policy(args.policy, **spoken(args))
@@ -186,7 +182,7 @@ def _train(args) -> int:
     return 0
 
 
-def _train_on_trl(args, config, settings: dict) -> int:
+def _train_on_trl(args, config, settings: dict, task_settings: dict) -> int:
     from . import TINY_TASKS
     from .trl.needed import check_trl
 
@@ -195,7 +191,8 @@ def _train_on_trl(args, config, settings: dict) -> int:
 
     run = train(
         config, policy=args.policy, task=args.task or TINY_TASKS, out=args.out, resume=args.resume,
-        baseline=args.baseline, settings=settings, tags=args.tags, log=args.log, quiet=args.quiet,
+        baseline=args.baseline, settings=settings, spoken=spoken(args), task_settings=task_settings, log=args.log,
+        quiet=args.quiet,
     )  # fmt: skip
     if int(os.environ.get("RANK", 0)) == 0:
         accuracy = run.series("accuracy")[1]

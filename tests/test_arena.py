@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 import poise_lab as pl
@@ -95,3 +96,25 @@ def test_a_whole_method_is_recorded_and_read(tmp_path, monkeypatch, capsys):
     (row,) = arena.says(tmp_path).splitlines()[2:]
     assert row.startswith("| rloo x2 | 0.0001 |")
     capsys.readouterr()
+
+
+def test_verdicts_are_paired_by_seed_and_corrected_for_the_pairs(monkeypatch):
+    base = np.array([0.5, 0.6, 0.4, 0.55, 0.45])
+    noise = np.array([0.01, -0.01, 0.02, 0.0, -0.02])
+    found = {"none x1": base, "rloo x2": base + 0.2 + 0.01 * noise, "grpo x8": base + 0.023 + noise}
+    monkeypatch.setattr(arena, "ends", lambda out: {label: {"greedy accuracy": each} for label, each in found.items()})
+    said = arena.verdicts("", "greedy accuracy")
+    assert len(said) == 6
+    word, (mean, low, high), kept = said["rloo x2", "none x1"]
+    assert (word, kept) == ("better", True) and mean == pytest.approx(0.2) and low < mean < high  # far above the spread
+    assert said["none x1", "rloo x2"][0] == "worse" and said["none x1", "rloo x2"][2]
+    # mean 0.023, standard deviation 0.0158, t = 3.25 with 4 degrees of freedom: p = 0.031, corrected 0.031 as the last of three
+    word, (mean, low, high), kept = said["grpo x8", "none x1"]
+    assert (
+        word == "better"
+        and mean == pytest.approx(0.023)
+        and low == pytest.approx(0.023 - 2.776 * 0.0158 / 5**0.5, abs=1e-4)
+    )
+    # nine more pairs that say nothing: the correction asks for more
+    found |= {f"more x{k}": base + np.roll(noise, k) * 30 for k in (2, 3)}
+    assert not arena.verdicts("", "greedy accuracy")["grpo x8", "none x1"][2]

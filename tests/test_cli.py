@@ -90,7 +90,6 @@ def refused(capfd, folder: Path, *argv) -> str:
         (["--task-set", "max_terms=3"], "a mixture of tasks takes no settings"),
         (["--wording", "latin"], "unknown wording 'latin'; known: compact, line, question"),
         (["--shots", "-1"], "shots=-1; show 0 or more"),
-        (["--engine", "trl", "--shots", "4"], "belong to the engine lab"),
         (["--prompts", "0"], "prompts=0; it must be a whole number, at least 1"),
         (["--eval-prompts", "0"], "eval_prompts=0; it must be a whole number, at least 1"),
         (["--steps", "0"], "steps=0"),

@@ -20,7 +20,7 @@ from ..files import json_line, read_json, write_json, write_text
 from ..policies import load_policy
 from ..runs import format_table, read_run
 from ..sampler import step_seed
-from ..stats import mean_interval
+from ..stats import mean_interval, p_value, surviving, verdict
 from ..tasks import load_task
 from . import trained
 
@@ -132,13 +132,29 @@ def record(out: Path) -> None:
         trained.record(runs, out / "runs", finish=final)
 
 
-def says(out: Path) -> str:
-    """One row for each whole method: its rate, and the final policies of its seeds by every way of decoding."""
-    rows = []
+def ends(out: Path) -> dict[str, dict[str, list[float]]]:
+    """Of each whole method, the final policies of its seeds: one number per seed for each of COLUMNS."""
+    found = {}
     for label in (label for label in METHODS if whole(out, label)):
-        ends = [read_json(out / "runs" / folder_of(label, seed) / "final.json") for seed in SEEDS]
-        rows.append(
-            {"method": label, "learning rate": f"{best_rate(scores(out, label)):g}"}
-            | {column: mean_interval([end[part][name] for end in ends]) for column, (part, name) in COLUMNS.items()}
-        )
+        finals = [read_json(out / "runs" / folder_of(label, seed) / "final.json") for seed in SEEDS]
+        found[label] = {column: [final[part][name] for final in finals] for column, (part, name) in COLUMNS.items()}
+    return found
+
+
+def verdicts(out: Path, column: str) -> dict[tuple[str, str], tuple[str, tuple, bool]]:
+    """Each ordered pair of whole methods by one of COLUMNS: the word, a - b with its 95 % interval over paired seeds,
+    and whether that survives Holm's correction for the number of pairs."""
+    of = {label: each[column] for label, each in ends(out).items()}
+    found = {(a, b): verdict(of[a], of[b]) for a in of for b in of if a != b}
+    kept = surviving({(a, b): p_value(found[a, b][1], len(SEEDS)) for a, b in found if a < b})
+    return {(a, b): (word, gap, (min(a, b), max(a, b)) in kept) for (a, b), (word, gap) in found.items()}
+
+
+def says(out: Path) -> str:
+    """One row for each whole method, best sampled accuracy first: its rate, and its final policies decoded in each way."""
+    rows = [
+        {"method": label, "learning rate": f"{best_rate(scores(out, label)):g}"}
+        | {column: mean_interval(values) for column, values in each.items()}
+        for label, each in ends(out).items()
+    ]
     return format_table(sorted(rows, key=lambda row: -row["sampled accuracy"][0]))

@@ -6,8 +6,6 @@ sides alternate, and the ratio is that of the medians. Machines are shared and n
 
 from __future__ import annotations
 
-import contextlib
-import io
 import multiprocessing
 import os
 import statistics
@@ -258,9 +256,10 @@ def bench_variance(prompts: int, responses: int, sample: int = 128) -> dict:
 def seconds_of_training(steps: int = 12) -> float:
     """Seconds of the first steps of `poise-lab train` in this process, after everything is loaded."""
     policy, task = load_policy("tiny"), load_task(TINY_TASKS)
-    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+    config = TrainConfig(steps=steps)
+    with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        Trainer(policy, task, make_baseline("poise"), TrainConfig(steps=steps), out=Path(folder) / "run").run()
+        Trainer(policy, task, make_baseline("poise"), config, out=Path(folder) / "run", progress=False).run()
         return time.perf_counter() - start
 
 
@@ -313,19 +312,21 @@ def bench_shared(work: str, case: str) -> list[dict]:
     ]
 
 
+WORK = (
+    ("seconds_of_training", "twelve steps of the bundled policy"),
+    ("seconds_of_sampling", "sampling from llama-135m"),
+)
+# name: its rows, each made when it is asked for, so that a long part prints as it goes
 PARTS = {
-    "rollouts": lambda: [bench_sampling("tiny-256"), bench_sampling("tiny-1024")],
+    "rollouts": lambda: (bench_sampling(case) for case in ("tiny-256", "tiny-1024")),
     "llama": lambda: [bench_sampling("llama")],
     "internals": lambda: [bench_internals()],
-    "probe": lambda: [bench_probe(4096, width, preset) for width in (128, 2560) for preset in ("paper", "release")],
-    "shared": lambda: [
-        *bench_shared("seconds_of_training", "twelve steps of the bundled policy"),
-        *bench_shared("seconds_of_sampling", "sampling from llama-135m"),
-    ],
-    "update": lambda: [bench_update(name, matmul_flops_per_token, matmul_rate) for name in ("tiny", "thinker")],
-    "trl": lambda: [bench_engines(case) for case in SAME_BATCH],
-    "vllm": lambda: [*bench_vllm("float32"), *bench_vllm("bfloat16")],
-    "variance": lambda: [bench_variance(1024, 2), bench_variance(256, 16)],
+    "probe": lambda: (bench_probe(4096, width, preset) for width in (128, 2560) for preset in ("paper", "release")),
+    "shared": lambda: (row for work in WORK for row in bench_shared(*work)),
+    "update": lambda: (bench_update(name, matmul_flops_per_token, matmul_rate) for name in ("tiny", "thinker")),
+    "trl": lambda: (bench_engines(case) for case in SAME_BATCH),
+    "vllm": lambda: (row for dtype in ("float32", "bfloat16") for row in bench_vllm(dtype)),
+    "variance": lambda: (bench_variance(*size) for size in ((1024, 2), (256, 16))),
 }
 
 

@@ -125,10 +125,17 @@ def batches_of(args: PoiseConfig) -> tuple[int, float]:
     return math.ceil(args.max_steps / updates), updates
 
 
-def run(options: RunOptions, args: PoiseConfig, train: dict | None = None) -> RunRecord:
+def run(
+    options: RunOptions,
+    args: PoiseConfig,
+    train: dict | None = None,
+    spoken: dict | None = None,
+    task_settings: dict | None = None,
+) -> RunRecord:
     """Train on reasoning-gym tasks. Called on every process; the record is read on each.
 
-    train: further settings to keep in config.json.
+    train: further settings to keep in config.json. spoken: how the policy is spoken to, as `load_policy` takes it;
+        None is left to the policy. task_settings: as `load_task` takes them.
 
     Raises PoiseLabError for a run folder in use, nothing to resume, or a policy that cannot be loaded.
     """
@@ -137,8 +144,13 @@ def run(options: RunOptions, args: PoiseConfig, train: dict | None = None) -> Ru
     per_batch = args.generation_batch_size // args.num_generations
     train = train or {"learning_rate": args.learning_rate}
     train = {**train, "steps": batches, "prompts": per_batch, "seed": args.seed}
+    # a folder that says how its policy is spoken to is spoken to like that, as on the laptop
+    spoken = {name: value for name, value in (spoken or {}).items() if value is not None and name != "tags"}
+    ours = spoken or options.policy in (*BUNDLED, *SOURCES) or (Path(options.policy) / "poise_lab.json").is_file()
+    policy = load_policy(options.policy, tags=args.poise_tags, **spoken) if ours else None
     settings = {
-        "engine": "trl", "policy": options.policy, "task": options.task, "task_settings": {}, "tags": args.poise_tags, "train": train,
+        "engine": "trl", "policy": options.policy, "task": options.task, "task_settings": task_settings or {},
+        **{name: getattr(policy, name) for name in spoken}, "tags": args.poise_tags, "train": train,
         "baseline": {**args.baseline().settings(), "layer": args.poise_layer, "pool": args.poise_pool},
     }  # fmt: skip
     if args.process_index == 0:
@@ -147,14 +159,11 @@ def run(options: RunOptions, args: PoiseConfig, train: dict | None = None) -> Ru
         claim_folder(folder, settings, options.resume, made)
     checkpoint = reached_checkpoint(folder, updates) if options.resume else None
 
-    # a folder that says how its policy is spoken to is spoken to like that, as on the laptop
-    ours = options.policy in (*BUNDLED, *SOURCES) or (Path(options.policy) / "poise_lab.json").is_file()
-    policy = load_policy(options.policy, tags=args.poise_tags) if ours else None
     if policy:
         policy.model.generation_config.eos_token_id = policy.eos_token_ids  # after examples a newline is one
         args.poise_tags = list(policy.tags)
     tokenizer = policy.tokenizer if policy else read_tokenizer(options.policy, options.policy)
-    task = load_task(options.task)
+    task = load_task(options.task, **(task_settings or {}))
     held_out = task.sample(options.eval_prompts, step_seed(args.seed, 0, "held-out"))
     problems = [
         problem
@@ -235,20 +244,21 @@ def train(
     resume: bool,
     baseline: str,
     settings: dict,
-    tags: list[str] | None = None,
+    spoken: dict | None = None,
+    task_settings: dict | None = None,
     log: str | None = None,
     quiet: bool = False,
 ) -> RunRecord:
-    """`poise-lab train --engine trl`."""
+    """`poise-lab train --engine trl`. spoken, task_settings: as of `run`, the tags among spoken."""
     args = from_train_config(config, out, baseline, settings)
-    args.poise_tags, args.disable_tqdm = tags, quiet or args.disable_tqdm
+    args.poise_tags, args.disable_tqdm = (spoken or {}).get("tags"), quiet or args.disable_tqdm
     if log:  # transformers begins the log by itself, and wandb's settings cannot be given in another way
         args.report_to, args.project, args.run_name = [log], "poise-lab", out.name
         for name, value in (("WANDB_MODE", "offline"), ("WANDB_PROJECT", args.project), ("WANDB_DIR", str(out))):
             os.environ.setdefault(name, value)
     options = RunOptions(policy, task, config.eval_prompts, resume)
     with without_bars() if quiet else contextlib.nullcontext():
-        return run(options, args, dataclasses.asdict(config))
+        return run(options, args, dataclasses.asdict(config), spoken, task_settings)
 
 
 def one_line(e: Exception) -> PoiseLabError:

@@ -217,10 +217,13 @@ def test_on_the_device_of_this_machine(tmp_path):
         ("question", 0, {"template": "{{ messages[0].content }}{{ end }}", "template_args": {"end": "!"}}),
     ],
 )
-def test_a_saved_policy_is_asked_as_on_the_laptop(tmp_path, monkeypatch, wording, shots, told):
-    """The folder says how: the same prompts token by token, the same ends, the same part of a response that counts."""
-    policy = pl.load_policy("tiny", wording=wording, shots=shots, **told)
+@pytest.mark.parametrize("said_by", ["the folder", "flags"])
+def test_a_policy_is_asked_as_on_the_laptop(tmp_path, monkeypatch, wording, shots, told, said_by):
+    """The same prompts token by token, the same ends, the same part of a response that counts."""
+    how = dict(wording=wording, shots=shots, **told)
+    policy = pl.load_policy("tiny", **how)
     policy.save(tmp_path / "policy")
+    name, spoken = (str(tmp_path / "policy"), None) if said_by == "the folder" else ("tiny", {"tags": None} | how)
     seen, plain = {}, PoiseTrainer._generate_and_score_completions
 
     def spied(trainer, inputs):
@@ -234,8 +237,10 @@ def test_a_saved_policy_is_asked_as_on_the_laptop(tmp_path, monkeypatch, wording
         str(tmp_path / "run"), per_device_train_batch_size=8, max_steps=1, max_completion_length=8, report_to="none",
         use_cpu=True, bf16=False, save_strategy="no", logging_steps=1,
     )  # fmt: skip
-    run(RunOptions(str(tmp_path / "policy"), "chain_sum", 4), args)
-    task = pl.load_task("chain_sum")
+    made = run(RunOptions(name, "chain_sum", 4), args, None, spoken, {"max_terms": 2}).config
+    assert made["task_settings"] == {"max_terms": 2}
+    assert {option: made.get(option) for option in how} == (how if spoken else dict.fromkeys(how))
+    task = pl.load_task("chain_sum", max_terms=2)
     held_out = task.sample(4, step_seed(args.seed, 0, "held-out"))
     problems = task.sample(4, step_seed(args.seed, 1, "problems"), exclude=held_out)
     assert seen["ids"] == [policy.prompt_ids(problem) for problem in problems for _ in range(2)]
@@ -253,7 +258,7 @@ def test_a_log_of_this_engine_stays_on_this_machine(tmp_path, monkeypatch):
     """transformers begins the log by itself; it is told of the place and the name in the ways that it knows."""
     told, names = {}, ("WANDB_MODE", "WANDB_PROJECT", "WANDB_DIR")
     told_by = lambda args: {**args.to_dict(), "bars": transformers_logging.is_progress_bar_enabled()}  # noqa: E731
-    monkeypatch.setattr("poise_lab.trl.launch.run", lambda options, args, train: told.update(told_by(args)))
+    monkeypatch.setattr("poise_lab.trl.launch.run", lambda options, args, *_: told.update(told_by(args)))
     for name in names:  # which puts them back afterwards
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
