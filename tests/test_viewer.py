@@ -122,6 +122,23 @@ def test_what_is_shown_is_what_was_sampled_read_and_subtracted(bundled, batch, p
     assert at == len(page.tokens)
 
 
+def test_a_baseline_of_each_token_has_a_shade_of_its_own(bundled, batch):
+    """What is shown at a token is what was subtracted there: the reward less the token's advantage."""
+    prefix = pl.make_baseline("prefix")
+    prefix.start(bundled)
+    prefix.update(*batch)
+    one = read_tokens(bundled, *batch, prefix, prompts=[5])[0].responses[1]
+    n = len(one.pieces)
+    values, _ = prefix._read(*batch)
+    assert len(set(one.measures["baseline"])) > 3  # it moves with what has been written
+    torch.testing.assert_close(torch.tensor(one.measures["baseline"]), values[5, 1, :n].float(), atol=1e-4, rtol=0)
+    page = RolloutViewer(sampled=[ShownPrompt(0, "", ["p"], [one])]).to_html()
+    assert "subtracted there" in page and "what is subtracted from the reward at this token" in page
+    ppo = pl.make_baseline("ppo")  # its advantages are sums of differences of values
+    ppo.start(bundled)
+    assert "baseline" not in read_tokens(bundled, *batch, ppo, prompts=[5])[0].responses[1].measures
+
+
 def test_levels_follow_the_numbers(shown):
     page = Page(RolloutViewer(sampled=shown).to_html())
     numbers = [dict(zip(one.measures, at, strict=True)) for prompt in shown for one in prompt.responses

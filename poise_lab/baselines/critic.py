@@ -157,7 +157,7 @@ class PPO(Critic):
 
     gae_lambda: Share = 0.95
 
-    name = "ppo"
+    name, on_reward_scale = "ppo", False  # below lambda = 1 an advantage is no reward minus something
 
     def advantages(self, rollouts, internals):
         rewards = checked_rewards(rollouts)

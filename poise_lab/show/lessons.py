@@ -29,7 +29,7 @@ def read_pairs(
 ) -> list[ShownPrompt]:
     """What `RolloutViewer` shows of a pair of responses to each problem, the same pair in every lesson.
 
-    shade: the one number of a token that shades it: "entropy", "log p", and with a baseline "value" or "pull".
+    shade: the one number of a token that shades it: "entropy", "log p", and with a baseline "value", "baseline" or "pull".
     """
     rollouts = sample_rollouts(policy, problems, responses=2, seed=seed)
     internals = read_internals(policy, rollouts)

@@ -23,8 +23,9 @@ class ShownResponse:
 
     pieces: T texts (`pieces_of`).
     measures: T numbers each, by name, where they are known: "entropy" and "log p" (nats), "value" (what the probe reads
-        if the response stops behind the token), "pull" (advantage times 1 - p: how far the loss pulls the token's logit
-        up, times the number of tokens in the loss).
+        if the response stops behind the token), "baseline" (what is subtracted from the reward at this token, where each
+        token has its own), "pull" (advantage times 1 - p: how far the loss pulls the token's logit up, times the number of
+        tokens in the loss).
     advantage: the mean, if there is one per token. value: read from it, if the baseline reads any.
     baseline: what was subtracted from the reward, where the advantage is on that scale.
     reasoning: tokens up to the end of its reasoning. ended: whether a tag ends it. pool: tokens averaged there.
@@ -77,7 +78,8 @@ def read_tokens(
     """
     advantages = None if baseline is None else baseline.advantages(rollouts, internals)
     values = None if baseline is None else baseline.values(rollouts, internals)
-    on_scale = advantages is not None and advantages.dim() == 2 and baseline.on_reward_scale
+    by_token = advantages is not None and advantages.dim() == 3
+    on_scale = advantages is not None and not by_token and baseline.on_reward_scale
     kinds = picked(rollouts, advantages)
     if isinstance(prompts, int):
         prompts = list(dict.fromkeys([*kinds, *range(len(rollouts))]))[:prompts]
@@ -94,6 +96,9 @@ def read_tokens(
                 response.value = values[p, j].item()
             if on_scale:
                 response.baseline = response.reward - response.advantage
+            if by_token and baseline.on_reward_scale:
+                subtracted = response.reward - advantages[p, j, : len(response.pieces)]
+                response.measures["baseline"] = [round(x, 4) for x in subtracted.tolist()]
             responses.append(response)
         pieces = pieces_of(policy.tokenizer, rollouts.prompt_ids[p])
         shown.append(ShownPrompt(p, kinds.get(p, ""), pieces, responses, source, internals.pool))

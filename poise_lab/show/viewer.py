@@ -39,10 +39,12 @@ MEASURES = (
     Measure("l", "log p", lambda top: (-0.05, -0.3, -0.7, -1.6), "nats", "log-probability: how surprising the token was"),
     Measure("v", "value", lambda top: (0.2, 0.4, 0.6, 0.8), "reward",
             "what the probe reads if the response stops behind this token; it was fitted at the end of the reasoning"),
+    Measure("b", "baseline", lambda top: (0.2, 0.4, 0.6, 0.8), "reward",
+            "what is subtracted from the reward at this token, read from what stands before it"),
     Measure("g", "pull", lambda top: (top / 16, top / 8, top / 4, top / 2), "reward",
             "advantage times 1 - p, the slope of the loss at this token; blue is made likelier, orange with dots less likely"),
 )  # fmt: skip
-LABELS = {"entropy": "entropy", "log p": "log-probability", "value": "value read there", "pull": "part of the loss"}
+LABELS = {"entropy": "entropy", "log p": "log-probability", "value": "value read there", "baseline": "subtracted there", "pull": "part of the loss"}
 
 KEYS = ' data-lm-suppress-shortcuts="true"'  # JupyterLab leaves keys that are pressed here to what has the focus
 _DOTS = ";text-decoration:underline dotted"
