@@ -219,6 +219,18 @@ def bias_and_variance(points: dict[str, tuple[float, float]], title: str, **layo
     return fig
 
 
+def one_point_each(points: dict[str, tuple[float, tuple]], title: str, x: str, y: str, **layout) -> Figure:
+    """One point per name, (x, (value, low, high)), told apart by colour and marker."""
+    fig = figure(title, x, y, height=460, hovermode="closest", **layout)
+    for (name, (at, (value, low, high))), style in zip(points.items(), line_styles(len(points)), strict=True):
+        fig.add_trace(
+            go.Scatter(x=rounded([at]), y=rounded([value]), mode="markers", name=name,
+                       marker=dict(size=11, color=style["color"], symbol=style["symbol"]),
+                       error_y=dict(array=rounded([high - value]), arrayminus=rounded([value - low])))
+        )  # fmt: skip
+    return fig
+
+
 def strips(values: dict[str, Sequence[float]], title: str, x: str, y: str) -> Figure:
     """The points of each group, and their mean with a 95 % interval."""
     fig = figure(title, x, y, hovermode="closest")

@@ -20,6 +20,8 @@ from ..files import json_line, read_json, write_json, write_text
 from ..policies import load_policy
 from ..runs import format_table, read_run
 from ..sampler import step_seed
+from ..show.plots import Figure
+from ..show.report_parts import pair_matrix
 from ..stats import mean_interval, p_value, surviving, verdict
 from ..tasks import load_task
 from . import trained
@@ -29,11 +31,11 @@ BUDGET = 192  # responses per step
 METHODS = {
     f"{name} x{responses}": (name, responses, prompts)
     for name, responses, prompts in (
-        ("poise", 2, 96), ("none", 1, 192), ("constant", 1, 192), ("prefix_weighted", 1, 192), ("rloo", 8, 24),
-        ("grpo", 8, 24), ("oracle", 1, 192), ("rloo", 2, 96), ("batch_mean", 1, 192), ("critic", 1, 192), ("none", 2, 96),
-        ("batch_mean", 2, 96), ("constant", 2, 96), ("critic", 2, 96), ("score_weighted", 2, 96), ("fused", 2, 96),
-        ("ppo", 1, 192), ("dapo", 8, 16), ("spo", 1, 192), ("remax", 1, 96), ("dr_grpo", 8, 24), ("opo", 8, 24),
-        ("sharpen", 1, 192), ("prefix", 1, 192),
+        ("poise", 2, 96), ("none", 1, 192), ("constant", 1, 192), ("none", 2, 96), ("rloo", 2, 96),
+        ("prefix_weighted", 1, 192), ("grpo", 8, 24), ("batch_mean", 1, 192), ("rloo", 8, 24), ("oracle", 1, 192),
+        ("batch_mean", 2, 96), ("critic", 1, 192), ("constant", 2, 96), ("critic", 2, 96), ("score_weighted", 2, 96),
+        ("fused", 2, 96), ("ppo", 1, 192), ("dapo", 8, 16), ("spo", 1, 192), ("remax", 1, 96), ("dr_grpo", 8, 24),
+        ("opo", 8, 24), ("sharpen", 1, 192), ("prefix", 1, 192),
     )
 }  # fmt: skip
 RATES, LOWEST, HIGHEST = (5e-5, 1e-4, 2e-4), 6.25e-6, 1.6e-3  # where the search begins, and how far it may go
@@ -148,6 +150,15 @@ def verdicts(out: Path, column: str) -> dict[tuple[str, str], tuple[str, tuple, 
     found = {(a, b): verdict(of[a], of[b]) for a in of for b in of if a != b}
     kept = surviving({(a, b): p_value(found[a, b][1], len(SEEDS)) for a, b in found if a < b})
     return {(a, b): (word, gap, (min(a, b), max(a, b)) in kept) for (a, b), (word, gap) in found.items()}
+
+
+def matrix(out: Path, column: str) -> Figure:
+    """All pairs by one of COLUMNS, best mean first: row minus column, with a letter where a verdict survives."""
+    means = {label: float(np.mean(each[column])) for label, each in ends(out).items()}
+    names = sorted(means, key=means.get, reverse=True)
+    found = {pair: (word if kept else "inconclusive", gap) for pair, (word, gap, kept) in verdicts(out, column).items()}
+    title, axes = f"{column}, row minus column", ("method (column)", "method (row)")
+    return pair_matrix(found, names, title.capitalize(), *axes, "difference<br>(share)", height=560)
 
 
 def says(out: Path) -> str:
