@@ -94,8 +94,13 @@ def check_weights(name: str, source: str | Path, model: PreTrainedModel, info: d
     """See to it that a model has the weights of its files; what a library has changed in them is read again.
 
     Raises PoiseLabError if weights were not in the files, and so are random, or in another shape, or more layers than
-    the model has, or as whole numbers, whose scales are not known, or if they cannot be read again.
+    the model has, or as whole numbers, whose scales are not known, or in a code that transformers does not know, or if
+    they cannot be read again.
     """
+    code = getattr(model.config, "quantization_config", None)
+    if code and not getattr(model, "hf_quantizer", None):  # transformers warns in a log, and takes them for plain numbers
+        method = code.get("quant_method") if isinstance(code, dict) else getattr(code, "quant_method", None)
+        raise PoiseLabError(f"policy {name!r}: its weights are quantised by {method!r}, which transformers does not know")
     missing, shapes = sorted(info["missing_keys"]), sorted(key[0] for key in info["mismatched_keys"])
     trunk = f"{model.base_model_prefix}."
     foreign = sorted(key for key in info["unexpected_keys"] if key.startswith(trunk))  # another head is nothing to it

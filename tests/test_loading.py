@@ -68,6 +68,12 @@ def test_whole_numbers_without_scales_are_no_weights(folder):
     assert "30 weights are whole numbers in its files, without their scales" in refusal(folder)
 
 
+def test_weights_in_an_unknown_code_are_no_plain_numbers(folder):
+    """Their names and shapes may fit: transformers passes over a code that it does not know, with a line in a log."""
+    edit(folder / "config.json", quantization_config={"quant_method": "rot13"})
+    assert "its weights are quantised by 'rot13', which transformers does not know" in refusal(folder)
+
+
 def test_weights_of_another_shape_are_named(folder):
     edit(folder / "config.json", num_key_value_heads=1)
     assert "6 weights have another shape in its files, such as 'model.layers.0.self_attn.k_proj.weight'" in refusal(
