@@ -37,6 +37,7 @@ from .bench_training import SAME_BATCH, bench_engines, bench_update
 from .bench_vllm import bench_vllm
 
 ROUNDS = 3
+COURSE_STEPS = 10  # of a live run in a notebook
 AS_INSTALLED = {"GOMP_SPINCOUNT": "300000", "KMP_BLOCKTIME": "200"}  # what the OpenMP libraries do by themselves
 
 
@@ -255,7 +256,7 @@ def bench_variance(prompts: int, responses: int, sample: int = 128) -> dict:
 
 def seconds_of_training(steps: int = 12) -> float:
     """Seconds of the first steps of `poise-lab train` in this process, after everything is loaded."""
-    policy, task = load_policy("tiny"), load_task(TINY_TASKS)
+    policy, task = load_policy("thinker"), load_task(TINY_TASKS)
     config = TrainConfig(steps=steps)
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
@@ -312,6 +313,30 @@ def bench_shared(work: str, case: str) -> list[dict]:
     ]
 
 
+def _seconds_together(kernels: int) -> float:
+    """Seconds until so many processes, begun at once, have each loaded the package and made the first steps of a run."""
+    environment = {name: value for name, value in os.environ.items() if name not in (*COUNTS, *WAITING)}
+    command = [sys.executable, "-c", f"from {__name__} import seconds_of_training; seconds_of_training({COURSE_STEPS})"]
+    start = time.perf_counter()
+    begun = [subprocess.Popen(command, env=environment) for _ in range(kernels)]
+    ended = [process.wait() for process in begun]
+    if any(ended):
+        raise PoiseLabError(f"{sum(map(bool, ended))} of {kernels} processes ended with an error; see above")
+    return time.perf_counter() - start
+
+
+def bench_course(kernels: int = 10) -> dict:
+    """A course: as many runs at once as students, against one alone."""
+    alone = statistics.median(_seconds_together(1) for _ in range(ROUNDS))
+    together = _seconds_together(kernels)
+    return {
+        "case": f"{kernels} live runs of {COURSE_STEPS} steps at once on {usable()} cores",
+        "one alone, s": round(alone, 1),
+        "all, s": round(together, 1),
+        "of the work divided by the cores": round(together / (kernels * alone / usable()), 2),
+    }
+
+
 WORK = (
     ("seconds_of_training", "twelve steps of the bundled policy"),
     ("seconds_of_sampling", "sampling from llama-135m"),
@@ -323,6 +348,7 @@ PARTS = {
     "internals": lambda: [bench_internals()],
     "probe": lambda: (bench_probe(4096, width, preset) for width in (128, 2560) for preset in ("paper", "release")),
     "shared": lambda: (row for work in WORK for row in bench_shared(*work)),
+    "course": lambda: [bench_course()],
     "update": lambda: (bench_update(name, matmul_flops_per_token, matmul_rate) for name in ("tiny", "thinker")),
     "trl": lambda: (bench_engines(case) for case in SAME_BATCH),
     "vllm": lambda: (row for dtype in ("float32", "bfloat16") for row in bench_vllm(dtype)),
