@@ -146,7 +146,9 @@ def _parser() -> argparse.ArgumentParser:
 
     bench = command("bench", _bench, "speed of the library's parts, against references")
     bench.add_argument(
-        "part", nargs="*", help="rollouts, llama, internals, probe, shared, update, trl, vllm, variance (default: all)"
+        "part",
+        nargs="*",
+        help="rollouts, llama, internals, probe, shared, course, update, trl, vllm, variance (default: all)",
     )
     return parser
 

@@ -118,3 +118,18 @@ def test_verdicts_are_paired_by_seed_and_corrected_for_the_pairs(monkeypatch):
     # nine more pairs that say nothing: the correction asks for more
     found |= {f"more x{k}": base + np.roll(noise, k) * 30 for k in (2, 3)}
     assert not arena.verdicts("", "greedy accuracy")["grpo x8", "none x1"][2]
+
+
+def test_accuracy_stands_over_the_noise_of_the_methods_that_have_both(monkeypatch):
+    found = {"none x1": [0.7, 0.8], "rloo x2": [0.5, 0.7], "dapo x8": [0.4, 0.5]}
+    monkeypatch.setattr(arena, "ends", lambda out: {label: {"pass@16": each} for label, each in found.items()})
+    noise = {"none x1": np.array([1.0, 1.0]), "rloo x2": np.array([3.0, 2.5]), "ppo x1": np.array([0.5, 0.5])}
+    fig = arena.beside_noise("", noise, "pass@16")
+    assert {trace.name: (trace.x[0], trace.y[0]) for trace in fig.data} == {
+        "none x1": (1.0, 0.75),
+        "rloo x2": (3.0, 0.6),
+    }
+    assert fig.data[0].marker.symbol != fig.data[1].marker.symbol and fig.data[0].error_y.array[0] > 0
+    grid = arena.matrix("", "pass@16").data[0]
+    assert list(grid.x) == list(grid.y) == ["none x1", "rloo x2", "dapo x8"]  # best mean first
+    assert grid.z[0][1] == pytest.approx(0.15) and grid.z[1][0] == pytest.approx(-0.15)

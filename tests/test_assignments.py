@@ -27,7 +27,6 @@ from packaging.requirements import Requirement
 
 import poise_lab as pl
 from poise_lab.course.checks import check, require
-from poise_lab.course.handout import handout
 
 SOURCE = Path(__file__).parent.parent / "notebooks" / "assignments" / "source"
 MASTERS = sorted(SOURCE.glob("*/*.ipynb"))
@@ -850,6 +849,8 @@ def test_what_is_handed_out_runs_and_shows_no_solution(course, tmp_path):
     name = "6_silent_bug"
     (tmp_path / "course" / "source").mkdir(parents=True)
     shutil.copytree(SOURCE / name, tmp_path / "course" / "source" / name)
+    from poise_lab.course.handout import handout  # which needs nbgrader, as the fixture does
+
     archive = handout(tmp_path / "course", [name], tmp_path / "students.zip", "On paper, by Friday.")
     with zipfile.ZipFile(archive) as file:
         file.extractall(tmp_path / "student")

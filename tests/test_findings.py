@@ -10,7 +10,8 @@ import pytest
 
 import poise_lab as pl
 from poise_lab.files import read_json
-from poise_lab.studies import paper, showdown, tables, thinking, tracking, trained, transfer, verdicts, when
+from poise_lab.stats import interval as interval_of
+from poise_lab.studies import arena, paper, showdown, tables, thinking, tracking, trained, transfer, verdicts, when
 
 PAGE = Path(__file__).parent.parent / "notebooks" / "FINDINGS.md"
 DATA = pl.data_dir()
@@ -97,6 +98,12 @@ def numbers() -> dict[str, tuple[int, str]]:
     squares = settings["thinker-mixture"].by_value()
     found["right, hard"] = 9, f"hard prompts have {squares['right, hard'] / squares['right, easy']:.1f} times"
     found["wrong, easy"] = 9, f"easy prompts {squares['wrong, easy'] / squares['wrong, hard']:.1f} times"
+    for a, b in (("poise x2", "none x1"), ("poise x2", "none x2"), ("none x2", "none x1"), ("poise x2", "rloo x2")):
+        for way in ("sampled accuracy", "greedy accuracy", "pass@16")[: 3 if (a, b) == ("poise x2", "none x1") else 2]:
+            found[f"{way}, {a} minus {b}"] = 10, shown(arena.verdicts(DATA / "arena", way)[a, b][1])
+    before = settings["thinker-mixture"]
+    for name, noise in (("POISE", before.sums["poise x2"]), ("pairs", before.noise_of(before.arrays["rewards"], 2))):
+        found[f"noise of {name}"] = 10, "{:.2f} [{:.2f}, {:.2f}]".format(*interval_of(noise))
     top = [one.top_share("none x1") for one in settings.values()]
     found["top"] = 9, f"carries {min(top):.2f} to {max(top):.2f} of the noise"
     return found
@@ -146,6 +153,17 @@ def test_what_the_page_says_in_words(recomputed):
     mapped, own, refitted = (interval(f"transfer {mode}") for mode in ("affine map", "own states", "refitted"))
     assert own[1] < mapped[0] < own[2] and mapped[2] < refitted[1]
     assert not off_zero("engines")
+    said = {way: arena.verdicts(DATA / "arena", way) for way in arena.WAYS}
+    kept = [way for way in arena.WAYS if said[way]["poise x2", "none x1"][2]]
+    assert kept == list(arena.WAYS[:3]) and len(said["pass@16"]) == 2 * 10
+    assert all(said[way]["poise x2", "none x2"][0] == "inconclusive" for way in arena.WAYS)
+    for way in ("sampled accuracy", "greedy accuracy"):
+        assert said[way]["none x2", "none x1"][0] == "worse" and not said[way]["none x2", "none x1"][2]
+        assert not said[way]["poise x2", "rloo x2"][2]
+    assert said["sampled accuracy"]["poise x2", "rloo x2"][0] == "better"
+    for label in arena.ends(DATA / "arena"):
+        searched = arena.scores(DATA / "arena", label)
+        assert min(searched) < arena.best_rate(searched) < max(searched) and len(searched) >= 4
     settings = when.read(DATA / "when").values()
     value, prefix = (
         [when.verdict(one.against(label, "none x1")) for one in settings] for label in ("V(x) x1", "prefix_weighted x1")

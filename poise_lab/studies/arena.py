@@ -20,7 +20,7 @@ from ..files import json_line, read_json, write_json, write_text
 from ..policies import load_policy
 from ..runs import format_table, read_run
 from ..sampler import step_seed
-from ..show.plots import Figure
+from ..show.plots import Figure, one_point_each
 from ..show.report_parts import pair_matrix
 from ..stats import mean_interval, p_value, surviving, verdict
 from ..tasks import load_task
@@ -51,7 +51,9 @@ COLUMNS = {
     "greedy accuracy": ("sampled", "greedy_accuracy"),
     "pass@16": ("sampled", "pass_at_16"),
     "tokens a response": ("sampled", "held_out_length"),
+    "answers at once": ("sampled", "share_at_once"),
 }
+WAYS = tuple(COLUMNS)[:4]  # of decoding, by which methods are compared
 
 
 def flags(label: str, rate: float, seed: int, settings: str) -> str:
@@ -135,16 +137,18 @@ def record(out: Path) -> None:
 
 
 def ends(out: Path) -> dict[str, dict[str, list[float]]]:
-    """Of each whole method, the final policies of its seeds: one number per seed for each of COLUMNS."""
+    """Of each whole method, the final policies of its seeds: one number per seed for each of COLUMNS, and their entropy."""
     found = {}
     for label in (label for label in METHODS if whole(out, label)):
-        finals = [read_json(out / "runs" / folder_of(label, seed) / "final.json") for seed in SEEDS]
+        folders = [out / "runs" / folder_of(label, seed) for seed in SEEDS]
+        finals = [read_json(folder / "final.json") for folder in folders]
         found[label] = {column: [final[part][name] for final in finals] for column, (part, name) in COLUMNS.items()}
+        found[label]["entropy"] = [read_run(folder).series("entropy")[1][-1] for folder in folders]
     return found
 
 
 def verdicts(out: Path, column: str) -> dict[tuple[str, str], tuple[str, tuple, bool]]:
-    """Each ordered pair of whole methods by one of COLUMNS: the word, a - b with its 95 % interval over paired seeds,
+    """Each ordered pair of whole methods by one of WAYS: the word, a - b with its 95 % interval over paired seeds,
     and whether that survives Holm's correction for the number of pairs."""
     of = {label: each[column] for label, each in ends(out).items()}
     found = {(a, b): verdict(of[a], of[b]) for a in of for b in of if a != b}
@@ -153,12 +157,23 @@ def verdicts(out: Path, column: str) -> dict[tuple[str, str], tuple[str, tuple, 
 
 
 def matrix(out: Path, column: str) -> Figure:
-    """All pairs by one of COLUMNS, best mean first: row minus column, with a letter where a verdict survives."""
+    """All pairs by one of WAYS, best mean first: row minus column, with a letter where a verdict survives."""
     means = {label: float(np.mean(each[column])) for label, each in ends(out).items()}
     names = sorted(means, key=means.get, reverse=True)
     found = {pair: (word if kept else "inconclusive", gap) for pair, (word, gap, kept) in verdicts(out, column).items()}
     title, axes = f"{column}, row minus column", ("method (column)", "method (row)")
     return pair_matrix(found, names, title.capitalize(), *axes, "difference<br>(share)", height=560)
+
+
+def beside_noise(out: Path, noise: dict[str, np.ndarray], column: str) -> Figure:
+    """Final accuracy by one of WAYS over the noise of the gradient before training, of the methods that have both.
+
+    noise: as of `when.Measured`, by method.
+    """
+    both = {label: each[column] for label, each in ends(out).items() if label in noise}
+    points = {label: (noise[label][0], mean_interval(values)) for label, values in both.items()}
+    title, x = "Noise before training, accuracy after it", "gradient variance over that of none x1"
+    return one_point_each(points, title, x, f"{column} (share)")
 
 
 def says(out: Path) -> str:

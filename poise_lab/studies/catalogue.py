@@ -93,11 +93,12 @@ STUDIES = {
         lambda out: trained.record(pairs.RUNS, out, finish=pairs.read), models=("smollm2-135m",),
     ),
     "showdown": Study(
-        "every baseline at equal budget, over seeds (notebook 08)", "showdown", showdown.missing, showdown.record, _showdown,
+        "sixteen baselines at equal budget, over seeds (notebook 08)", "showdown", showdown.missing, showdown.record, _showdown,
         mark="showdown", quote=lambda out: verdicts.quote(showdown.recorded(out)),
     ),
     "arena": Study(
-        "every baseline on the policy that learns to think", "arena", arena.missing, arena.record, arena.says
+        "baselines on the policy that learns to think (notebook 08)", "arena", arena.missing, arena.record, arena.says,
+        mark="arena", quote=arena.says,
     ),
     "real": real(),
     "sums": Study(

@@ -203,6 +203,12 @@ class Measured:
         """`noise` of the sum over tokens."""
         return self.noise()
 
+    def noise_of(self, advantages: torch.Tensor, group: int) -> np.ndarray:
+        """`noise` of other advantages (P, M), made in groups of so many responses."""
+        scores, lengths = Scores(self.arrays["within"], self.arrays["kept"]), self.arrays["lengths"].double()
+        trace = self._trace(scores, advantages.double(), group, "sum", lengths)
+        return trace / self._trace(scores, self.arrays["rewards"].double(), 1, "sum", lengths)
+
     def against(self, label: str, other: str) -> tuple[float, float, float]:
         """Noise of one baseline over another's, paired by prompt; its interval holds for all PAIRS and SETTINGS at once (Bonferroni)."""
         return interval(self.sums[label] / self.sums[other], 1 - 0.05 / (len(PAIRS) * len(SETTINGS)))
