@@ -98,7 +98,14 @@ def numbers() -> dict[str, tuple[int, str]]:
     squares = settings["thinker-mixture"].by_value()
     found["right, hard"] = 9, f"hard prompts have {squares['right, hard'] / squares['right, easy']:.1f} times"
     found["wrong, easy"] = 9, f"easy prompts {squares['wrong, easy'] / squares['wrong, hard']:.1f} times"
-    for a, b in (("poise x2", "none x1"), ("poise x2", "none x2"), ("none x2", "none x1"), ("poise x2", "rloo x2")):
+    for a, b in (
+        ("poise x2", "none x1"),
+        ("poise x2", "none x2"),
+        ("none x2", "none x1"),
+        ("poise x2", "rloo x2"),
+        ("poise x2", "prefix_weighted x1"),
+        ("prefix_weighted x1", "none x1"),
+    ):
         for way in ("sampled accuracy", "greedy accuracy", "pass@16")[: 3 if (a, b) == ("poise x2", "none x1") else 2]:
             found[f"{way}, {a} minus {b}"] = 10, shown(arena.verdicts(DATA / "arena", way)[a, b][1])
     before = settings["thinker-mixture"]
@@ -155,11 +162,16 @@ def test_what_the_page_says_in_words(recomputed):
     assert not off_zero("engines")
     said = {way: arena.verdicts(DATA / "arena", way) for way in arena.WAYS}
     kept = [way for way in arena.WAYS if said[way]["poise x2", "none x1"][2]]
-    assert kept == list(arena.WAYS[:3]) and len(said["pass@16"]) == 2 * 10
+    assert kept == list(arena.WAYS[:3]) and len(said["pass@16"]) == 2 * 15
     assert all(said[way]["poise x2", "none x2"][0] == "inconclusive" for way in arena.WAYS)
     for way in ("sampled accuracy", "greedy accuracy"):
         assert said[way]["none x2", "none x1"][0] == "worse" and not said[way]["none x2", "none x1"][2]
         assert not said[way]["poise x2", "rloo x2"][2]
+        assert (
+            said[way]["poise x2", "prefix_weighted x1"][0] == "worse"
+            and not said[way]["poise x2", "prefix_weighted x1"][2]
+        )
+        assert said[way]["prefix_weighted x1", "none x1"][0] == "inconclusive"
     assert said["sampled accuracy"]["poise x2", "rloo x2"][0] == "better"
     for label in arena.ends(DATA / "arena"):
         searched = arena.scores(DATA / "arena", label)
