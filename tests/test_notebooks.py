@@ -295,8 +295,10 @@ def test_another_baseline_joins_every_figure():
 
 
 def test_an_own_baseline_stands_in_every_figure_of_the_comparison():
-    """Notebook 8: in the figures that are stored, and in what the checked cells read from the others."""
+    """Notebook 8, sections 1 to 8: in the figures that are stored, and in what the checked cells read from the others."""
     cells = code_cells(nbformat.read(HERE.parent / "notebooks" / "08_baselines_compared.ipynb", as_version=4))
+    section_9 = next(i for i, cell in enumerate(cells) if "arena.ends(" in cell.source)  # which has another policy
+    cells = cells[:section_9]
     figures = [i for i, cell in enumerate(cells) if IGNORE in tags(cell)]
     assert len(figures) >= 6
     for i in figures:
