@@ -68,14 +68,14 @@ def test_a_whole_method_is_recorded_and_read(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(arena, "TRAIN", quick)
     made = []
 
-    def train(command, env):
+    def train(command, **options):
         made.append(command)
         if len(made) == 3:
             raise KeyboardInterrupt
         main(command[3:])
         return SimpleNamespace(returncode=0)
 
-    monkeypatch.setattr(trained, "subprocess", SimpleNamespace(run=train))
+    monkeypatch.setattr(trained, "subprocess", SimpleNamespace(run=train, DEVNULL=None))
     record = trained.record
     monkeypatch.setattr(trained, "record", lambda *a, **kw: record(*a, at_once=1, **kw))
     with pytest.raises(KeyboardInterrupt):

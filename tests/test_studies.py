@@ -37,7 +37,7 @@ def test_what_is_missing_and_what_it_takes_is_said_first(tmp_path, monkeypatch, 
     """Runs are estimated by those that differ in the seed; a model that must be fetched is named with its size."""
     monkeypatch.setenv("POISE_LAB_CACHE", str(tmp_path / "cache"))
     made = []
-    monkeypatch.setattr(catalogue.trained, "record", lambda runs, out, at_once: made.append(out))
+    monkeypatch.setattr(catalogue.trained, "record", lambda runs, out, at_once, like: made.append(out))
     monkeypatch.setattr(catalogue, "fetch", lambda name, log: made.append(name))
     study = catalogue.STUDIES["smollm2"]
     shutil.copytree(pl.data_dir() / study.folder, tmp_path / "runs")
@@ -117,7 +117,7 @@ def test_a_run_that_had_finished_is_only_moved(tmp_path, monkeypatch):
 def test_a_run_that_stops_stops_the_study(tmp_path, monkeypatch, status, error):
     commands = []
 
-    def stopped(command, env):
+    def stopped(command, **options):
         commands.append(command)
         return types.SimpleNamespace(returncode=status)
 
@@ -126,6 +126,32 @@ def test_a_run_that_stops_stops_the_study(tmp_path, monkeypatch, status, error):
         trained.record({f"a-{seed}": "--seed 0" for seed in range(40)}, tmp_path, at_once=1)
     assert len(commands) == 1 and commands[0][1:5] == ["-m", "poise_lab", "train", "--seed"]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_as_many_runs_at_once_as_cores_and_memory_hold(monkeypatch):
+    """By hand: SmolLM2's recorded runs peak at some GB, so memory is the limit; the bundled policy's leave it to the cores."""
+    recorded = pl.data_dir() / "runs-smollm2"
+    peak = max(pl.read_run(folder).metrics[-1]["peak_memory_mb"] for folder in recorded.glob("poise-*"))
+    assert peak > 2000
+    monkeypatch.setattr(trained.threads, "usable", lambda: 8)
+    for free, expected in ((3.5 * peak, 3), (0.5 * peak, 1), (100 * peak, 8)):
+        monkeypatch.setattr(
+            trained.psutil, "virtual_memory", lambda free=free: types.SimpleNamespace(available=free * 2**20)
+        )
+        assert trained.most_at_once(["poise-7"], recorded) == expected
+    monkeypatch.setattr(trained.psutil, "virtual_memory", lambda: types.SimpleNamespace(available=4000 * 2**20))
+    assert trained.most_at_once(["nothing-like-it-0"], recorded) == 2  # nothing is known of it
+
+
+def test_how_far_runs_are_is_read_from_their_folders(tmp_path):
+    assert trained.share_done(tmp_path / "a") == 0
+    shutil.copytree(pl.data_dir() / "runs" / "rloo-0", tmp_path / "a.partial")
+    lines = (tmp_path / "a.partial" / "metrics.jsonl").read_text().splitlines(keepends=True)
+    for kept, share in ((0, 0.0), (26, 0.25), (len(lines), 1.0)):  # the first line is step 0, of 100
+        (tmp_path / "a.partial" / "metrics.jsonl").write_text("".join(lines[:kept]))
+        assert trained.share_done(tmp_path / "a") == share
+    (tmp_path / "a.partial").rename(tmp_path / "a")
+    assert trained.share_done(tmp_path / "a") == 1
 
 
 def test_flags_of_the_recorded_runs_are_those_that_made_them():

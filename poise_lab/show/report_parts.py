@@ -127,13 +127,18 @@ def _asked_alike(a: RunRecord, b: RunRecord) -> bool:
 
 
 def pair_matrix(found: dict[tuple[str, str], tuple], names: Sequence[str], *texts: str, height: int) -> Figure:
-    """All pairs at once: b where the row is better than the column, w where it is worse.
+    """All pairs at once: b where the row is better than the column, w where it is worse, else the sign of the difference.
 
     texts: title, horizontal and vertical axis, and the unit of the difference.
     """
     grid = [[found[a, b][1][0] if (a, b) in found else 0.0 for b in names] for a in names]
     letter = {"better": "b", "worse": "w"}
-    text = [[letter.get(found[a, b][0], "") if (a, b) in found else "" for b in names] for a in names]
+
+    def said(pair) -> str:
+        word, (gap, *_) = found[pair]
+        return letter.get(word) or ("+" if gap > 0 else "\N{MINUS SIGN}" if gap < 0 else "")
+
+    text = [[said((a, b)) if (a, b) in found else "" for b in names] for a in names]
     title, across, down, unit = texts
     return matrix(grid, names, title, across, down, text, unit, height=height)
 

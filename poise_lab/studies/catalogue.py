@@ -46,7 +46,9 @@ class Study:
     quote: Callable[[Path], str] | None = None
 
 
-def of_runs(what: str, folder: str, runs: dict[str, str], at_once: int = 2, mark: str | None = None, **more) -> Study:
+def of_runs(
+    what: str, folder: str, runs: dict[str, str], at_once: int | None = None, mark: str | None = None, **more
+) -> Study:
     """A study whose records are run folders of `poise-lab train`."""
 
     def table(out: Path) -> str:
@@ -54,7 +56,7 @@ def of_runs(what: str, folder: str, runs: dict[str, str], at_once: int = 2, mark
 
     return Study(
         what, folder, lambda out: trained.missing(runs, out, data_dir() / folder),
-        lambda out: trained.record(runs, out, at_once), table, mark=mark, quote=mark and table, **more,
+        lambda out: trained.record(runs, out, at_once, like=data_dir() / folder), table, mark=mark, quote=mark and table, **more,
     )  # fmt: skip
 
 
@@ -90,7 +92,7 @@ STUDIES = {
     "pairs": Study(
         "pairs of SmolLM2 before and after training, token by token (notebook 09)", "pairs",
         lambda out: trained.missing(pairs.RUNS, out, data_dir() / "runs-smollm2"),
-        lambda out: trained.record(pairs.RUNS, out, finish=pairs.read), models=("smollm2-135m",),
+        lambda out: trained.record(pairs.RUNS, out, finish=pairs.read, like=data_dir() / "runs-smollm2"), models=("smollm2-135m",),
     ),
     "showdown": Study(
         "sixteen baselines at equal budget, over seeds (notebook 08)", "showdown", showdown.missing, showdown.record, _showdown,

@@ -1,4 +1,4 @@
-"""Recorded runs of `poise-lab train`: which ones, with which flags, each in a process of one thread.
+"""Recorded runs of `poise-lab train`: which ones, with which flags, each in a process of one thread, a process to a core.
 
 A run is made in a folder that ends in .partial and put in its place when it has finished, without its checkpoints.
 Interrupted, it goes on where it stopped; a folder that stands at its place is never made again.
@@ -12,15 +12,20 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import numpy as np
+import psutil
+from tqdm.auto import tqdm
 
+from .. import threads
 from ..errors import PoiseLabError
 from ..runs import read_run
 
 SEEDS = (0, 1, 2, 3, 4)
+POLL = 2.0  # seconds between two looks at how far the runs are
+DEFAULT_PEAK_MB = 1500.0  # of a run where none is recorded: the bundled policies' have half of it
 KEPT = ("config.json", "metrics.jsonl", "samples.jsonl", "final.json", "pairs.json")  # of a recorded run
 
 # Each name is that of a run folder.
@@ -54,14 +59,22 @@ ENGINES = {
 }
 
 
+def _like(recorded: Path, name: str) -> list:
+    """The recorded runs that differ from this one in the last part of the name, the seed."""
+    return [read_run(folder) for folder in recorded.glob(f"{name.rpartition('-')[0]}-*") if folder.suffix != ".partial"]
+
+
 def minutes_like(recorded: Path, name: str) -> float:
     """Mean minutes of the recorded runs that differ from this one in the last part of the name, the seed; NaN if none do."""
-    like = [read_run(folder) for folder in recorded.glob(f"{name.rpartition('-')[0]}-*") if not _partial(folder)]
+    like = _like(recorded, name)
     return float(np.mean([run.metrics[-1]["seconds"] / 60 for run in like])) if like else float("nan")
 
 
-def _partial(folder: Path) -> bool:
-    return folder.suffix == ".partial"
+def most_at_once(names: Sequence[str], recorded: Path | None) -> int:
+    """How many runs are made at a time: one to a core, as many as memory holds by the largest peak of recorded ones."""
+    peaks = [run.metrics[-1]["peak_memory_mb"] for name in names for run in (_like(recorded, name) if recorded else ())]
+    free = psutil.virtual_memory().available / 2**20
+    return max(1, min(threads.usable(), int(free // max(peaks, default=DEFAULT_PEAK_MB))))
 
 
 def missing(names: Sequence[str], out: Path, recorded: Path) -> dict[str, float]:
@@ -100,8 +113,19 @@ def train(folder: Path, flags: str, finish: Callable[[Path], None] | None = None
     partial = partial_of(folder)
     if not finished_partial(folder):
         resume = ["--resume"] if (partial / "config.json").is_file() else []
-        command = [sys.executable, "-m", "poise_lab", "train", *flags.split(), "--out", str(partial), *resume]
-        status = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}).returncode
+        command = [
+            sys.executable,
+            "-m",
+            "poise_lab",
+            "train",
+            *flags.split(),
+            "--quiet",
+            "--out",
+            str(partial),
+            *resume,
+        ]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        status = subprocess.run(command, env=environment, stdout=subprocess.DEVNULL).returncode
         if status == 130:
             raise KeyboardInterrupt
         if status:
@@ -111,10 +135,32 @@ def train(folder: Path, flags: str, finish: Callable[[Path], None] | None = None
     put_in_place(partial, folder)
 
 
-def record(runs: dict[str, str], out: Path, at_once: int = 2, finish: Callable[[Path], None] | None = None) -> None:
-    """Make the runs that are missing in a folder, some at a time; when one stops, those at work end and no other begins."""
+def share_done(folder: Path) -> float:
+    """What part of its steps a run has behind it, 0 to 1."""
+    if folder.exists():
+        return 1.0
+    try:
+        run = read_run(partial_of(folder))
+    except PoiseLabError:  # not begun
+        return 0.0
+    return run.metrics[-1]["step"] / run.config["train"]["steps"] if run.metrics else 0.0
+
+
+def record(
+    runs: dict[str, str],
+    out: Path,
+    at_once: int | None = None,
+    finish: Callable[[Path], None] | None = None,
+    like: Path | None = None,
+) -> None:
+    """Make the runs that are missing in a folder, some at a time; when one stops, those at work end and no other begins.
+
+    at_once: how many at a time; by default `most_at_once`. like: where recorded runs like these lie.
+    """
     out.mkdir(parents=True, exist_ok=True)
-    stopped = threading.Event()
+    stopped, names = threading.Event(), [name for name in runs if not (out / name).exists()]
+    if not names:
+        return
 
     def make(name: str) -> None:
         if not stopped.is_set():
@@ -124,11 +170,18 @@ def record(runs: dict[str, str], out: Path, at_once: int = 2, finish: Callable[[
                 stopped.set()
                 raise
 
-    with ThreadPoolExecutor(at_once) as pool:
-        futures = [pool.submit(make, name) for name in runs if not (out / name).exists()]
+    bar_format = "{l_bar}{bar}| {n:.1f} of {total} runs [{elapsed}<{remaining}]"
+    with (
+        ThreadPoolExecutor(at_once or most_at_once(names, like)) as pool,
+        tqdm(total=len(names), desc=str(out), bar_format=bar_format) as bar,
+    ):
+        futures = [pool.submit(make, name) for name in names]
         try:
+            while wait(futures, timeout=POLL).not_done:
+                bar.update(sum(share_done(out / name) for name in names) - bar.n)
             for future in futures:
                 future.result()
+            bar.update(len(names) - bar.n)
         except KeyboardInterrupt:  # the runs at work get the same Ctrl-C, and save
             stopped.set()
             raise
