@@ -79,7 +79,7 @@ class Rollouts:
     def partner_rewards(self) -> torch.Tensor:
         """(P, M): mean reward of the *other* responses to the same prompt, the probe's target.
 
-        With two responses it is the partner's reward (method Sec. 3.1, Alg. 1). It never contains
+        With two responses it is the partner's reward (arXiv 2605.07579, Sec. 3.1 and Alg. 1). It never contains
         the response's own reward. Raises PoiseLabError if there is one response per prompt.
         """
         return leave_one_out_mean(self.rewards)
@@ -111,7 +111,7 @@ class Internals:
         with (and includes) the last end-of-reasoning tag, or with the response if there is none;
         zeros for an empty response.
     entropy: (P, M, 3) float32, mean token entropy in nats over the output, the reasoning, the
-        answer; 0.0 for a missing answer (method Sec. 3.1 and B.3). Without an end-of-reasoning tag the reasoning is
+        answer; 0.0 for a missing answer (arXiv 2605.07579, Sec. 3.1 and B.3). Without an end-of-reasoning tag the reasoning is
         the whole output, so its entropy is too, where the official release has 0.0 (see `build_rollouts`).
     logprobs, token_entropy: (P, M, T) float32, in nats, 0 at padding.
     layer: decoder layer index, 0-based. pool: number of tokens averaged.

@@ -78,7 +78,7 @@ def agreement(predictions, targets, weights=None) -> dict[str, float]:
 
 
 def variance_reduction(advantages: torch.Tensor, rewards: torch.Tensor) -> float:
-    """1 - Var(A) / Var(R) over a batch (method Sec. 4; Fig. 4 of the paper); NaN if all rewards agree.
+    """1 - Var(A) / Var(R) over a batch (Fig. 4 of arXiv 2605.07579); NaN if all rewards agree.
 
     Takes tensors, or arrays as `bootstrap_interval` gives them.
     """

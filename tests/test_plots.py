@@ -433,6 +433,8 @@ def test_words_say_what_is_drawn():
     assert said.endswith("rloo x2, seed 0: from 0.5 at 0 to 0.7 at 1, 0.5 to 0.7.")
     assert "a b 1 (0.5 to 2)" in describe(bars({"a<br>b": (1.0, 0.5, 2.0)}, "t", "x", "y"))
     assert "left 3, right -1" in describe(plots.over_tokens(["left", "right"], [3, -1], "t", "nats"))
+    tags = plots.over_tokens(["<think>", "a<b"], [3, -1], "t", "nats")
+    assert "<think> 3, a<b -1" in describe(tags) and list(tags.data[0].customdata) == ["&lt;think&gt;", "a&lt;b"]
     grid = describe(plots.matrix([[0, 2], [-1, 0]], ["a", "b"], "t", "column", "row"))
     assert "rows: a from 0 to 2, b from -1 to 0" in grid
     two = plots.panels(

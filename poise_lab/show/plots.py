@@ -5,6 +5,7 @@ The background is transparent, so that a figure takes the page's, light or dark.
 
 from __future__ import annotations
 
+import html
 import textwrap
 from collections.abc import Sequence
 
@@ -107,12 +108,12 @@ def value_histogram(values: dict[str, Sequence[float]], title: str, bins: int = 
 
 def over_tokens(tokens: Sequence[str], values, title: str, y: str, marked: Sequence[int] = ()) -> Figure:
     """One bar per token of a text, the token written at its bar (long ones as …); marked positions stand out."""
-    marked = set(marked)
+    marked, escaped = set(marked), html.escape  # as it stands, `<think>` would be taken for markup
     fig = figure(title, "token of the response, in order", y, hovermode="closest", showlegend=False)
     colors = [COLORS[5] if i in marked else COLORS[0] for i in range(len(tokens))]
     fig.add_trace(
         go.Bar(x=list(range(1, len(tokens) + 1)), y=rounded(values, 3), marker_color=colors,
-               text=[t if len(t) <= 4 else "…" for t in tokens], customdata=list(tokens),
+               text=[escaped(t) if len(t) <= 4 else "…" for t in tokens], customdata=list(map(escaped, tokens)),
                textposition="outside", textangle=0, constraintext="none", cliponaxis=False,
                hovertemplate="%{customdata}: %{y}<extra></extra>")
     )  # fmt: skip

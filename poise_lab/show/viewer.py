@@ -44,7 +44,13 @@ MEASURES = (
     Measure("g", "pull", lambda top: (top / 16, top / 8, top / 4, top / 2), "reward",
             "advantage times 1 - p, the slope of the loss at this token; blue is made likelier, orange with dots less likely"),
 )  # fmt: skip
-LABELS = {"entropy": "entropy", "log p": "log-probability", "value": "value read there", "baseline": "subtracted there", "pull": "part of the loss"}
+LABELS = {
+    "entropy": "entropy",
+    "log p": "log-probability",
+    "value": "value read there",
+    "baseline": "subtracted there",
+    "pull": "part of the loss",
+}
 
 KEYS = ' data-lm-suppress-shortcuts="true"'  # JupyterLab leaves keys that are pressed here to what has the focus
 _DOTS = ";text-decoration:underline dotted"
@@ -157,7 +163,8 @@ def _said(name: str, shown: ShownPrompt) -> str:
     for j, one in enumerate(shown.responses):
         open_ones = sum(x >= 0.3 for x in one.measures.get("entropy", ()))
         unsure = f", {open_ones} of them with an entropy of at least 0.3 nats" if "entropy" in one.measures else ""
-        parts.append(f"response {j + 1} has {len(one.pieces)} tokens{unsure}; {'; '.join(_lines(j, shown))}.")
+        size = f"{len(one.pieces)} tokens" if one.measures else f"{len(''.join(one.pieces))} characters"
+        parts.append(f"response {j + 1} has {size}{unsure}; {'; '.join(_lines(j, shown))}.")
     return f"{name}: {' '.join(parts)}"
 
 
