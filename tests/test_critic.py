@@ -156,7 +156,12 @@ def test_state_round_trip(cls):
     assert torch.equal(one.values(batch(5), None), two.values(batch(5), None))
 
 
-def test_without_a_start_it_says_so():
+@pytest.mark.parametrize("name", ["critic", "ev_switch", "ppo"])
+@pytest.mark.parametrize("asked", ["advantages", "update"])
+def test_without_a_start_it_says_so(name, asked):
     with pytest.raises(pl.PoiseLabError, match="no critic yet: call start"):
-        pl.make_baseline("ppo").advantages(batch(0), None)
+        getattr(pl.make_baseline(name), asked)(batch(0), None)
+
+
+def test_without_a_start_no_values_are_predicted():
     assert pl.make_baseline("critic").values(batch(0), None) is None
