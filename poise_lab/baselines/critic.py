@@ -161,13 +161,22 @@ class PPO(Critic):
 
     name, on_reward_scale = "ppo", False  # below lambda = 1 an advantage is no reward minus something
 
+    def __post_init__(self):
+        super().__post_init__()
+        self.read: tuple[Rollouts, torch.Tensor] | None = None  # a batch whose advantages were taken, and its targets
+
     def advantages(self, rollouts, internals):
         rewards = checked_rewards(rollouts)
-        return gae(self.token_values(rollouts), rewards, rollouts.lengths, self.gae_lambda)
+        values = self.token_values(rollouts)
+        advantages = gae(values, rewards, rollouts.lengths, self.gae_lambda)
+        self.read = (rollouts, advantages + values)  # for `update`, which so needs no second pass
+        return advantages
 
     def update(self, rollouts, internals):
-        values = self.token_values(rollouts)
-        self._fit(rollouts, gae(values, rollouts.rewards, rollouts.lengths, self.gae_lambda) + values)
+        if self.read is None or self.read[0] is not rollouts:
+            self.advantages(rollouts, internals)
+        (_, targets), self.read = self.read, None
+        self._fit(rollouts, targets)
 
 
 def gae(values: torch.Tensor, rewards: torch.Tensor, lengths: torch.Tensor, gae_lambda: float) -> torch.Tensor:
