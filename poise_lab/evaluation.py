@@ -13,7 +13,7 @@ from .internals import read_internals
 from .policies import Policy
 from .rollouts import Rollouts
 from .sampler import step_seed
-from .stats import agreement, pass_at_k
+from .stats import agreement, pass_at_k, value_spread
 from .tasks import Problem
 from .tasks.strategies import STRATEGIES, strategy
 
@@ -27,8 +27,10 @@ def evaluate(
 
     The figures: `accuracy`, the mean reward of sampled responses, in all and by task; `greedy_accuracy`; `pass_at_K`, the
     share of problems solved at least once in K = `eval_responses` tries; `value_std`, the standard deviation of V(x)
-    over the problems; `held_out_length`, tokens of a sampled response, and `share_NAME` of each strategy; and the probe
-    against V(x) from responses that it has not read, `probe_r_fresh` and `probe_mae_fresh`. The same random numbers are drawn at every evaluation of a run.
+    over the problems, the noise of estimating V(x) taken off (for at least 2 problems and responses);
+    `held_out_length`, tokens of a sampled response, and `share_NAME` of each strategy; and the probe against V(x) from
+    responses that it has not read, `probe_r_fresh` and `probe_mae_fresh`. The same random numbers are drawn at every
+    evaluation of a run.
     """
     asked = dict(seed=step_seed(config.seed, 0, "evaluation"), max_new_tokens=config.max_new_tokens)
     rollouts = sample_rollouts(policy, problems, config.eval_responses + 1, temperature=config.temperature, **asked)
@@ -39,9 +41,10 @@ def evaluate(
         "accuracy": value.mean().item(),
         "greedy_accuracy": greedy.rewards.mean().item(),
         f"pass_at_{config.eval_responses}": pass_at_k(rollouts.rewards, config.eval_responses),
-        "value_std": value.std(correction=0).item(),
         "held_out_length": fresh.lengths.float().mean().item(),
     }
+    if min(fresh.rewards.shape) > 1:
+        result["value_std"] = value_spread(fresh.rewards)
     for task in sorted(set(rollouts.tasks)):
         at = torch.tensor([name == task for name in rollouts.tasks])
         result[f"accuracy_{task}"] = value[at].mean().item()

@@ -29,7 +29,7 @@ CACHE_BYTES = 512 * 2**20  # key-value cache of one batch, if no two responses s
 
 def _uniforms(seed: int, prompt: Sequence[int], index: int, n: int) -> np.ndarray:
     """n numbers in [0, 1) that depend on the seed, the prompt's tokens and the response's index alone."""
-    digest = hashlib.blake2b(repr((seed, index, list(prompt))).encode(), digest_size=16).digest()
+    digest = hashlib.blake2b(repr((int(seed), index, list(prompt))).encode(), digest_size=16).digest()
     key = np.frombuffer(digest, dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key)).random(n, dtype=np.float32)
 

@@ -41,7 +41,7 @@ def clipped_surrogate(
     """Loss to minimise, and the weight of the tokens at which a clip is active.
 
     ratio = exp(logprobs - old_logprobs) per token, its logarithm held within +-20 as verl does
-    (`compute_policy_loss`), where every clip is active long since; the loss of a token is
+    (`compute_policy_loss`), where a token has no gradient to speak of; the loss of a token is
     -min(ratio A, clip(ratio, 1 - clip_low, 1 + clip_high) A), for A < 0 at most -dual_clip A.
 
     logprobs, old_logprobs, weights: (R, T). advantages: (R,), or (R, T) one per token. Both results are sums over tokens
@@ -58,6 +58,9 @@ def clipped_surrogate(
 
 
 def kl_penalty(logprobs: torch.Tensor, reference: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """KL(policy || reference) per token by the k3 estimator, exp(d) - d - 1 with d = reference - logprobs within +-20 (as verl's `kl_penalty`)."""
+    """KL(policy || reference) per token by the k3 estimator, summed with weights: exp(d) - d - 1.
+
+    d = reference - logprobs, within +-20 (as verl's `kl_penalty`). All are (R, T).
+    """
     d = (reference - logprobs).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
     return ((d.exp() - d - 1) * weights).sum()

@@ -16,20 +16,20 @@ from .errors import PoiseLabError
 T = TypeVar("T")
 
 
-def mean_interval(values, confidence: float = 0.95) -> tuple[float, float, float]:
-    """Mean and its two-sided t interval: (mean, low, high); NaN bounds below two values."""
+def mean_interval(values) -> tuple[float, float, float]:
+    """Mean and its two-sided 95 % t interval: (mean, low, high); NaN bounds below two values."""
     values = np.asarray(values, dtype=float)
     mean = float(values.mean()) if len(values) else float("nan")
     if len(values) < 2:
         return mean, float("nan"), float("nan")
-    half = stats.t.ppf(0.5 + confidence / 2, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
+    half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
     return mean, mean - float(half), mean + float(half)
 
 
 def bootstrap_interval(
-    statistic: Callable[..., float], *arrays, draws: int = 1000, confidence: float = 0.95, seed: int = 0
+    statistic: Callable[..., float], *arrays, draws: int = 1000, seed: int = 0
 ) -> tuple[float, float, float]:
-    """A statistic of arrays whose first axis is prompts, and its percentile interval: (value, low, high).
+    """A statistic of arrays whose first axis is prompts, and its 95 % percentile interval: (value, low, high).
 
     Prompts are drawn with replacement, the same ones from every array, so a difference of two
     methods on the same prompts is a statistic like any other. The statistic is called with NumPy arrays.
@@ -38,8 +38,7 @@ def bootstrap_interval(
     generator, n = np.random.default_rng(seed), len(arrays[0])
     samples = (generator.integers(n, size=n) for _ in range(draws))
     values = [statistic(*(array[sample] for array in arrays)) for sample in samples]
-    low, high = np.nanquantile(values, [0.5 - confidence / 2, 0.5 + confidence / 2])
-    return float(statistic(*arrays)), float(low), float(high)
+    return interval(np.array([statistic(*arrays), *values]))
 
 
 def pass_at_k(rewards, k: int) -> float:

@@ -1,7 +1,7 @@
 """The loop: sample, read internals, take advantages, refit the probe, update the policy.
 
-Every random number of a step is a function of the seed and the step, so a checkpoint needs weights
-only, and a resumed run equals one that was never stopped. Left out on purpose: learning-rate
+Every random number of a step is a function of the seed and the step, so a checkpoint holds no random
+state, and a resumed run equals one that was never stopped. Left out on purpose: learning-rate
 schedules, mixed precision, several devices.
 """
 

@@ -95,6 +95,7 @@ def test_ablations_of_the_pair_by_hand(name):
 def test_ev_switch_asks_whether_the_critic_explains_the_rewards(monkeypatch):
     rollouts = toy_rollouts([[1.0], [0.0], [1.0]])
     baseline = pl.make_baseline("ev_switch")
+    baseline.start(tiny_policy())
     for read, expected in (
         ([0.9, 0.1, 0.8], [0.1, -0.1, 0.2]),  # explains: the critic's values
         ([0.1, 0.9, 0.2], [0.5, -1.0, 0.5]),  # worse than nothing: the mean of the others

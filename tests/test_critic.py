@@ -156,7 +156,29 @@ def test_state_round_trip(cls):
     assert torch.equal(one.values(batch(5), None), two.values(batch(5), None))
 
 
-def test_without_a_start_it_says_so():
+def test_a_step_of_ppo_reads_the_values_once(monkeypatch):
+    passes, token_values = [], PPO.token_values
+    monkeypatch.setattr(PPO, "token_values", lambda self, r: passes.append(1) or token_values(self, r))
+    at_once, alone = pl.make_baseline("ppo"), pl.make_baseline("ppo")
+    for critic in (at_once, alone):
+        critic.start(POLICY)
+    for seed in range(3):
+        at_once.advantages(step := batch(seed), None)
+        at_once.update(step, None)
+    assert len(passes) == 3
+    for seed in range(3):
+        alone.advantages(batch(9), None)  # of another batch than the one that it learns from
+        alone.update(batch(seed), None)
+    one, other = at_once.state_dict(), alone.state_dict()
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+@pytest.mark.parametrize("name", ["critic", "ev_switch", "ppo"])
+@pytest.mark.parametrize("asked", ["advantages", "update"])
+def test_without_a_start_it_says_so(name, asked):
     with pytest.raises(pl.PoiseLabError, match="no critic yet: call start"):
-        pl.make_baseline("ppo").advantages(batch(0), None)
+        getattr(pl.make_baseline(name), asked)(batch(0), None)
+
+
+def test_without_a_start_no_values_are_predicted():
     assert pl.make_baseline("critic").values(batch(0), None) is None

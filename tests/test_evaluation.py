@@ -73,12 +73,24 @@ def test_the_figures_are_those_of_the_rollouts():
     assert figures["accuracy"] == pytest.approx(rollouts.rewards[:, 1:].mean().item())
     assert figures["greedy_accuracy"] == greedy.rewards.mean().item()
     assert figures["pass_at_4"] == pass_at_k(rollouts.rewards, 4) >= figures["accuracy"]
+    fresh = rollouts.rewards[:, 1:].double()
+    noise = fresh.var(1).mean() / 4
+    assert figures["value_std"] == pytest.approx((fresh.mean(1).var() - noise).sqrt().item())
+    assert figures["value_std"] < 0.95 * fresh.mean(1).std(correction=0)
     assert figures["held_out_length"] == rollouts.lengths[:, 1:].float().mean().item()
     assert figures["share_step_by_step"] == 1 and figures["share_at_once"] == 0  # all that this policy was shown
     assert [s["greedy"] for s in samples] == [row[0] for row in greedy.texts]
     assert [s["sampled"] for s in samples] == [row[:2] for row in rollouts.texts]
     assert [s["rewards"] for s in samples] == rollouts.rewards[:, :2].tolist()
     assert "value" not in samples[0]  # this baseline predicts none
+
+
+@pytest.mark.parametrize("changes", [dict(eval_responses=1), dict(eval_prompts=1)])
+def test_where_v_has_no_spread_to_measure_there_is_none(changes):
+    config = pl.TrainConfig(**{**CONFIG, **changes})
+    problems = ToyTask().sample(config.eval_prompts, 0)
+    figures, _ = evaluate(tiny_policy(), problems, pl.make_baseline("none"), config)
+    assert "value_std" not in figures and np.isfinite(list(figures.values())).all()
 
 
 def samples_of(folder):

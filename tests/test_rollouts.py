@@ -128,6 +128,11 @@ def test_seed_index_and_prompt_make_a_difference(qwen, toys):
     assert sum(response(a, i, 0) != response(a, i, 1) for i in range(6)) >= 4
 
 
+def test_equal_seeds_give_equal_rollouts_whatever_their_type(qwen, toys):
+    one, other = (pl.sample_rollouts(qwen, toys, 2, seed=seed, max_new_tokens=6) for seed in (3, np.int64(3)))
+    assert torch.equal(one.response_ids, other.response_ids)
+
+
 def test_global_random_state_is_neither_read_nor_changed(qwen, toys):
     torch.manual_seed(0)
     before = torch.get_rng_state()

@@ -108,6 +108,12 @@ def test_variance_reduction_is_that_of_the_step(tmp_path):
         assert m["reward"] == pytest.approx(r.mean().item())
 
 
+@pytest.mark.parametrize("name", ["grpo", "ppo", "random_rewards", "sharpen"])
+def test_advantages_that_are_no_reward_minus_something_have_no_variance_reduction(tmp_path, name):
+    for m in trainer(tmp_path / "r", name).run().metrics[1:]:
+        assert "variance_reduction" not in m and "variance_reduction_rloo" in m
+
+
 def test_folder_holds_what_made_it(run):
     record, _ = run
     config = json.loads((record.folder / "config.json").read_text())

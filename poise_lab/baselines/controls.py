@@ -1,4 +1,7 @@
-"""Controls: what is left of a curve where the verifier's rewards are not used. They are no baselines."""
+"""Controls: what is left of a curve where the verifier's rewards are not used. They are no baselines.
+
+No reward is in their advantages, so these are not on its scale.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from .base import Baseline, standardised
 class RandomRewards(Baseline):
     """The toss of a coin in place of the reward, 1 or 0, minus 1/2. It follows from the batch's tokens: a resume repeats it."""
 
-    name = "random_rewards"
+    name, on_reward_scale = "random_rewards", False
 
     def advantages(self, rollouts, internals):
         tokens = rollouts.response_ids.to(torch.int32).numpy().tobytes()
@@ -27,7 +30,7 @@ class Sharpen(Baseline):
     mean over the tokens in place of their sum, which short responses would win.
     """
 
-    name = "sharpen"
+    name, on_reward_scale = "sharpen", False
 
     def advantages(self, rollouts, internals):
         mean = (internals.logprobs * rollouts.mask).sum(-1) / rollouts.lengths.clamp(min=1)

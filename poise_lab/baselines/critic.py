@@ -91,14 +91,16 @@ class Critic(Baseline):
         return self.token_values(self._read(rollouts))[..., 0].expand(-1, rollouts.responses).contiguous()
 
     def advantages(self, rollouts, internals):
-        return checked_rewards(rollouts) - self.values(rollouts, internals)
+        rewards = checked_rewards(rollouts)
+        _ = self.started  # without one there are no values
+        return rewards - self.values(rollouts, internals)
 
     def update(self, rollouts, internals):
         self._fit(self._read(rollouts), rollouts.rewards.mean(1)[:, None, None])
 
     def _fit(self, rollouts: Rollouts, targets: torch.Tensor) -> None:
         """Optimizer steps towards targets (P, M, T), one per token that the rollouts hold."""
-        rows, device = rollouts.rewards.numel(), self.backbone.device
+        rows, device = rollouts.rewards.numel(), self.started.device
         targets = targets.flatten(0, 1)
         for _ in range(self.epochs):
             self.steps += 1
@@ -139,7 +141,7 @@ class EVSwitch(Critic):
 
     def advantages(self, rollouts, internals):
         rewards = checked_rewards(rollouts)
-        left = rewards - self.values(rollouts, internals)
+        left = super().advantages(rollouts, internals)
         explains = left.var(correction=0) < rewards.var(correction=0)
         return left if explains else rewards - mean_of_all_others(rewards)
 
@@ -159,13 +161,22 @@ class PPO(Critic):
 
     name, on_reward_scale = "ppo", False  # below lambda = 1 an advantage is no reward minus something
 
+    def __post_init__(self):
+        super().__post_init__()
+        self.read: tuple[Rollouts, torch.Tensor] | None = None  # a batch whose advantages were taken, and its targets
+
     def advantages(self, rollouts, internals):
         rewards = checked_rewards(rollouts)
-        return gae(self.token_values(rollouts), rewards, rollouts.lengths, self.gae_lambda)
+        values = self.token_values(rollouts)
+        advantages = gae(values, rewards, rollouts.lengths, self.gae_lambda)
+        self.read = (rollouts, advantages + values)  # for `update`, which so needs no second pass
+        return advantages
 
     def update(self, rollouts, internals):
-        values = self.token_values(rollouts)
-        self._fit(rollouts, gae(values, rollouts.rewards, rollouts.lengths, self.gae_lambda) + values)
+        if self.read is None or self.read[0] is not rollouts:
+            self.advantages(rollouts, internals)
+        (_, targets), self.read = self.read, None
+        self._fit(rollouts, targets)
 
 
 def gae(values: torch.Tensor, rewards: torch.Tensor, lengths: torch.Tensor, gae_lambda: float) -> torch.Tensor:

@@ -94,7 +94,8 @@ class OPO(Baseline):
 class DAPO(GRPO):
     """GRPO with dynamic sampling (DAPO, arXiv 2503.14476): groups whose rewards all agree are thrown away.
 
-    Groups of other prompts are drawn in their place; what is thrown away was sampled and is counted. That method's other parts, the decoupled clip and the
+    Groups of newly drawn prompts come in their place (in a small task the same prompt may come again, with other
+    responses); what is thrown away was sampled and is counted. That method's other parts, the decoupled clip and the
     token mean, are the trainer's defaults.
 
     rounds: how often it draws for what is still missing; after that the batch stays smaller.

@@ -1,4 +1,4 @@
-"""POISE: the baseline of a response is read from its siblings' states; and its fusion with their rewards."""
+"""POISE: the baseline of a response is read from its siblings' states; with other targets, and without the pair."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ from ..files import provenance, write_json
 from ..generate import sample_rollouts
 from ..policies import Policy
 from ..rollouts import Rollouts
-from ..stats import pass_at_k
+from ..stats import pass_at_k, value_spread
 from ..tasks import END_OF_REASONING, LAPTOP_SETTINGS, START_OF_REASONING, TINY_TASKS, Problem, load_task
 from ..tasks.strategies import STRATEGIES, strategy
 
@@ -226,7 +226,6 @@ def describe(policy: Policy, problems: int = 400, responses: int = 16, seed: int
         rollouts = sample_rollouts(policy, sample, responses, seed=seed)
         greedy = sample_rollouts(policy, sample, 1, seed=seed, temperature=0)
         value = rollouts.rewards.mean(1)
-        noise = rollouts.rewards.var(1).mean() / responses
         parsed = [
             text.count(START_OF_REASONING) == text.count(END_OF_REASONING) == 1
             and text.startswith(START_OF_REASONING)
@@ -244,7 +243,7 @@ def describe(policy: Policy, problems: int = 400, responses: int = 16, seed: int
             "accuracy": round(value.mean().item(), 3),
             "greedy_accuracy": round(greedy.rewards.mean().item(), 3),
             f"pass_at_{responses}": round(pass_at_k(rollouts.rewards, responses), 3),
-            "value_std": round(math.sqrt(max(0.0, (value.var() - noise).item())), 3),
+            "value_std": round(value_spread(rollouts.rewards), 3),
             "parsed": round(parsed.mean().item(), 4),
             "tokens": round(rollouts.lengths.float().mean().item(), 1),
             "accuracy_by_difficulty": by_difficulty,

@@ -100,10 +100,7 @@ def look(trainer: Trainer, step: int, frozen: ValueProbe) -> dict:
         advantages = read.rewards - leave_one_out_mean(predicted)
         score = agreement(predicted, value) | {"variance_reduction": variance_reduction(advantages, read.rewards)}
         rows[name] = {key: round(float(x), 4) for key, x in score.items()}
-    return {
-        "step": step, "accuracy": round(fresh.rewards.mean().item(), 4),
-        "value_std": round(value[:, 0].std(correction=0).item(), 4), "models": rows,
-    }  # fmt: skip
+    return {"step": step, "accuracy": round(fresh.rewards.mean().item(), 4), "models": rows}
 
 
 def rows_file(folder: Path, seed: int, step: int) -> Path:

@@ -141,7 +141,7 @@ def drawn_trace(gradients: torch.Tensor) -> tuple[float, float, float]:
     return mean_interval(((gradients[:, 0] - gradients[:, 1]).double() ** 2).sum(-1) / 2)
 
 
-def adam_proxy(gradients: torch.Tensor, betas: tuple[float, float] = (0.9, 0.999)) -> float:
+def adam_proxy(gradients: torch.Tensor) -> float:
     """What the official release logs: sum over weights of v_hat - m_hat^2 of Adam's moments, after these gradients.
 
     Of N independent gradients with one mean it expects less than their variance: m_hat is a mean of few steps, and
@@ -150,6 +150,6 @@ def adam_proxy(gradients: torch.Tensor, betas: tuple[float, float] = (0.9, 0.999
     gradients: (N, K), in the order of the steps. Folding leaves both sums right in expectation.
     """
     gradients = gradients.double()
-    first, second = (beta ** torch.arange(len(gradients) - 1, -1, -1, dtype=torch.float64) for beta in betas)
+    first, second = (beta ** torch.arange(len(gradients) - 1, -1, -1, dtype=torch.float64) for beta in (0.9, 0.999))
     mean = (first / first.sum()) @ gradients
     return float((second / second.sum()) @ (gradients**2).sum(1) - mean @ mean)
