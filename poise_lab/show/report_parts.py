@@ -29,7 +29,7 @@ CAPTIONS = {
     "accuracy": "Mean reward of fresh responses to held-out problems, which no step trains on.",
     "greedy_accuracy": "Share of held-out problems that the most probable response solves.",
     "pass_at_16": "Share of held-out problems that at least one of 16 sampled responses solves.",
-    "reward": "Mean reward of the sampled responses of each step.",
+    "reward": "Mean reward of the responses that each step learns from (DAPO throws groups that agree away).",
     "variance_reduction": "How much smaller the variance of the advantages is than that of the rewards; "
     "a grey dotted line is what leave-one-out (RLOO) would have given on the same rewards.",
     "probe_r_fresh": "The probe reads one response to a held-out problem; V(x) is the mean reward of others.",
