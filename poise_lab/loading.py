@@ -98,9 +98,12 @@ def check_weights(name: str, source: str | Path, model: PreTrainedModel, info: d
     they cannot be read again.
     """
     code = getattr(model.config, "quantization_config", None)
-    if code and not getattr(model, "hf_quantizer", None):  # transformers warns in a log, and takes them for plain numbers
+    # transformers warns in a log, and takes them for plain numbers
+    if code and not getattr(model, "hf_quantizer", None):
         method = code.get("quant_method") if isinstance(code, dict) else getattr(code, "quant_method", None)
-        raise PoiseLabError(f"policy {name!r}: its weights are quantised by {method!r}, which transformers does not know")
+        raise PoiseLabError(
+            f"policy {name!r}: its weights are quantised by {method!r}, which transformers does not know"
+        )
     missing, shapes = sorted(info["missing_keys"]), sorted(key[0] for key in info["mismatched_keys"])
     trunk = f"{model.base_model_prefix}."
     foreign = sorted(key for key in info["unexpected_keys"] if key.startswith(trunk))  # another head is nothing to it
