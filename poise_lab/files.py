@@ -8,8 +8,10 @@ import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -64,14 +66,36 @@ def check_writable(path: str | Path, what: str, file: bool = False) -> None:
         raise PoiseLabError(f"{what} {path} cannot be written: {e.strerror}") from None
 
 
+@contextlib.contextmanager
+def whole_folder(folder: str | Path) -> Iterator[Path]:
+    """Within the context, a folder to fill; at its end all that is in it stands in `folder`, and after an error nothing."""
+    folder = Path(folder).resolve()
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        yield partial
+        if folder.exists():  # what it holds besides stays
+            for path in partial.iterdir():
+                os.replace(path, folder / path.name)
+        else:
+            os.replace(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
 def write_text(path: str | Path, text: str) -> None:
+    """Write a text file atomically."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: str | Path, content: bytes) -> None:
     """Write a file atomically."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     try:
-        with open(partial, "w", encoding="utf-8") as f:
-            f.write(text)
+        with open(partial, "wb") as f:
+            f.write(content)
             f.flush()
             os.fsync(f.fileno())
         os.replace(partial, path)

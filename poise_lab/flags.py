@@ -140,7 +140,7 @@ def read_config(path: Path) -> dict:
     baseline = values.pop("baseline", None)
     if baseline is not None:
         baseline = {"name": baseline} if isinstance(baseline, str) else baseline
-        if not isinstance(baseline, dict) or "name" not in baseline:
+        if not isinstance(baseline, dict) or not isinstance(baseline.get("name"), str):
             raise PoiseLabError(f"{path} does not name its baseline: name")
         baseline = dict(baseline)
         if isinstance(baseline.get("probe"), dict):
@@ -183,6 +183,6 @@ def named_values(flag: str, pairs: list[str | tuple]) -> dict:
             raise PoiseLabError(f"{flag} {pair!r}: write NAME=VALUE")
         try:
             settings[name] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):  # all that it is said to raise
             settings[name] = value
     return settings

@@ -98,9 +98,8 @@ def check_weights(name: str, source: str | Path, model: PreTrainedModel, info: d
     they cannot be read again.
     """
     code = getattr(model.config, "quantization_config", None)
-    if code and not getattr(
-        model, "hf_quantizer", None
-    ):  # transformers warns in a log, and takes them for plain numbers
+    # transformers warns in a log, and takes them for plain numbers
+    if code and not getattr(model, "hf_quantizer", None):
         method = code.get("quant_method") if isinstance(code, dict) else getattr(code, "quant_method", None)
         raise PoiseLabError(
             f"policy {name!r}: its weights are quantised by {method!r}, which transformers does not know"

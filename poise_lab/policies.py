@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from . import checkpoints, threads
 from .engine import context_of, decoder_layers, head
 from .errors import PoiseLabError, unknown_name
-from .files import read_json
+from .files import read_json, whole_folder
 from .loading import read_model
 from .process import without_bars
 from .sources import BUNDLED, SOURCES, data_dir, fetched
@@ -223,18 +223,19 @@ class Policy:
     def save(self, folder: str | Path) -> None:
         """Write config, safetensors weights, tokenizer, and how it is spoken to, to a folder that `load_policy` reads.
 
+        All of it or nothing: a folder that a kill or a full disk has cut off would be spoken to in another way.
         An adapter is merged into the weights. Raises PoiseLabError where it cannot be (`ways.merged`).
         """
-        folder = Path(folder)
-        with without_bars():
-            merged(self.model).save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
-        if self.template:  # what else reads the folder finds it where transformers keeps it
-            (folder / "chat_template.jinja").write_text(self.chat_template, encoding="utf-8")
-        spoken = {name: value for name, value in self.spoken().items() if value or name in ("wording", "shots")}
-        if self.tags == reasoning_tags(self.tokenizer, self.template):
-            del spoken["tags"]
-        (folder / "poise_lab.json").write_text(json.dumps(spoken) + "\n", encoding="utf-8")
+        with whole_folder(folder) as partial:
+            with without_bars():
+                merged(self.model).save_pretrained(partial)
+            self.tokenizer.save_pretrained(partial)
+            if self.template:  # what else reads the folder finds it where transformers keeps it
+                (partial / "chat_template.jinja").write_text(self.chat_template, encoding="utf-8")
+            spoken = {name: value for name, value in self.spoken().items() if value or name in ("wording", "shots")}
+            if self.tags == reasoning_tags(self.tokenizer, self.template):
+                del spoken["tags"]
+            (partial / "poise_lab.json").write_text(json.dumps(spoken) + "\n", encoding="utf-8")
 
 
 def load_policy(
@@ -261,6 +262,8 @@ def load_policy(
     Raises PoiseLabError if the name is none of these, the model has not been fetched, the folder holds no model, or
     the wording is not known.
     """
+    if not isinstance(name, str | Path):
+        raise PoiseLabError(f"policy={name!r} is no name; give one, or the path of a folder")
     if wording not in (None, *WORDINGS):
         raise unknown_name("wording", wording, WORDINGS)
     spoken = dict(
@@ -300,7 +303,11 @@ def load_policy(
         if saved["wording"] not in WORDINGS:
             raise PoiseLabError(f"{source / 'poise_lab.json'} asks for wording {saved['wording']!r}; known: {WORDINGS}")
         spoken = {name: saved.get(name) if value is None else value for name, value in spoken.items()}
-    model.to(device).eval()
+    try:
+        model.to(device).eval()
+    except (AssertionError, RuntimeError) as e:  # torch has no such device, or no room there
+        reason = str(e).splitlines()[0]
+        raise PoiseLabError(f"policy {str(name)!r} cannot be put on device {str(device)!r}: {reason}") from None
     policy = Policy(model, tokenizer, str(name), **{k: v for k, v in spoken.items() if v is not None})
     if policy.wording == "question" and not policy.shots and not policy.chat_template:
         warnings.warn(
@@ -318,9 +325,13 @@ def _of_run(run: Path, spoken: dict, **how) -> Policy:
     if not saved:
         trl = "; those of a run on TRL are its folders checkpoint-STEP" if any(run.glob("checkpoint-*")) else ""
         raise PoiseLabError(f"run folder {run} holds no checkpoint, so no policy{trl}")
-    settings = read_json(run / "config.json")
+    try:
+        settings = read_json(run / "config.json")
+        start = settings["policy"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise PoiseLabError(f"folder {run} is no run folder: it has no readable config.json") from None
     spoken = {name: settings.get(name) if value is None else value for name, value in spoken.items()}
-    policy = load_policy(settings["policy"], **spoken, **how)
+    policy = load_policy(start, **spoken, **how)
     trained = {name: p for name, p in policy.model.named_parameters() if p.requires_grad}
     checkpoints.load(saved[-1], {"model": lambda weights: checkpoints.copy_weights(trained, weights)})
     policy.name = str(run)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import shutil
 import warnings
 from collections.abc import Sequence
@@ -84,7 +85,7 @@ def read_run(folder: str | Path) -> RunRecord:
     folder = Path(folder)
     try:
         config = read_json(folder / "config.json")
-        config["train"], config["baseline"]
+        config["train"]["seed"], config["train"]["steps"], config["baseline"]["name"]
     except (OSError, ValueError, KeyError, TypeError):
         raise PoiseLabError(f"folder {folder} is no run folder: it has no readable config.json") from None
     return RunRecord(folder, config, read_metrics(folder))
@@ -101,14 +102,17 @@ def read_lines(path: Path) -> list[dict]:
         return []
     lines = path.read_text(encoding="utf-8").split("\n")[:-1]
     try:
-        return [json.loads(line) for line in lines if line]
+        records = [json.loads(line) for line in lines if line]
     except ValueError as e:
         raise PoiseLabError(f"{path} is damaged: {e}") from None
+    if not all(isinstance(record, dict) for record in records):
+        raise PoiseLabError(f"{path} is damaged: a line is no record")
+    return records
 
 
 SUMMARY = {  # column: how it is read off one run
-    "accuracy at start": lambda run: run.series("accuracy")[1][0],
-    "accuracy at end": lambda run: run.series("accuracy")[1][-1],
+    "accuracy at start": lambda run: (run.series("accuracy")[1] or [math.nan])[0],  # on TRL a run may have none
+    "accuracy at end": lambda run: run.mean("accuracy", last=1),
     "lift": RunRecord.lift,
     "1 - Var(A)/Var(R)": lambda run: run.mean("variance_reduction"),
     "probe r": lambda run: run.mean("probe_r_fresh"),
@@ -223,7 +227,7 @@ def claim_folder(folder: Path, settings: dict, resume: bool, made: dict) -> None
     if resume:
         if not (folder / "config.json").is_file():
             raise PoiseLabError(f"nothing to resume: {folder} holds no run (no config.json)")
-        config = read_json(folder / "config.json")
+        config = read_run(folder).config
         # a setting that is not in it was not there when the run was started
         found = differences(
             {k: config[k] for k in settings if k in config}, {k: settings[k] for k in settings if k in config}
@@ -257,14 +261,12 @@ def free_folder(folder: Path) -> None:
 
 def keep_policy(run: Path, policy: Policy, finished: bool) -> None:
     """Write the final weights of a finished run into its folder `policy`; one that goes on, made longer, has none."""
-    folder, partial = run / "policy", run / "policy.partial"
+    folder = run / "policy"
     if not finished:
         shutil.rmtree(folder, ignore_errors=True)
     elif not folder.is_dir():
-        shutil.rmtree(partial, ignore_errors=True)
         try:
-            policy.save(partial)
-            partial.rename(folder)
+            policy.save(folder)
         except PoiseLabError as e:  # an adapter that has no place in the weights
             warnings.warn(f"run folder {run} has checkpoints, and no final policy: {e}", stacklevel=2)
 

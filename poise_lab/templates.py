@@ -49,12 +49,15 @@ def undated(template: str) -> str:
 
 
 def read_template(template: str | Path) -> str:
-    """A template as text: the text itself, or that of a file. Raises PoiseLabError for a file that is not there."""
+    """A template as text: the text itself, or that of a file. Raises PoiseLabError for a file that cannot be read."""
     if not str(template).endswith((".jinja", ".txt")):
         return str(template)
     if not Path(template).is_file():
         raise PoiseLabError(f"there is no template {template}")
-    return Path(template).read_text(encoding="utf-8")
+    try:
+        return Path(template).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as e:
+        raise PoiseLabError(f"template {template} cannot be read: {e}") from None
 
 
 def as_chat_template(template: str, tokenizer: PreTrainedTokenizerBase) -> str:

@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM
 import poise_lab as pl
 from poise_lab import checkpoints, cli, trainer
 from poise_lab.cli import main
-from poise_lab.flags import field_docs
+from poise_lab.flags import field_docs, named_values
 from poise_lab.runs import compare, format_table
 
 SMALL = dict(
@@ -106,6 +106,11 @@ def refused(capfd, folder: Path, *argv) -> str:
 )
 def test_bad_settings_of_train(capfd, tmp_path, flags, message):
     assert re.search(message, refused(capfd, tmp_path, "train", "--out", tmp_path / "r", *flags))
+
+
+@pytest.mark.parametrize("value", ["{[]: 1}", "{x}", "(" * 300, "02"])
+def test_what_is_no_value_of_python_is_a_text(value):
+    assert named_values("--task-set", [f"prompt={value}"]) == {"prompt": value}
 
 
 def test_policy_folders(capfd, tmp_path, random_policy):

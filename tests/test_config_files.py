@@ -107,6 +107,8 @@ def test_a_run_on_trl_can_be_repeated_too():
         ("a.json", '{"baseline": {"name": "poise", "probe": {"rigde": 1}}}', "no such probe: .*rigde"),
         ("a.json", '{"task_settings": [1]}', "task_settings must be settings by name"),
         ("a.json", '{"train": {"train": 3}}', "unknown setting in .*a.json 'train'"),
+        ("a.toml", "policy = 5", "policy=5 is no name"),
+        ("a.toml", 'baseline = {name = ["poise"]}', "does not name its baseline"),
     ],
 )
 def test_bad_files_are_one_sentence(tmp_path, capfd, name, text, says):

@@ -9,6 +9,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -27,6 +28,7 @@ from poise_lab.course.collect import collect  # noqa: E402
 from poise_lab.course.deadlines import deadlines, tell_late  # noqa: E402
 from poise_lab.course.roster import Roster, handed_in_nothing  # noqa: E402
 from poise_lab.course.tables import Table  # noqa: E402
+from poise_lab.course.upload import filled  # noqa: E402
 
 ASSIGNMENTS = Path(__file__).parent.parent / "notebooks" / "assignments"
 
@@ -402,6 +404,95 @@ def test_nobody_is_late_by_the_time_of_a_download(tmp_path, solved):
     table.rows[0]["time"] = "2026-11-20 12:01:00"  # as a lecturer writes it who knows it
     table.write(tmp_path / "collected.csv")
     assert [who for who, late in tell_late(tmp_path).items() if late] == [("a_1", "toy"), ("ben_2", "toy")]
+
+
+def handed(tmp_path, **papers):
+    """A zip of Moodle: for each student the text of a cell and the day of November on which it was handed in."""
+    names = {student: f"{student}_assignsubmission_file_/toy.ipynb" for student in papers}
+    cells = {s: nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(papers[s][0], id="cell")]) for s in papers}
+    times = {names[s]: (2026, 11, day, 10, 0, 0) for s, (_, day) in papers.items()}
+    return zipped(tmp_path / "moodle.zip", {names[s]: text_of(cells[s]) for s in papers}, times=times)
+
+
+def read_paper(folder, student):
+    return nbformat.read(paper_of(folder, student), 4).cells[0].source
+
+
+def test_what_is_handed_in_again_after_something_else_is_the_last_attempt(tmp_path):
+    toy_course(tmp_path)
+    for cell, day, new in (("first", 1, 2), ("second", 2, 1), ("first", 3, 1), ("first", 3, 0)):
+        moodle = handed(tmp_path, Ann_1=(cell, day), Ben_2=("same", 20))
+        assert collect(tmp_path, [moodle], ["toy"])[0] == new
+        assert read_paper(tmp_path, "Ann_1") == cell
+    rows = [row["time"] for row in Table.read(tmp_path / "collected.csv").rows if row["student"] == "Ann_1"]
+    assert rows == [f"2026-11-0{day} 10:00:00" for day in (1, 2, 3)]
+
+
+def test_collecting_that_was_cut_off_goes_on(tmp_path, monkeypatch):
+    """Killed after the first paper, before collected.csv: its student is in the table of the next call."""
+    toy_course(tmp_path)
+    moodle = handed(tmp_path, Ann_1=("a", 1), Ben_2=("b", 1))
+    whole = collecting.keep
+
+    def cut(course, table, student, *rest):
+        if student.name == "Ben":
+            raise KeyboardInterrupt
+        return whole(course, table, student, *rest)
+
+    monkeypatch.setattr(collecting, "keep", cut)
+    with pytest.raises(KeyboardInterrupt):
+        collect(tmp_path, [moodle], ["toy"])
+    monkeypatch.undo()
+    collect(tmp_path, [moodle], ["toy"])
+    collect(tmp_path, [moodle], ["toy"])
+    assert [row["id"] for row in Table.read(tmp_path / "collected.csv").rows] == ["1", "2"]
+
+
+def test_a_paper_is_never_half_written(tmp_path, monkeypatch):
+    """A full disk leaves no half a paper, which the next call would take for one that was put there by hand."""
+    toy_course(tmp_path)
+    moodle = handed(tmp_path, Ann_1=("a", 1))
+    replace = os.replace
+
+    def full(source, target):
+        if Path(target).parent.parent.parent.name == "submitted":
+            raise OSError(28, "No space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError):
+        collect(tmp_path, [moodle], ["toy"])
+    assert not list((tmp_path / "submitted").rglob("*.*"))
+    monkeypatch.undo()
+    collect(tmp_path, [moodle], ["toy"])
+    assert read_paper(tmp_path, "Ann_1") == "a" and len(list((tmp_path / "attempts").rglob("*.ipynb"))) == 1
+
+
+def test_an_assignment_whose_name_begins_like_another_s(tmp_path):
+    toy = toy_course(tmp_path)
+    for name in ("homework_10", "homework_1"):
+        shutil.copytree(toy, tmp_path / "source" / name)
+        (tmp_path / "source" / name / "toy.ipynb").rename(tmp_path / "source" / name / f"{name}.ipynb")
+    source, nothing = tmp_path / "in" / "Ann", nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("x = 1")])
+    source.mkdir(parents=True)
+    nbformat.write(nothing, source / "homework_10.ipynb")  # its cells do not say which it is
+    collect(tmp_path, [source.parent], ["homework_1", "homework_10"])
+    assert (tmp_path / "submitted" / "Ann" / "homework_10" / "homework_10.ipynb").is_file()
+    sheet, key = tmp_path / "canvas.csv", ("Ann", "homework_1")
+    sheet.write_text("Student,ID,homework_10 (5),homework_1 (4)\nAnn,7,,\n")
+    filled(
+        sheet, tmp_path / "out.csv", ["homework_1"], {key: {"points": "3"}}, {key: {"platform": "canvas", "id": "7"}}
+    )
+    assert (tmp_path / "out.csv").read_text().splitlines()[1] == "Ann,7,,3"
+
+
+@pytest.mark.parametrize("command", ["grade", "check", "minutes", "handout", "collect"])
+def test_a_folder_that_is_no_course_is_refused(tmp_path, capsys, command):
+    """A check that checks nothing is not passed."""
+    files = [str(tmp_path)] if command == "collect" else []
+    assert course.main([command, *files, "--course", str(tmp_path / "none")]) == 2
+    assert "there is no assignment under" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
 
 
 def test_folders_and_archives_in_them(tmp_path, solved):

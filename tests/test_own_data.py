@@ -169,7 +169,8 @@ def test_a_function_in_a_file_is_named_on_the_command_line(tmp_path, capfd):
 
 
 @pytest.mark.parametrize(
-    "value", [None, float("nan"), 1.5, -0.1, "1", 1 + 0j, [1], np.ones(2), torch.ones(2), object(), np.float32("inf")]
+    "value",
+    [None, float("nan"), 1.5, -0.1, "1", 1 + 0j, 10**400, [1], np.ones(2), torch.ones(2), object(), np.float32("inf")],
 )
 def test_a_function_that_gives_no_reward(value):
     problem = pl.load_task(ROWS, verify=lambda response, record: value).sample(1, seed=0)[0]
@@ -258,6 +259,75 @@ def test_bad_files_are_one_sentence(tmp_path, name, content, says):
         pl.load_task(tmp_path / name)
     with pytest.raises(pl.PoiseLabError, match="there is no file"):
         pl.load_task(tmp_path / "none.jsonl")
+
+
+def test_a_line_of_a_file_ends_at_its_line_end_alone(tmp_path):
+    """A text may hold what else Unicode calls the end of a line, or a sheet; JSON leaves it as it is."""
+    text = "one\u2028two\x85three\x0bfour"
+    jsonl, table = tmp_path / "a.jsonl", tmp_path / "a.csv"
+    jsonl.write_text(json.dumps({"question": text, "answer": "1"}, ensure_ascii=False) + "\n", encoding="utf-8")
+    table.write_text(f"question,answer\n{text},1\n", encoding="utf-8")
+    for path in (jsonl, table):
+        assert [p.question for p in pl.load_task(path).problems] == [text]
+
+
+def test_a_minus_as_it_is_printed_is_a_minus():
+    minus, plus = (pl.load_task([{"question": "q", "answer": n}], verify="number").problems[0] for n in (-5, 5))
+    assert (minus.reward("so \u22125"), plus.reward("so \u22125")) == (1.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    "answer, says",
+    [
+        ("3/4", "ends with a fraction"),
+        (r"\frac{3}{4}", "ends with a fraction"),
+        ("$1 / 2$ cup", "ends with a fraction"),
+        ("1" * 400, "is too large a number"),  # infinity to a float, and so is the distance to it from anywhere
+    ],
+)
+def test_a_reference_that_another_number_would_match_is_refused(answer, says):
+    with pytest.raises(pl.PoiseLabError, match=says):
+        pl.load_task([{"question": "q", "answer": answer}], verify="number")
+    assert pl.load_task([{"question": "q", "answer": f"{answer}, rounded: 42"}], verify="number").problems
+
+
+def test_a_name_that_sounds_like_no_number_costs_nothing():
+    problem = pl.load_task([{"question": "Nan has 10 and buys 2.", "answer": "12"}], verify="number").problems[0]
+    assert problem.reward("Nan has 12") == 1.0 and problem.source.verifier_errors == 0
+
+
+def test_a_function_gets_the_record_as_it_was_given():
+    rows = [{"question": "2+3", "answer": "five", "result": 5}]
+
+    def reward(response, record):
+        return float(record == rows[0] and int(response) == record["result"])
+
+    problem = pl.load_task(rows, answer="result", verify=reward).problems[0]
+    assert problem.answer == "5" and problem.reward("5") == 1.0
+
+
+def test_a_function_in_c_may_be_a_verifier():
+    problem = pl.load_task(ROWS, verify=max).problems[0]  # which does not say what it takes
+    with pytest.warns(UserWarning, match="stopped with TypeError"):
+        assert problem.reward("x") == 0.0
+
+
+@pytest.mark.parametrize("answer, says", [(float("nan"), "is empty"), ("half \ud83d", "is no text")])
+def test_what_is_no_answer_is_refused_at_once(answer, says):
+    with pytest.raises(pl.PoiseLabError, match=f"record 0 of task 'records': column 'answer' {says}"):
+        pl.load_task([{"question": "q", "answer": answer}])
+
+
+def test_a_split_may_be_a_number(tmp_path):
+    path = write(tmp_path / "a.csv", [{"question": f"q{i}", "answer": i, "split": i % 2} for i in range(4)])
+    assert len(pl.load_task(path, split=1).problems) == 2  # as the command line reads --task-set split=1
+
+
+def test_a_damaged_parquet_file_is_one_sentence(tmp_path):
+    pytest.importorskip("pyarrow")
+    (tmp_path / "a.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(pl.PoiseLabError, match="a.parquet cannot be read"):
+        pl.load_task(tmp_path / "a.parquet")
 
 
 def test_too_few_problems_say_what_to_change():

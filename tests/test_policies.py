@@ -123,6 +123,49 @@ def test_save_and_load(tmp_path, policy):
     assert torch.equal(plain_logits(again, ids).logits, plain_logits(policy, ids).logits)
 
 
+@pytest.mark.parametrize("there", [False, True])
+def test_a_policy_is_saved_whole_or_not_at_all(tmp_path, policy, there):
+    """Without poise_lab.json, its last file, a folder would be spoken to in another way, and nothing would say so."""
+    folder = tmp_path / "saved"
+    if there:
+        policy.save(folder)
+        (folder / "own.txt").write_text("stays")
+    before = {path.name: path.read_bytes() for path in folder.glob("*")}
+
+    class Full:
+        def __getattr__(self, name):
+            return getattr(policy.tokenizer, name)
+
+        def save_pretrained(self, to):
+            policy.tokenizer.save_pretrained(to)
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError):
+        pl.Policy(policy.model, Full(), policy.name, wording="compact", tags=("<a>", "</a>")).save(folder)
+    assert {path.name: path.read_bytes() for path in folder.glob("*")} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["saved"] * there
+    policy.save(folder)
+    assert before.keys() <= {path.name for path in folder.iterdir()} and pl.load_policy(folder).wording == "compact"
+
+
+@pytest.mark.parametrize(
+    "given, says",
+    [
+        (dict(name=5), "policy=5 is no name"),
+        (dict(name="tiny", device="nosuch"), "policy 'tiny' cannot be put on device 'nosuch'"),
+        (dict(name="tiny", template="latin.txt"), "template latin.txt cannot be read"),
+        (dict(name="run"), "folder run is no run folder: it has no readable config.json"),
+    ],
+)
+def test_what_cannot_be_loaded_is_one_sentence(tmp_path, monkeypatch, given, says):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "latin.txt").write_bytes("{question} \xe9".encode("latin-1"))
+    (tmp_path / "run" / "checkpoints" / "step-000001").mkdir(parents=True)  # copied without its config.json
+    (tmp_path / "run" / "metrics.jsonl").touch()
+    with pytest.raises(pl.PoiseLabError, match=says):
+        pl.load_policy(**given)
+
+
 def test_unknown_name_lists_the_known_ones():
     with pytest.raises(pl.PoiseLabError, match="unknown policy 'nosuch'; known: tiny"):
         pl.load_policy("nosuch")

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import copy
+import json
+import math
 from pathlib import Path
 
 import pytest
 from support import ToyTask, tiny_policy
 
 import poise_lab as pl
-from poise_lab.runs import SETTINGS, RunRecord, by_label, what_differs
+from poise_lab.files import json_line
+from poise_lab.runs import SETTINGS, RunRecord, by_label, claim_folder, what_differs
 from poise_lab.show.curves import run_curves
+from poise_lab.show.report import write_report
 
 CONFIG = {
     "policy": "tiny",
@@ -117,3 +121,35 @@ def test_every_setting_of_a_run_is_compared(tmp_path):
         tiny_policy(), ToyTask(), pl.make_baseline("rloo"), pl.TrainConfig(layer=1), out=tmp_path / "r", progress=False
     )
     assert set(trainer._settings()) <= set(SETTINGS)
+
+
+def test_a_run_without_an_evaluation_is_compared_and_reported(tmp_path):
+    """As one on TRL is by default: what was not measured has no number."""
+    measured, other = run("a"), run("b", train__seed=1)
+    other.metrics = [{k: v for k, v in m.items() if k != "accuracy"} for m in METRICS]
+    (row,) = pl.compare([other])
+    assert all(math.isnan(row[name][0]) for name in ("accuracy at start", "accuracy at end", "lift"))
+    assert row["tokens"][0] == 9
+    assert pl.compare([measured])[0]["accuracy at end"][0] == pytest.approx(0.9)
+    write_report([other], tmp_path / "report.html")
+    assert "poise x2" in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    "file, text, says",
+    [
+        ("metrics.jsonl", "[1]\n", "metrics.jsonl is damaged"),
+        ("config.json", '{"train": 5, "baseline": 3}', "is no run folder"),
+        ("config.json", "[", "is no run folder"),
+    ],
+)
+def test_a_damaged_run_folder_is_one_sentence(tmp_path, file, text, says):
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    (tmp_path / "metrics.jsonl").write_text("".join(map(json_line, METRICS)))
+    assert pl.read_run(tmp_path).finished
+    (tmp_path / file).write_text(text)
+    with pytest.raises(pl.PoiseLabError, match=says):
+        pl.read_run(tmp_path)
+    if file == "config.json":
+        with pytest.raises(pl.PoiseLabError, match=says):
+            claim_folder(tmp_path, CONFIG, resume=True, made={})

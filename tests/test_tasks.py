@@ -133,6 +133,20 @@ def test_unknown_task_lists_the_known_ones():
 
 
 @pytest.mark.parametrize(
+    "name, settings",
+    [
+        ("advanced_geometry", {"task_types": "x"}),  # ValueError, of the first problem
+        ("aiw", {"task_type_weights": 0}),  # TypeError, of the first problem
+        ("arc_agi", {"board_format_opts": 0}),  # AttributeError, of the data set
+        ("calendar_arithmetic", {"tasks": []}),  # IndexError
+    ],
+)
+def test_settings_that_reasoning_gym_stops_at_are_refused_when_they_are_loaded(name, settings):
+    with pytest.raises(pl.PoiseLabError, match=f"refuses the settings of task '{name}'"):
+        pl.load_task(name, **settings)
+
+
+@pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"min_term": 2}, "unknown setting of task 'chain_sum' 'min_term'; known: .*min_terms"),

@@ -67,6 +67,8 @@ def run(args) -> list[str]:
     """Do what was asked for; returns what is wrong with the assignments themselves."""
     course, known, wrong = args.course, sorted(p.parent.name for p in (args.course / "source").glob("*/*.ipynb")), []
     names = args.assignments or known
+    if not names:
+        raise PoiseLabError(f"there is no assignment under {course / 'source'}; --course takes the folder above it")
     for name in names:
         if not (course / "source" / name / f"{name}.ipynb").is_file():
             raise PoiseLabError(f"there is no assignment {name!r} under {course / 'source'}")

@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
 from ..errors import PoiseLabError
-from ..files import read_json
+from ..files import read_json, write_bytes
 from .cells import grade_id
 from .deadlines import keep_deadlines, tell_late
-from .papers import MOST_NOTEBOOK, hidden, plain
+from .papers import MOST_NOTEBOOK, hidden, mentions, plain
 from .roster import Roster, roster_of
 from .tables import Table
 
@@ -140,7 +140,7 @@ def assignment_of(file: File, text: bytes, ids: dict[str, set[str]]) -> str | No
         if not file.parts[-1].lower().endswith(".ipynb"):
             return None
         held = set()
-    score = {name: (len(held & cells), name.lower() in str(file).lower()) for name, cells in ids.items()}
+    score = {name: (len(held & cells), mentions(str(file), name)) for name, cells in ids.items()}
     best = max(score, key=score.get)
     return best if any(score[best]) or len(ids) == 1 else None
 
@@ -253,7 +253,8 @@ def keep(
 ) -> bool:
     """Keep an attempt, and make the last one the paper that is graded. Returns whether it is new.
 
-    known: whether the time of the file is that at which it was handed in.
+    known: whether the time of the file is that at which it was handed in. Then what is handed in once more after
+    something else is the last attempt.
     """
     attempts = course / "attempts" / folder / name
     attempts.mkdir(parents=True, exist_ok=True)
@@ -261,17 +262,22 @@ def keep(
     kept = {path: path.read_bytes() for path in sorted(attempts.glob("*.ipynb"))}
     if paper.is_file() and paper.read_bytes() not in kept.values():  # put there by hand
         time = datetime.datetime.fromtimestamp(int(paper.stat().st_mtime))
-        (attempts / f"{time:%Y-%m-%d %H.%M.%S} by hand.ipynb").write_bytes(paper.read_bytes())
-    if text in kept.values():
-        return False
+        write_bytes(attempts / f"{time:%Y-%m-%d %H.%M.%S} by hand.ipynb", paper.read_bytes())
+    same = [path for path in kept if kept[path] == text]
     path = attempts / f"{file.time:%Y-%m-%d %H.%M.%S}.ipynb"
-    while path.exists():  # Canvas gives all files of a zip one time, and numbers attempts in the order of names
-        path = path.with_name(f"{path.stem}+.ipynb")
-    path.write_bytes(text)
+    last = max(kept, key=lambda p: p.stem, default=None)
+    if same and (not known or last in same or path.stem <= last.stem):
+        mine = [row["kept"] for row in table.rows if (row["student"], row["assignment"]) == (folder, name)]
+        if any(p.name in mine for p in same):
+            return False
+        path = same[0]  # of a call that was ended before it could say whose it is
+    else:
+        while path.exists():  # Canvas gives all files of a zip one time, and numbers attempts in the order of names
+            path = path.with_name(f"{path.stem}+.ipynb")
+        write_bytes(path, text)
     time, late = f"{file.time}" if known else "", "late" if student.late else ""
     values = (folder, student.name, student.platform, student.id, name, time, late, origin, path.name)
     table.rows.append(dict(zip(COLLECTED, map(plain, values), strict=True)))
     last = max(attempts.glob("*.ipynb"), key=lambda p: p.stem)
-    paper.parent.mkdir(parents=True, exist_ok=True)
-    paper.write_bytes(last.read_bytes())
+    write_bytes(paper, last.read_bytes())
     return True

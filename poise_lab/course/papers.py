@@ -10,6 +10,7 @@ import copy
 import dataclasses
 import hashlib
 import json
+import re
 from pathlib import Path
 
 from .cells import grade_id, is_answer, is_open, names_set
@@ -58,6 +59,11 @@ def _with_all_entries(text: str) -> str:
         if not (isinstance(named, dict) and isinstance(named.get("grade_id"), str)):
             cell["metadata"].pop("nbgrader", None)
     return json.dumps(notebook)
+
+
+def mentions(text: str, assignment: str) -> bool:
+    """Whether a text, such as a path or the title of a column, names an assignment; homework_10 is not homework_1."""
+    return re.search(rf"(?<!\d){re.escape(assignment)}(?!\d)", text, re.IGNORECASE) is not None
 
 
 # --- the cells of a notebook ---------------------------------------------------------------------

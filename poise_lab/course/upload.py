@@ -9,6 +9,7 @@ from pathlib import Path
 from ..errors import PoiseLabError
 from .deadlines import attempt
 from .gradebook import read_grades
+from .papers import mentions
 from .tables import Table, with_point
 
 
@@ -86,7 +87,7 @@ def filled(worksheet: Path, out: Path, names: list[str], grades: dict, who: dict
     platform, key = ("moodle", "Identifier") if moodle else ("canvas", "ID")
     by_id = {re.sub(r"\D", "", row[key]): row for row in table.rows if row[key].strip()}
     for name in names:
-        column = "Grade" if moodle else next((c for c in table.columns if name.lower() in c.lower()), None)
+        column = "Grade" if moodle else next((c for c in table.columns if mentions(c, name)), None)
         if column not in table.columns:
             raise PoiseLabError(f"{worksheet.name} has no column for the assignment {name!r}")
         for (student, assignment), known in who.items():

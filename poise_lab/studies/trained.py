@@ -86,10 +86,10 @@ def put_in_place(partial: Path, folder: Path) -> None:
     """A finished run to where it belongs, without its checkpoints. Raises PoiseLabError if something stands there."""
     if folder.exists():
         raise PoiseLabError(f"folder {folder} is there already; a recorded run is not made again")
-    for path in partial.iterdir():
+    os.rename(partial, folder)
+    for path in folder.iterdir():  # only now: killed before, it can still be finished
         if path.name not in KEPT:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-    os.rename(partial, folder)
 
 
 def partial_of(folder: Path) -> Path:

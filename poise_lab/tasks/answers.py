@@ -7,7 +7,9 @@ counts of a text that is not just the answer: the last `\\boxed{...}`, else the 
 from __future__ import annotations
 
 import csv
+import io
 import json
+import math
 import re
 import runpy
 import threading
@@ -18,6 +20,8 @@ from ..errors import PoiseLabError
 
 FILES = (".jsonl", ".json", ".csv", ".parquet")
 NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:[eE][-+]?\d+)?|[-+]?\.\d+")
+MINUS = "\u2212"  # the sign as it is printed, which some policies write
+FRACTION = re.compile(r"(\d\s*/|frac\s*\{[^{}]*\})\s*\{?\d[\d.,]*\D*$")  # 3/4, or \frac{3}{4}, at the end
 CHOICE = re.compile(r"(?<![A-Za-z])\(?([A-J])\)?(?![A-Za-z])")
 
 
@@ -36,7 +40,7 @@ def final_answer(text: str) -> str:
 
 def last_number(text: str) -> float | None:
     """The last number in a text, commas between thousands allowed; None if there is none."""
-    numbers = NUMBER.findall(text)
+    numbers = NUMBER.findall(text.replace(MINUS, "-"))
     return float(numbers[-1].replace(",", "")) if numbers else None
 
 
@@ -90,8 +94,14 @@ LOOKED_FOR = {  # what of a response each of them compares with the answer, in w
 
 def check_reference(verifier: str, answer: str) -> str | None:
     """What is wrong with a reference answer for a named verifier, or None: nothing could ever be right under it."""
-    if verifier == "number" and last_number(answer) is None:
-        return "has no number in it"
+    if verifier == "number":
+        right = last_number(answer)
+        if right is None:
+            return "has no number in it"
+        if math.isinf(right):
+            return "is too large a number"
+        if FRACTION.search(answer):
+            return "ends with a fraction, of which the lower number alone would count"
     if verifier == "choice" and not CHOICE.findall(answer):
         return "has no letter from A to J that stands alone"
     if verifier == "regex":
@@ -134,7 +144,7 @@ def read_records(path: str | Path) -> list[dict]:
             return _parquet(path)
         text = path.read_text(encoding="utf-8-sig")  # with or without a byte-order mark
         if path.suffix == ".csv":
-            return list(csv.DictReader(text.splitlines(keepends=True)))
+            return list(csv.DictReader(io.StringIO(text, newline="")))
         if path.suffix == ".json":
             rows = json.loads(text)
             if not isinstance(rows, list):
@@ -142,10 +152,10 @@ def read_records(path: str | Path) -> list[dict]:
                     f"{path}: a .json file must hold a list of records; write one record per line as .jsonl"
                 )
             return rows
-    except (UnicodeDecodeError, csv.Error, json.JSONDecodeError) as e:
+    except (OSError, UnicodeDecodeError, csv.Error, json.JSONDecodeError) as e:
         raise PoiseLabError(f"{path} cannot be read: {e}") from None
     rows = []
-    for n, line in enumerate(text.splitlines(), 1):
+    for n, line in enumerate(text.split("\n"), 1):  # a text may hold what else Unicode calls the end of a line
         try:
             rows += [json.loads(line)] if line.strip() else []
         except json.JSONDecodeError as e:
@@ -158,7 +168,10 @@ def _parquet(path: Path) -> list[dict]:
         import pyarrow.parquet
     except ImportError:
         raise PoiseLabError(f"{path}: reading parquet needs pyarrow: pip install pyarrow") from None
-    return pyarrow.parquet.read_table(path).to_pylist()
+    try:
+        return pyarrow.parquet.read_table(path).to_pylist()
+    except pyarrow.ArrowException as e:
+        raise PoiseLabError(f"{path} cannot be read: {e}") from None
 
 
 def rows_of(source: object, split: str | None) -> list[dict]:
@@ -184,7 +197,7 @@ def rows_of(source: object, split: str | None) -> list[dict]:
             )
     if split is not None:
         names = sorted({str(row.get("split")) for row in rows})
-        rows = [row for row in rows if str(row.get("split")) == split]
+        rows = [row for row in rows if str(row.get("split")) == str(split)]
         if not rows:
             raise PoiseLabError(f"no record is of split {split!r}; there are: {', '.join(names)}")
     return [dict(row) for row in rows]

@@ -92,12 +92,15 @@ class Problem:
         if answer is None:
             return 0.0
         try:
-            check_answer(self.task, answer, self.answer)
             with limited(answer):
-                return float(self.dataset.score_answer(answer, self.entry) >= 1.0)
+                return float(self._score(answer) >= 1.0)
         except (Exception, TooLong, SystemExit):  # whatever a policy can write must not end a run
             self.source.verifier_errors += 1
             return 0.0
+
+    def _score(self, answer: str) -> float:
+        check_answer(self.task, answer, self.answer)
+        return self.dataset.score_answer(answer, self.entry)
 
 
 class Task:
@@ -127,8 +130,11 @@ class Task:
             settings[key] = value
         try:
             return reasoning_gym.create_dataset(self.name, seed=seed, size=size, **settings)
-        except (AssertionError, TypeError, ValueError) as e:
-            raise PoiseLabError(f"reasoning-gym refuses the settings of task {self.name!r}: {e}") from None
+        except Exception as e:  # of many kinds
+            raise self._refusal(e) from None
+
+    def _refusal(self, e: Exception) -> PoiseLabError:
+        return PoiseLabError(f"reasoning-gym refuses the settings of task {self.name!r}: {e}")
 
     def sample(self, n: int, seed: int | str, exclude: Iterable[Problem] = ()) -> list[Problem]:
         """n problems with pairwise different questions, none of them in `exclude`.
@@ -184,12 +190,16 @@ class Task:
         """Refuse bad settings, and a verifier that pays for anything, now and not at the first sample."""
         try:
             self._dataset(seed=self._seeds - 2, size=1)[0]
-        except ValueError:  # numpy takes seeds of 32 bits
+        except Exception:  # numpy takes seeds of 32 bits
             self._seeds = 2**31
         dataset = self._dataset(seed=0, size=8)
+        try:
+            first = [dataset[i] for i in range(3)]
+        except Exception as e:  # what it does not check before it draws
+            raise self._refusal(e) from None
         for text in (NO_ANSWER, *RUBBISH):
-            if any(self._pays(dataset, text, i) for i in range(3)):
-                right = {str(dataset[i]["answer"]) for i in range(8) if self._pays(dataset, text, i)}
+            if any(self._pays(dataset, text, entry) for entry in first):
+                right = {str(e["answer"]) for e in map(dataset.__getitem__, range(8)) if self._pays(dataset, text, e)}
                 # one answer may be right for many problems, but what they have for an answer is the same then
                 if text == NO_ANSWER or len(right) > 2:
                     raise PoiseLabError(
@@ -197,9 +207,9 @@ class Task:
                         "use another task"
                     )
 
-    def _pays(self, dataset, text: str, index: int) -> bool:
+    def _pays(self, dataset, text: str, entry: dict) -> bool:
         try:
-            return dataset.score_answer(text, dataset[index]) >= 1.0
+            return dataset.score_answer(text, entry) >= 1.0
         except Exception:  # wrong, as in Problem.reward
             return False
 

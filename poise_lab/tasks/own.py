@@ -20,17 +20,20 @@ DEFAULTS = {"question": "question", "answer": "answer", "difficulty": None, "pro
 
 
 @dataclasses.dataclass(frozen=True)
-class NamedVerifier:
-    """A verifier of `answers` behind the call that reasoning-gym's data sets have."""
-
-    name: str
-
-    def score_answer(self, answer: str, entry: dict) -> float:
-        return VERIFIERS[self.name](answer, entry["answer"])
-
-
 class RecordProblem(Problem):
-    """A problem from a record of one's own, verified by name or by a function."""
+    """A problem from a record of one's own, verified by name or by a function.
+
+    entry: the record as it was given. reference: its answer, as text.
+    """
+
+    reference: str
+
+    @property
+    def answer(self) -> str:
+        return self.reference
+
+    def _score(self, answer: str) -> float:
+        return VERIFIERS[self.source.verify](answer, self.reference)
 
     def reward(self, response: str) -> float:
         """What the verifier gives, a number from 0 to 1: a named one reads the answer, a function the whole response.
@@ -55,7 +58,7 @@ class RecordProblem(Problem):
             return 0.0
         try:
             number = math.nan if isinstance(value, str) else float(value)
-        except (TypeError, ValueError, RuntimeError):  # of None, complex numbers, tensors of several
+        except (TypeError, ValueError, OverflowError, RuntimeError):  # of None, complex numbers, tensors of several
             number = math.nan
         if not 0 <= number <= 1:
             raise PoiseLabError(
@@ -95,6 +98,8 @@ class RecordTask:
                 inspect.signature(verify).bind("a response", {})
             except TypeError as e:
                 raise PoiseLabError(f"verify={called} is no function of a response and its record: {e}") from None
+            except ValueError:  # one in C, which does not say what it takes
+                pass
         if isinstance(verify, str) and verify not in VERIFIERS:
             raise unknown_name("verifier", verify, VERIFIERS)
         if verify == "math" and importlib.util.find_spec("math_verify") is None:
@@ -131,9 +136,13 @@ class RecordTask:
 
     def _column(self, n: int, row: dict, column: str) -> str:
         value = row.get(column)
-        if value is None or str(value).strip() == "":
+        if value is None or str(value).strip() == "" or isinstance(value, float) and math.isnan(value):
             what = "is empty" if column in row else f"is missing; the record has {', '.join(map(str, row))}"
             raise PoiseLabError(f"record {n} of task {self.name!r}: column {column!r} {what}")
+        try:
+            str(value).encode()
+        except UnicodeEncodeError as e:
+            raise PoiseLabError(f"record {n} of task {self.name!r}: column {column!r} is no text: {e}") from None
         return str(value)
 
     def _problem(self, row: dict, text: str, right: str, difficulty: str | None) -> RecordProblem:
@@ -145,8 +154,7 @@ class RecordTask:
                 raise PoiseLabError(f"column {difficulty!r} of task {self.name!r} is no number in {row!r}") from None
         return RecordProblem(
             task=self.name, question=text, compact=text, line=f"{text}\nAnswer:", difficulty=level,
-            entry={**row, "answer": right}, source=self,
-            dataset=NamedVerifier(self.verify) if isinstance(self.verify, str) else None,
+            entry=row, dataset=None, source=self, reference=right,
         )  # fmt: skip
 
     def sample(self, n: int, seed: int | str, exclude: Iterable[Problem] = ()) -> list[Problem]:
