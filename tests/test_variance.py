@@ -320,12 +320,39 @@ def test_a_weight_that_cannot_be_followed_is_named():
         va.read_scores(policy, rollouts)
 
 
-def test_a_norm_that_multiplies_by_zero_is_refused():
+def test_the_weight_of_a_norm_that_multiplies_by_zero_has_a_gradient():
+    """Gemma's quantised weights hold some: nothing is left of a feature, and still its weight moves."""
     policy = tiny_policy()
     policy.model.model.norm.weight.data[0] = 0
-    rollouts = pl.sample_rollouts(policy, ToyTask().sample(2, seed=0), responses=1, seed=0, max_new_tokens=4)
-    with pytest.raises(pl.PoiseLabError, match="multiplies by 0"):
-        va.read_scores(policy, rollouts)
+    rollouts = pl.sample_rollouts(policy, ToyTask().sample(2, seed=0), responses=2, seed=0, max_new_tokens=4)
+    vectors = one_by_one(policy, rollouts, torch.ones(rollouts.response_ids.shape))
+    kept = va.read_scores(policy, rollouts, width=None).kept
+    assert torch.allclose(kept.abs(), vectors.abs(), rtol=1e-4, atol=1e-4 * vectors.abs().max())
+
+
+def test_scores_as_adam_scales_them():
+    """The scale is that of Adam's own second moments, and every score is multiplied by it before products are taken."""
+    policy = tiny_policy()
+    rollouts = pl.sample_rollouts(policy, ToyTask().sample(4, seed=0), responses=2, seed=0, max_new_tokens=6)
+    advantages = torch.randn(4, 2, generator=torch.Generator().manual_seed(0))
+    scale = va.adam_scale(policy, rollouts, advantages, batches=2)
+    vectors = one_by_one(policy, rollouts, torch.ones(rollouts.response_ids.shape))
+    optimizer, parameters = torch.optim.Adam(policy.model.parameters(), lr=0.0), list(policy.model.parameters())
+    for half in (slice(0, 2), slice(2, 4)):
+        gradient = (advantages[half, :, None] * vectors[half]).mean((0, 1))
+        for parameter, part in zip(parameters, gradient.split([q.numel() for q in parameters]), strict=True):
+            parameter.grad = part.view_as(parameter)
+        optimizer.step()
+    second = torch.cat([optimizer.state[q]["exp_avg_sq"].flatten() for q in parameters]) / (1 - 0.999**2)
+    flat = torch.cat([scale[name].flatten() for name, _ in policy.model.named_parameters()])
+    seen = second.sqrt() > 1e-5  # below, the gradient is rounding
+    assert seen.float().mean() > 0.5 and torch.allclose(flat[seen], 1 / (second.sqrt() + 1e-8)[seen], rtol=0.01)
+    scale = {name: torch.rand_like(q) for name, q in policy.model.named_parameters()}
+    read = va.read_scores(policy, rollouts, scale=scale, width=None)
+    scaled = vectors * torch.cat([scale[name].flatten() for name, _ in policy.model.named_parameters()])
+    expected = scaled @ scaled.mT
+    assert torch.allclose(read.within, expected, rtol=1e-4, atol=1e-4 * expected.abs().max())
+    assert torch.allclose(read.kept.abs(), scaled.abs(), rtol=1e-4, atol=1e-4 * scaled.abs().max())
 
 
 def test_groups_see_only_themselves():

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import poise_lab as pl
 from poise_lab.cli import main
 from poise_lab.stats import interval
 from poise_lab.studies import catalogue, when
@@ -147,6 +148,7 @@ def test_made_piece_by_piece_and_taken_up_again(tmp_path, monkeypatch, capsys):
     ):
         monkeypatch.setattr(when, name, value)
     when._learned.cache_clear()
+    when._adam.cache_clear()
     made, measured = [], when.measured
 
     def interrupted(name, start):
@@ -169,12 +171,24 @@ def test_made_piece_by_piece_and_taken_up_again(tmp_path, monkeypatch, capsys):
     assert "| digits | 6 |" in said and "| prefix_weighted x1 |" in said and "| V(x) x1 |" in said
     when._learned.cache_clear()
     when.record(tmp_path / "whole", log=lambda text: None)
-    for path in when.pieces(tmp_path / "whole", "digits"):
+    made_whole = [path for kind in ("piece", "adam") for path in when.pieces(tmp_path / "whole", "digits", kind)]
+    assert len(made_whole) == 6
+    for path in made_whole:
         other = load_file(tmp_path / "cut" / "digits" / path.name)
         assert all(torch.equal(x, other[key]) for key, x in load_file(path).items())
     one = when.read(tmp_path / "whole")["digits"]
+    assert one.kinds[-1] == "adam" and one.noise("adam")["none x1"] == pytest.approx(np.ones(201))
+    assert one.noise("adam")["prefix_weighted x1"][0] != pytest.approx(one.sums["prefix_weighted x1"][0], rel=1e-3)
+    half_there = when.pieces(tmp_path / "cut", "digits", "adam")[1]
+    piece = load_file(half_there.with_name("piece-0002.safetensors"))
+    with pytest.raises(pl.PoiseLabError, match="come out otherwise here"):
+        when.scaled("digits", 2, piece | {"rewards": 1 - piece["rewards"]})
+    half_there.unlink()
+    assert list(when.missing(tmp_path / "cut")) == ["digits"]
+    assert "adam" not in when.read(tmp_path / "cut")["digits"].kinds  # not whole
     one.arrays["kept"] *= 1000  # products across prompts beyond half precision
     assert all(np.isfinite(x).all() for x in one.noise().values())
     about = json.loads((tmp_path / "cut" / "digits" / "config.json").read_text())
     assert about["setting"]["policy"] == "thinker" and "versions" in about["provenance"]
     when._learned.cache_clear()
+    when._adam.cache_clear()

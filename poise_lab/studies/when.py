@@ -1,8 +1,9 @@
 """Which baseline leaves the least noise in the gradient, and when: `poise-lab study when`.
 
 For each setting, a frozen policy on a task: problems, responses, the scores of all responses, and the advantages of every
-baseline, which has learned from other problems before. A setting is made piece by piece (safetensors); interrupted, the
-same call goes on with the piece that is missing. All figures are computed from the pieces (`Measured`).
+baseline, which has learned from other problems before; in some settings the scores as Adam scales them, too. A setting is
+made piece by piece (safetensors); interrupted, the same call goes on with the piece that is missing. All figures are
+computed from the pieces (`Measured`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from scipy import stats
 
 from ..baselines import make_baseline
 from ..baselines.base import Baseline, mean_of_all_others, surprise
+from ..errors import PoiseLabError
 from ..files import provenance, write_arrays, write_json
 from ..generate import sample_rollouts
 from ..internals import read_internals
@@ -26,7 +28,7 @@ from ..policies import Policy, load_policy
 from ..runs import format_table
 from ..stats import interval, resamples, value_spread, variance_reduction
 from ..tasks import TINY_TASKS, Problem, load_task
-from ..variance import Scores, gradient_variance, group_advantages, read_scores
+from ..variance import Scores, adam_scale, gradient_variance, group_advantages, read_scores
 from ..variance.spoilt import from_siblings
 
 PROMPTS, PIECE = 400, 50  # problems of a setting, and of a piece
@@ -43,7 +45,11 @@ DRAWS = 10_000  # bootstrap samples of the prompts
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """A frozen policy on a task. tokens: most of a response. by_token: baselines that give an advantage to each token."""
+    """A frozen policy on a task. tokens: most of a response. by_token: baselines that give an advantage to each token.
+
+    adam: whether the scores are measured as Adam scales them, too. embeddings: whether their gradient counts; a large
+    vocabulary's would take an hour.
+    """
 
     policy: str
     task: str
@@ -53,6 +59,8 @@ class Setting:
     tokens: int = 64
     layer: int = 2
     by_token: tuple[str, ...] = ("prefix", "prefix_weighted")
+    adam: bool = True
+    embeddings: bool = True
 
     def problems(self) -> tuple[list[Problem], list[list[Problem]]]:
         """PROMPTS problems, and LEARN batches of others to learn from before."""
@@ -61,14 +69,16 @@ class Setting:
         return measured, [task.sample(LEARN_PROMPTS, seed=1000 + batch, exclude=measured) for batch in range(LEARN)]
 
 
-_SHOTS = dict(shots=4, wording="line", tokens=8, layer=15, by_token=("prefix_weighted",))
+_SHOTS = dict(shots=4, wording="line", tokens=8, by_token=("prefix_weighted",), adam=False)
 SETTINGS = {
     "thinker-sums": Setting("thinker", "chain_sum", dict(min_terms=3, max_terms=4)),
     "thinker-mixture": Setting("thinker", TINY_TASKS, by_token=BY_TOKEN),
     "thinker-digits": Setting("thinker", "chain_sum", dict(max_terms=3, max_digits=1)),
     "thinker-spelling": Setting("thinker", "spell_backward", dict(max_word_len=4)),
-    "smollm2-sums": Setting("smollm2-135m", "chain_sum", dict(max_terms=2), **_SHOTS),
-    "smollm2-digits": Setting("smollm2-135m", "chain_sum", dict(max_terms=3, max_digits=1), **_SHOTS),
+    "smollm2-digits": Setting("smollm2-135m", "chain_sum", dict(max_terms=3, max_digits=1), layer=15, **_SHOTS),
+    "gemma3-digits": Setting(
+        "gemma3-270m", "chain_sum", dict(max_terms=3, max_digits=1), layer=9, embeddings=False, **_SHOTS
+    ),
 }
 
 
@@ -77,30 +87,42 @@ SETTINGS = {
 
 def missing(out: Path) -> dict[str, float]:
     """The settings that lack a piece; what one takes depends on the policy."""
-    return {name: float("nan") for name in SETTINGS if len(pieces(out, name)) < PROMPTS // PIECE}
+    return {name: float("nan") for name in SETTINGS if any(not path.is_file() for path, _, _ in _asked(out, name))}
 
 
-def pieces(out: Path, name: str) -> list[Path]:
-    return sorted((out / name).glob("piece-*.safetensors"))
+def pieces(out: Path, name: str, kind: str = "piece") -> list[Path]:
+    """The files of a setting that are there, of the scores or ("adam") of the scores as Adam scales them."""
+    return sorted((out / name).glob(f"{kind}-*.safetensors"))
+
+
+def _asked(out: Path, name: str) -> list[tuple[Path, int, bool]]:
+    """The files of a setting, in the order in which they are made: where each begins, and whether it is Adam's."""
+    return [
+        (out / name / f"{'adam' if adam else 'piece'}-{start:04d}.safetensors", start, adam)
+        for adam in ((False, True) if SETTINGS[name].adam else (False,))
+        for start in range(0, PROMPTS, PIECE)
+    ]
 
 
 def record(out: Path, log: Callable[[str], None] = print) -> None:
-    """Make the pieces that are missing, those that come first in every setting before the others."""
-    for start in range(0, PROMPTS, PIECE):
-        for name, one in SETTINGS.items():
-            path = out / name / f"piece-{start:04d}.safetensors"
+    """Make the pieces that are missing, setting by setting."""
+    for name, one in SETTINGS.items():
+        for path, start, adam in _asked(out, name):
             if not path.is_file():
                 sizes = {"prompts": PROMPTS, "responses": RESPONSES, "fresh": FRESH}
                 config = {"setting": dataclasses.asdict(one), **sizes}
                 if not (about := out / name / "config.json").is_file():
                     write_json(about, {"command": "poise-lab study when", **config, "provenance": provenance()})
-                write_arrays(path, measured(name, start))
-                log(f"{name}: {start + PIECE} of {PROMPTS} problems")
+                found = scaled(name, start, load_file(out / name / f"piece-{start:04d}.safetensors")) if adam else None
+                write_arrays(path, found or measured(name, start))
+                log(f"{name}{', as Adam scales it' if adam else ''}: {start + PIECE} of {PROMPTS} problems")
 
 
 @functools.lru_cache(maxsize=1)
-def _loaded(name: str, shots: int, wording: str | None) -> Policy:
-    return load_policy(name, shots=shots, wording=wording, dtype=torch.float32)
+def _loaded(name: str, shots: int, wording: str | None, embeddings: bool) -> Policy:
+    policy = load_policy(name, shots=shots, wording=wording, dtype=torch.float32)
+    policy.model.get_input_embeddings().requires_grad_(embeddings)
+    return policy
 
 
 def _sampled(policy: Policy, one: Setting, problems, responses: int, seed: int):
@@ -114,7 +136,7 @@ def _sampled(policy: Policy, one: Setting, problems, responses: int, seed: int):
 def _learned(name: str) -> dict[str, Baseline]:
     """The baselines after LEARN batches, each with the policy that it reads."""
     one = SETTINGS[name]
-    policy = _loaded(one.policy, one.shots, one.wording)
+    policy = _loaded(one.policy, one.shots, one.wording, one.embeddings)
     baselines = {key: make_baseline(key) for key in (*LEARNED, *one.by_token)}
     for baseline in baselines.values():
         baseline.start(policy)
@@ -133,7 +155,7 @@ def measured(name: str, start: int) -> dict[str, np.ndarray]:
     baseline, whose advantages are in them.
     """
     one, baselines = SETTINGS[name], _learned(name)
-    policy = _loaded(one.policy, one.shots, one.wording)
+    policy = _loaded(one.policy, one.shots, one.wording, one.embeddings)
     problems = one.problems()[0][start : start + PIECE]
     rollouts, internals = _sampled(policy, one, problems, RESPONSES, 0)
     fresh, of_fresh = _sampled(policy, one, problems, FRESH, 1)
@@ -150,6 +172,37 @@ def measured(name: str, start: int) -> dict[str, np.ndarray]:
     }  # fmt: skip
     small = {"lengths": torch.int16} | {key: torch.float16 for key in found if key.endswith("kept")}
     return {key: x.detach().to(small.get(key, torch.float32)).numpy() for key, x in found.items()}
+
+
+@functools.cache
+def _adam(name: str) -> dict[str, torch.Tensor]:
+    """Adam's scale in a setting: from the measured problems in mini-batches, with the advantages of `batch_mean`."""
+    one = SETTINGS[name]
+    policy = _loaded(one.policy, one.shots, one.wording, one.embeddings)
+    rollouts, _ = _sampled(policy, one, one.problems()[0], RESPONSES, 0)
+    return adam_scale(policy, rollouts, rollouts.rewards - mean_of_all_others(rollouts.rewards))
+
+
+def scaled(name: str, start: int, piece: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
+    """The scores of a piece's responses as Adam scales them: `adam/within`, `adam/kept`, `adam/NAME/within`, ... as in `measured`.
+
+    Raises PoiseLabError where this machine samples other responses than the piece has.
+    """
+    one, baselines, scale = SETTINGS[name], _learned(name), _adam(name)
+    policy = _loaded(one.policy, one.shots, one.wording, one.embeddings)
+    rollouts, internals = _sampled(policy, one, one.problems()[0][start : start + PIECE], RESPONSES, 0)
+    if not (torch.equal(rollouts.rewards, piece["rewards"]) and torch.equal(rollouts.lengths, piece["lengths"].long())):
+        raise PoiseLabError(
+            f"the responses of setting {name} come out otherwise here than where it was recorded; remove its folder, and "
+            "it is made anew"
+        )
+    scores = {"": read_scores(policy, rollouts, scale=scale, width=WIDTH)}
+    for key in one.by_token:
+        weights = baselines[key].advantages(rollouts, internals)
+        scores[f"{key}/"] = read_scores(policy, rollouts, weights, scale=scale, width=WIDTH)
+    found = {f"adam/{key}within": each.within for key, each in scores.items()}
+    found |= {f"adam/{key}kept": each.kept for key, each in scores.items()}
+    return {key: x.detach().float().numpy() for key, x in found.items()}
 
 
 # --- read ------------------------------------------------------------------------------------------
@@ -185,18 +238,25 @@ class Measured:
         """Variance of the gradient for equal numbers of responses, (1 + draws,) by baseline, over that of no baseline.
 
         aggregation: "sum" over a response's tokens; "token_mean", which divides by all tokens of a batch (to first order in
-        their number's deviation from its mean); "sequence_mean", which divides by the response's own.
+        their number's deviation from its mean); "sequence_mean", which divides by the response's own; "adam", the sum as
+        Adam scales it, where that was measured.
         """
-        a, scores = self.arrays, Scores(self.arrays["within"], self.arrays["kept"])
-        lengths = a["lengths"].double()
+        a, under = self.arrays, "adam/" if aggregation == "adam" else ""
+        scores, lengths = Scores(a[f"{under}within"], a[f"{under}kept"]), a["lengths"].double()
         found = {}
         for label, (advantages, m) in self.baselines().items():
             found[label] = self._trace(scores, advantages.double(), m, aggregation, lengths)
         for key in BY_TOKEN:
-            if f"{key}/within" in a:
-                own = Scores(a[f"{key}/within"], a[f"{key}/kept"])
+            if f"{under}{key}/within" in a:
+                own = Scores(a[f"{under}{key}/within"], a[f"{under}{key}/kept"])
                 found[f"{key} x1"] = self._trace(own, torch.ones_like(lengths), 1, aggregation, lengths)
         return {label: trace / found["none x1"] for label, trace in found.items()}
+
+    @property
+    def kinds(self) -> list[str]:
+        """The aggregations that `noise` can take here."""
+        measured = len(self.arrays.get("adam/within", ())) == len(self.arrays["rewards"])
+        return ["sum", "token_mean", "sequence_mean", *(["adam"] if measured else [])]
 
     @functools.cached_property
     def sums(self) -> dict[str, np.ndarray]:
@@ -304,8 +364,9 @@ def read(out: Path) -> dict[str, Measured]:
     found = {}
     for name in SETTINGS:
         if paths := pieces(out, name):
-            parts = [load_file(path) for path in paths]
-            arrays = {key: torch.cat([part[key] for part in parts]).float() for key in parts[0]}  # half would overflow
+            arrays = {}
+            for parts in ([load_file(path) for path in some] for some in (paths, pieces(out, name, "adam")) if some):
+                arrays |= {key: torch.cat([part[key] for part in parts]).float() for key in parts[0]}  # half overflows
             found[name] = Measured(name, arrays)
     return found
 
@@ -341,7 +402,7 @@ def says(out: Path) -> str:
         rows = [{"setting": name, f"{label} over {other}": r, "noise": verdict(r)} for name, r in ratios.items()]
         said.append(format_table(rows))
     for name, one in found.items():
-        kinds = {"sum": one.sums, **{kind: one.noise(kind) for kind in ("token_mean", "sequence_mean")}}
+        kinds = {kind: one.sums if kind == "sum" else one.noise(kind) for kind in one.kinds}
         proxies, predicted = one.proxies(), one.predicted()
         rows = [
             {"baseline": label, **{kind: interval(noise[label]) for kind, noise in kinds.items()},

@@ -20,12 +20,13 @@ from .estimates import (
     gradient_variance,
     group_advantages,
 )
-from .scores import Scores, read_scores
+from .scores import Scores, adam_scale, read_scores
 
 __all__ = [
     "GradientVariance",
     "Scores",
     "adam_proxy",
+    "adam_scale",
     "drawn_gradients",
     "drawn_trace",
     "gradient_variance",

@@ -8,7 +8,7 @@ import torch
 from transformers.pytorch_utils import Conv1D
 
 from ..errors import PoiseLabError
-from ..internals import row_lengths, score_tokens, scoring_states
+from ..internals import batches_to_score, forward_rows, row_lengths, score_tokens, scoring_states
 from ..policies import Policy
 from ..rollouts import Rollouts
 
@@ -40,6 +40,7 @@ def read_scores(
     rollouts: Rollouts,
     weights: torch.Tensor | None = None,
     *,
+    scale: dict[str, torch.Tensor] | None = None,
     width: int | None = 4096,
     seed: int = 0,
 ) -> Scores:
@@ -50,6 +51,7 @@ def read_scores(
 
     weights: (P, M, T) of the tokens in a response's sum, by default 1 each; with the advantages of a
         token-level critic as weights, the advantages of the responses are 1.
+    scale: by the name of each trained weight, what its numbers in a score are multiplied by (`adam_scale`); by default 1.
     width: numbers kept per score for products across prompts; None keeps all. seed: of places and signs of the fold.
 
     Raises PoiseLabError for a module whose weights it cannot follow, or weights of another shape.
@@ -81,6 +83,8 @@ def read_scores(
                 raise PoiseLabError(f"weight {name!r} of policy {policy.name!r} is in no module that can be followed")
             first, *others = (_row_gradient(parameter, *use) for use in uses[parameter])
             gradient = sum(others, first).to(dtype).flatten(1)
+            if scale:
+                gradient = gradient * scale[name].flatten()
             groups = gradient.view(n, u, -1)
             inner += groups @ groups.mT
             part = slice(offset, offset + parameter.numel())
@@ -90,6 +94,30 @@ def read_scores(
         within[prompts] = inner.cpu()[of_prompt[..., None], which[:, :, None], which[:, None]]
         kept[prompts] = folded.view(n, u, k).cpu()[of_prompt, which]
     return Scores(within, kept)
+
+
+def adam_scale(
+    policy: Policy, rollouts: Rollouts, advantages: torch.Tensor, batches: int = 16, epsilon: float = 1e-8
+) -> dict[str, torch.Tensor]:
+    """By the name of each trained weight, what Adam multiplies its gradient by: 1 / (sqrt(v) + epsilon).
+
+    v: mean of the squared gradients of mini-batches, each the mean over its responses of advantage times score. With
+    beta_2 = 0.999 that is what Adam's second moment is after so few steps, corrected for its start at 0 (arXiv 1412.6980).
+
+    advantages: (P, M). batches: mini-batches of consecutive prompts, no more than there are prompts.
+    """
+    parameters = {n: q for n, q in policy.model.named_parameters() if q.requires_grad}
+    moments = {name: torch.zeros_like(q) for name, q in parameters.items()}
+    m, batches = rollouts.responses, min(batches, len(rollouts))
+    for prompts in torch.arange(len(rollouts)).tensor_split(batches):
+        rows = (prompts[:, None] * m + torch.arange(m)).flatten()
+        for some in batches_to_score(policy, rollouts, rows):
+            logprobs, _ = forward_rows(policy, rollouts, some)
+            (advantages.flatten()[some].to(logprobs) * logprobs.sum(1)).sum().div(len(rows)).backward()
+        for name, q in parameters.items():
+            moments[name] += q.grad**2 / batches
+            q.grad = None
+    return {name: 1 / (moment.sqrt() + epsilon) for name, moment in moments.items()}
 
 
 BATCH_TOKENS = 3072  # padded tokens of one pass
@@ -181,9 +209,11 @@ def _row_gradient(parameter, module, x, output, d) -> torch.Tensor:
             result[:, module.padding_idx] = 0
         return result
     if "Norm" in type(module).__name__ and parameter is getattr(module, "weight", None):
-        bias = getattr(module, "bias", None)
+        gain, bias = _gain(module), getattr(module, "bias", None)
+        if (gain == 0).any():  # nothing is left of some features, so they are normed again
+            return ((_heavier(module, x) - output) * d).sum(1)
         scaled = output if bias is None else output - bias
-        return (scaled * d).sum(1) / _gain(module)
+        return (scaled * d).sum(1) / gain
     raise PoiseLabError(f"a weight of a {type(module).__name__} cannot be followed response by response")
 
 
@@ -194,11 +224,11 @@ def _gain(norm) -> torch.Tensor:
     Dividing by it gives the normed values back, which is cheaper than norming again.
     """
     x = (-1.0) ** torch.arange(len(norm.weight), device=norm.weight.device, dtype=norm.weight.dtype)  # normed, never 0
-    y, more = norm(x), torch.func.functional_call(norm, {"weight": norm.weight + 1}, (x,))
-    bias = getattr(norm, "bias", None)
-    gain = (y if bias is None else y - bias) / (more - y)
-    if (gain == 0).any():
-        raise PoiseLabError(
-            f"a {type(norm).__name__} multiplies by 0, so the gradient of its weight cannot be read back"
-        )
-    return gain
+    y, bias = norm(x), getattr(norm, "bias", None)
+    return (y if bias is None else y - bias) / (_heavier(norm, x) - y)
+
+
+@torch.no_grad()
+def _heavier(norm, x: torch.Tensor) -> torch.Tensor:
+    """What the norm would give with 1 more in each weight: its output, and the normed values beside it."""
+    return torch.func.functional_call(norm, {"weight": norm.weight + 1}, (x,))
