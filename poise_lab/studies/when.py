@@ -34,6 +34,7 @@ from ..variance.spoilt import from_siblings
 PROMPTS, PIECE = 400, 50  # problems of a setting, and of a piece
 RESPONSES, FRESH = 4, 16  # to each: scored, and for V(x)
 LEARN, LEARN_PROMPTS = 6, 96  # batches that the baselines learn from before, and their problems, two responses to each
+ADAM_UNIT = 1e4  # of scores as Adam scales them, whose squares half precision would not hold
 WIDTH = 16  # numbers kept of a score for products across prompts, see `read_scores`
 LEARNED = {"constant": 1, "poise": 2, "score_weighted": 2}  # and the responses of a group that each sees
 BY_TOKEN = ("prefix", "prefix_weighted", "ppo")
@@ -184,7 +185,8 @@ def _adam(name: str) -> dict[str, torch.Tensor]:
 
 
 def scaled(name: str, start: int, piece: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
-    """The scores of a piece's responses as Adam scales them: `adam/within`, `adam/kept`, `adam/NAME/within`, ... as in `measured`.
+    """The scores of a piece's responses as Adam scales them, in units of ADAM_UNIT: `adam/within`, `adam/kept`, and
+    `adam/prefix_weighted/...`, as in `measured`, in half precision.
 
     Raises PoiseLabError where this machine samples other responses than the piece has.
     """
@@ -197,12 +199,12 @@ def scaled(name: str, start: int, piece: dict[str, torch.Tensor]) -> dict[str, n
             "it is made anew"
         )
     scores = {"": read_scores(policy, rollouts, scale=scale, width=WIDTH)}
-    for key in one.by_token:
+    if (key := "prefix_weighted") in one.by_token:
         weights = baselines[key].advantages(rollouts, internals)
         scores[f"{key}/"] = read_scores(policy, rollouts, weights, scale=scale, width=WIDTH)
-    found = {f"adam/{key}within": each.within for key, each in scores.items()}
-    found |= {f"adam/{key}kept": each.kept for key, each in scores.items()}
-    return {key: x.detach().float().numpy() for key, x in found.items()}
+    found = {f"adam/{key}within": each.within / ADAM_UNIT**2 for key, each in scores.items()}
+    found |= {f"adam/{key}kept": each.kept / ADAM_UNIT for key, each in scores.items()}
+    return {key: x.detach().to(torch.float16).numpy() for key, x in found.items()}
 
 
 # --- read ------------------------------------------------------------------------------------------
