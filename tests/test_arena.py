@@ -44,7 +44,8 @@ def test_a_rate_is_scored_once_every_seed_has_searched_it(tmp_path):
     def searched(label, rate, seed, accuracy, ending=""):
         folder = tmp_path / "search" / (arena.folder_of(label, seed, rate) + ending)
         folder.mkdir(parents=True)
-        write_json(folder / "config.json", {"train": {"learning_rate": rate}, "baseline": {}})
+        train = {"learning_rate": rate, "seed": seed, "steps": 60}
+        write_json(folder / "config.json", {"train": train, "baseline": {"name": label.split()[0]}})
         (folder / "metrics.jsonl").write_text(json.dumps({"step": 0, "accuracy": accuracy}) + "\n")
 
     for seed, accuracy in zip(arena.SEARCH_SEEDS, (0.5, 0.7), strict=True):

@@ -95,6 +95,12 @@ def numbers() -> dict[str, tuple[int, str]]:
     for name, one in settings.items():
         for label, other in (("V(x) x1", "none x1"), ("prefix_weighted x1", "none x1")):
             found[f"{label} {name}"] = 9, "{:.2f} [{:.2f}, {:.2f}]".format(*one.against(label, other))
+        if "adam" in one.kinds:
+            for label in ("V(x) x1", "prefix_weighted x1"):
+                found[f"{label} {name}, Adam"] = (
+                    9,
+                    "{:.2f} [{:.2f}, {:.2f}]".format(*interval_of(one.noise("adam")[label])),
+                )
     squares = settings["thinker-mixture"].by_value()
     found["right, hard"] = 9, f"hard prompts have {squares['right, hard'] / squares['right, easy']:.1f} times"
     found["wrong, easy"] = 9, f"easy prompts {squares['wrong, easy'] / squares['wrong, hard']:.1f} times"
@@ -105,6 +111,8 @@ def numbers() -> dict[str, tuple[int, str]]:
         ("poise x2", "rloo x2"),
         ("poise x2", "prefix_weighted x1"),
         ("prefix_weighted x1", "none x1"),
+        ("poise x2", "grpo x8"),
+        ("batch_mean x1", "none x1"),
     ):
         for way in ("sampled accuracy", "greedy accuracy", "pass@16")[: 3 if (a, b) == ("poise x2", "none x1") else 2]:
             found[f"{way}, {a} minus {b}"] = 10, shown(arena.verdicts(DATA / "arena", way)[a, b][1])
@@ -162,7 +170,7 @@ def test_what_the_page_says_in_words(recomputed):
     assert not off_zero("engines")
     said = {way: arena.verdicts(DATA / "arena", way) for way in arena.WAYS}
     kept = [way for way in arena.WAYS if said[way]["poise x2", "none x1"][2]]
-    assert kept == list(arena.WAYS[:3]) and len(said["pass@16"]) == 2 * 15
+    assert kept == list(arena.WAYS[:3]) and len(said["pass@16"]) == 2 * 28
     assert all(said[way]["poise x2", "none x2"][0] == "inconclusive" for way in arena.WAYS)
     for way in ("sampled accuracy", "greedy accuracy"):
         assert said[way]["none x2", "none x1"][0] == "worse" and not said[way]["none x2", "none x1"][2]
@@ -173,6 +181,11 @@ def test_what_the_page_says_in_words(recomputed):
         )
         assert said[way]["prefix_weighted x1", "none x1"][0] == "inconclusive"
     assert said["sampled accuracy"]["poise x2", "rloo x2"][0] == "better"
+    for pair in (("poise x2", "grpo x8"), ("poise x2", "batch_mean x1")):
+        assert said["greedy accuracy"][pair][0] == "inconclusive" and not said["sampled accuracy"][pair][2]
+    assert said["sampled accuracy"]["poise x2", "grpo x8"][0] == "better"
+    assert said["sampled accuracy"]["batch_mean x1", "none x1"][::2] == ("worse", True)
+    assert said["greedy accuracy"]["batch_mean x1", "none x1"][::2] == ("worse", False)
     for label in arena.ends(DATA / "arena"):
         searched = arena.scores(DATA / "arena", label)
         assert min(searched) < arena.best_rate(searched) < max(searched) and len(searched) >= 4
@@ -180,8 +193,13 @@ def test_what_the_page_says_in_words(recomputed):
     value, prefix = (
         [when.verdict(one.against(label, "none x1")) for one in settings] for label in ("V(x) x1", "prefix_weighted x1")
     )
-    assert (value.count("more"), value.count("less"), len(value)) == (3, 0, 5)
-    assert (prefix.count("less"), prefix.count("more")) == (2, 0)
+    assert (value.count("more"), value.count("less"), len(value)) == (4, 0, 6)
+    assert (prefix.count("less"), prefix.count("more")) == (3, 0)
+    louder = {one.name.partition("-")[0] for one, word in zip(settings, value, strict=True) if word == "more"}
+    assert louder == {"thinker", "smollm2", "gemma3"}
+    scaled = [one.noise("adam", ("V(x) x1", "prefix_weighted x1")) for one in settings if "adam" in one.kinds]
+    assert len(scaled) == 4 and all(interval_of(noise["V(x) x1"])[2] > 1 for noise in scaled)
+    assert [interval_of(noise["prefix_weighted x1"])[2] < 1 for noise in scaled] == [False, False, True, True]
     for one in settings:
         squares = one.by_value()
         assert squares["right, hard"] > squares["right, easy"] and squares["wrong, easy"] > squares["wrong, hard"]

@@ -116,7 +116,7 @@ STUDIES = {
     "engines": of_runs("short runs on both engines (notebook 11; needs the extra scale)", "engines", trained.ENGINES, 1),
     "when": Study(
         "which baseline leaves the least noise in the gradient, and when", "when", when.missing, when.record, when.says,
-        models=("smollm2-135m",),
+        models=REAL,
     ),
     "cost": Study(
         "what POISE adds to a step of TRL, on paper (notebook 11)", "scale", cost.missing, cost.record, cost.says

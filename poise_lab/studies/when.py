@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import numpy as np
@@ -236,20 +236,21 @@ class Measured:
             **learned,
         }  # fmt: skip
 
-    def noise(self, aggregation: str = "sum") -> dict[str, np.ndarray]:
+    def noise(self, aggregation: str = "sum", only: Collection[str] = ()) -> dict[str, np.ndarray]:
         """Variance of the gradient for equal numbers of responses, (1 + draws,) by baseline, over that of no baseline.
 
         aggregation: "sum" over a response's tokens; "token_mean", which divides by all tokens of a batch (to first order in
         their number's deviation from its mean); "sequence_mean", which divides by the response's own; "adam", the sum as
-        Adam scales it, where that was measured.
+        Adam scales it, where that was measured. only: baselines, by default all.
         """
         a, under = self.arrays, "adam/" if aggregation == "adam" else ""
         scores, lengths = Scores(a[f"{under}within"], a[f"{under}kept"]), a["lengths"].double()
         found = {}
         for label, (advantages, m) in self.baselines().items():
-            found[label] = self._trace(scores, advantages.double(), m, aggregation, lengths)
+            if not only or label in ("none x1", *only):
+                found[label] = self._trace(scores, advantages.double(), m, aggregation, lengths)
         for key in BY_TOKEN:
-            if f"{under}{key}/within" in a:
+            if f"{under}{key}/within" in a and (not only or f"{key} x1" in only):
                 own = Scores(a[f"{under}{key}/within"], a[f"{under}{key}/kept"])
                 found[f"{key} x1"] = self._trace(own, torch.ones_like(lengths), 1, aggregation, lengths)
         return {label: trace / found["none x1"] for label, trace in found.items()}
