@@ -43,7 +43,8 @@ PACKED = "scored, all rows in one, a prompt run once"
 # nats by which a log-probability may be off where logits are up to 20, and parts of a state: half precision rounds
 BOUNDS = {torch.float64: 1e-4, torch.float32: 1e-4, torch.float16: 0.1, torch.bfloat16: 0.5}
 # A state that is updated token by token rounds in another way than the same in chunks, and a few tokens are far off:
-# most of them must be so near that these, which the probes may not meet, are within the bound.
+# most of them must be so near that these, which the probes may not meet, are within the bound. Whole rows go through the
+# model's own chunks, as in its plain pass, and only beside other rows.
 STEPS, MARGIN = 24, 5
 WIDE = 50.0  # the largest logit where heads are compared
 LIKELY = 1e-4  # probability of the tokens that are looked at: the logits of others are large, and are off by more
@@ -96,8 +97,8 @@ class Comparison:
         largest = max(float(logits.abs().max()) for rows in self.plain.values() for logits in rows)
         least = 1.0 if model.dtype in (torch.float32, torch.float64) else 0.02  # half precision rounds in proportion
         self.bound = BOUNDS.get(model.dtype, BOUNDS[torch.bfloat16]) * max(least, largest / 20)
-        if holds_a_state(new_cache(model)):
-            self.bound /= MARGIN
+        margin = MARGIN if holds_a_state(new_cache(model)) else 1
+        self.continued = self.bound / margin  # for what goes on from a state
 
     def _probes(self, beginning: int, ends) -> list[tuple[list[int], int]]:
         """Rows of token ids and how many of them are the prompt."""
@@ -227,20 +228,22 @@ class Comparison:
                 break
         else:
             self.refuse()
-        shared = self.note(SCORING["shared"], lambda: self.scored("shared", plain_head))
+        shared = self.note(SCORING["shared"], lambda: self.scored("shared", plain_head), self.continued)
         return plain_head, "shared" if shared else "whole"
 
     def sampling(self) -> str:
         """The way to sample. Refuses a model without one."""
         exact = not holds_a_state(new_cache(self.model)) or self.note(
-            f"a state in the cache, for {STEPS} steps", self.stepped
+            f"a state in the cache, for {STEPS} steps", self.stepped, self.continued
         )
         for way in ("rows", "equal", "whole") if exact else ("whole",):
-            if self.note(SAMPLING[way], lambda way=way: self.sampled(way)):
+            bound = self.bound if way == "whole" else self.continued
+            if self.note(SAMPLING[way], lambda way=way: self.sampled(way), bound):
                 break
         else:
             self.refuse()
-        return "shared" if way == "rows" and self.note(SAMPLING["shared"], lambda: self.sampled("shared")) else way
+        shared = way == "rows" and self.note(SAMPLING["shared"], lambda: self.sampled("shared"), self.continued)
+        return "shared" if shared else way
 
     def refuse(self):
         last = self.rows[-1]

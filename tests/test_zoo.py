@@ -214,7 +214,8 @@ def test_states_that_round_differently_step_by_step(name, seed):
     policy = zoo_policy(name, RIGHT[name], seed=seed)
     rollouts = pl.sample_rollouts(policy, problems_of(20, (2, 9, 14)), 4, seed=seed, max_new_tokens=60)
     assert (pl.read_internals(policy, rollouts, 1, 3).logprobs - rollouts.logprobs).abs().max() <= 1e-4
-    assert policy.ways.sampling == ("rows" if name in ("bamba", "lfm2") else "whole")
+    # of the others, whether the cache is near enough is for a processor's rounding to say
+    assert policy.ways.sampling in (("rows",) if name in ("bamba", "lfm2") else ("rows", "whole"))
 
 
 @pytest.mark.parametrize(

@@ -91,9 +91,10 @@ class Critic(Baseline):
         return self.token_values(self._read(rollouts))[..., 0].expand(-1, rollouts.responses).contiguous()
 
     def advantages(self, rollouts, internals):
-        rewards = checked_rewards(rollouts)
-        _ = self.started  # without one there are no values
-        return rewards - self.values(rollouts, internals)
+        rewards, values = checked_rewards(rollouts), self.values(rollouts, internals)
+        if values is None:
+            _ = self.started  # which says so
+        return rewards - values
 
     def update(self, rollouts, internals):
         self._fit(self._read(rollouts), rollouts.rewards.mean(1)[:, None, None])

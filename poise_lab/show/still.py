@@ -197,7 +197,7 @@ def _filled(color: str, hatch: str) -> str:
 
 def _cells(trace: dict, x: Axis, y: Axis) -> Iterator[str]:
     low, high = trace["zmin"], trace["zmax"]
-    scale = [color for _, color in trace["colorscale"]]
+    scale, texts = [color for _, color in trace["colorscale"]], []
     for i, (name, row) in enumerate(zip(trace["y"], trace["z"], strict=True)):
         for j, value in enumerate(row):
             (a, b), (c, d) = ((axis.at(n, -0.5), axis.at(n, 0.5)) for axis, n in ((x, trace["x"][j]), (y, name)))
@@ -206,7 +206,8 @@ def _cells(trace: dict, x: Axis, y: Axis) -> Iterator[str]:
                 yield (f'<rect x="{tenth(a)}" y="{tenth(min(c, d))}" width="{tenth(b - a)}" height="{tenth(abs(d - c))}"'
                        f' fill="{color}"/>')  # fmt: skip
                 if trace.get("text"):
-                    yield written(trace["text"][i][j] or "", (a + b) / 2, (c + d) / 2 + 4, "middle", fill="#222")
+                    texts.append(written(trace["text"][i][j] or "", (a + b) / 2, (c + d) / 2 + 4))
+    yield f'<g text-anchor="middle" fill="#222">{"".join(texts)}</g>'
 
 
 def _shift(trace: dict, traces: Sequence[dict]) -> float:
