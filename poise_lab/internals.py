@@ -25,11 +25,14 @@ PACKED_TOKENS = 1024  # the same where nothing is padded
 CHUNK_LOGITS = 8 * 2**20  # logits held at a time: 32 MB in float32
 
 
-def batches_by_length(rollouts: Rollouts, rows: torch.Tensor) -> Iterator[torch.Tensor]:
-    """Split rows (indices into the flattened P * M) into batches of similar length.
+def batches_by_length(policy: Policy, rollouts: Rollouts, rows: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Split rows (indices into the flattened P * M) into batches of similar length; of one row where a model asks for it.
 
     A common beginning is run once per batch, so it counts once.
     """
+    if policy.ways.scoring == "alone":
+        yield from rows.split(1)
+        return
     lengths = row_lengths(rollouts)[rows]
     order = rows[lengths.argsort(stable=True)]
     lengths = lengths.sort(stable=True).values.tolist()
@@ -56,7 +59,7 @@ def packs(policy: Policy, rollouts: Rollouts, rows: torch.Tensor) -> bool:
 def batches_to_score(policy: Policy, rollouts: Rollouts, rows: torch.Tensor) -> Iterator[torch.Tensor]:
     """Split rows into batches for `forward_rows`: as they come, where they are packed, and else by their length."""
     if not packs(policy, rollouts, rows):
-        yield from batches_by_length(rollouts, rows)
+        yield from batches_by_length(policy, rollouts, rows)
         return
     lengths, m = rollouts.lengths.flatten().tolist(), rollouts.responses
     batch, tokens = [], 0
@@ -261,7 +264,7 @@ def read_internals(
     lengths, ends = rollouts.lengths.flatten(), rollouts.reasoning_lengths.flatten()
     starts = rollouts.prompt_lengths.repeat_interleave(m)
     _ = policy.ways  # compares the model's passes if nothing has yet, before anything listens to them
-    for rows in batches_by_length(rollouts, torch.arange(p * m)):
+    for rows in batches_by_length(policy, rollouts, torch.arange(p * m)):
         with captured_layers(policy, layers) as captured:
             row_logprobs, row_entropy = forward_rows(policy, rollouts, rows, entropy=True)
         logprobs[rows], token_entropy[rows] = row_logprobs.cpu(), row_entropy.cpu()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import itertools
 from collections.abc import Callable
 from functools import partial
 
@@ -37,15 +38,18 @@ SAMPLING = {
     "equal": "sampled with a cache, prompts of one length side by side",
     "whole": "sampled without a cache, prompts of one length side by side",
 }
-SCORING = {"shared": "scored, a common beginning run once", "whole": "scored, every row whole"}
+SCORING = {
+    "shared": "scored, a common beginning run once",
+    "whole": "scored, every row whole",
+    "alone": "scored, row by row",
+}
 HEADS = {True: "output embeddings", False: "the model's head"}
 PACKED = "scored, all rows in one, a prompt run once"
 # nats by which a log-probability may be off where logits are up to 20, and parts of a state: half precision rounds
 BOUNDS = {torch.float64: 1e-4, torch.float32: 1e-4, torch.float16: 0.1, torch.bfloat16: 0.5}
 # A state that is updated token by token rounds in another way than the same in chunks, and a few tokens are far off:
-# most of them must be so near that these, which the probes may not meet, are within the bound. Whole rows go through the
-# model's own chunks, as in its plain pass, and only beside other rows.
-STEPS, MARGIN = 24, 5
+# most of them must be so near that these, which the probes may not meet, are within the bound.
+STEPS, MARGIN = 60, 5
 WIDE = 50.0  # the largest logit where heads are compared
 LIKELY = 1e-4  # probability of the tokens that are looked at: the logits of others are large, and are off by more
 
@@ -97,8 +101,8 @@ class Comparison:
         largest = max(float(logits.abs().max()) for rows in self.plain.values() for logits in rows)
         least = 1.0 if model.dtype in (torch.float32, torch.float64) else 0.02  # half precision rounds in proportion
         self.bound = BOUNDS.get(model.dtype, BOUNDS[torch.bfloat16]) * max(least, largest / 20)
-        margin = MARGIN if holds_a_state(new_cache(model)) else 1
-        self.continued = self.bound / margin  # for what goes on from a state
+        if holds_a_state(new_cache(model)):
+            self.bound /= MARGIN
 
     def _probes(self, beginning: int, ends) -> list[tuple[list[int], int]]:
         """Rows of token ids and how many of them are the prompt."""
@@ -162,12 +166,15 @@ class Comparison:
         return _parts(head(self.model, states, True), head(self.model, states, False))
 
     def scored(self, way: str, plain_head: bool) -> float:
-        """Trunk and head over rows padded on the right."""
+        """Trunk and head over rows padded on the right, or each by itself."""
         rows = self.probes["shared" if way == "shared" else "rows"]
         plain = self.plain["shared" if way == "shared" else "rows"]
         longest = max(len(ids) for ids, _ in rows)
-        ids = self._tensor([ids + [ids[0]] * (longest - len(ids)) for ids, _ in rows])
-        states = trunk_states(self.model, ids, self.beginning if way == "shared" else 0)
+        if way == "alone":
+            states = [trunk_states(self.model, self._tensor([ids]))[0] for ids, _ in rows]
+        else:
+            ids = self._tensor([ids + [ids[0]] * (longest - len(ids)) for ids, _ in rows])
+            states = trunk_states(self.model, ids, self.beginning if way == "shared" else 0)
         return max(
             _off(head(self.model, state[: len(logits)], plain_head), logits)
             for state, logits in zip(states, plain, strict=True)
@@ -222,28 +229,27 @@ class Comparison:
     def scoring(self) -> tuple[bool, str]:
         """Whether the head is the output embeddings alone, and the way to score. Refuses a model without one."""
         same = self.note("the model's head is its output embeddings", self.heads, 1e-4)
-        for plain_head in (True,) if same else (False, True):  # of some models, the head on its own cannot be run
-            way = f"{SCORING['whole']}, by {HEADS[plain_head]}"
-            if self.note(way, lambda plain_head=plain_head: self.scored("whole", plain_head)):
+        heads = (True,) if same else (False, True)  # of some models, the head on its own cannot be run
+        for way, plain_head in itertools.product(("whole", "alone"), heads):
+            what = f"{SCORING[way]}, by {HEADS[plain_head]}"
+            if self.note(what, lambda way=way, plain_head=plain_head: self.scored(way, plain_head)):
                 break
         else:
             self.refuse()
-        shared = self.note(SCORING["shared"], lambda: self.scored("shared", plain_head), self.continued)
-        return plain_head, "shared" if shared else "whole"
+        shared = self.note(SCORING["shared"], lambda: self.scored("shared", plain_head))
+        return plain_head, "shared" if shared else way
 
     def sampling(self) -> str:
         """The way to sample. Refuses a model without one."""
         exact = not holds_a_state(new_cache(self.model)) or self.note(
-            f"a state in the cache, for {STEPS} steps", self.stepped, self.continued
+            f"a state in the cache, for {STEPS} steps", self.stepped
         )
         for way in ("rows", "equal", "whole") if exact else ("whole",):
-            bound = self.bound if way == "whole" else self.continued
-            if self.note(SAMPLING[way], lambda way=way: self.sampled(way), bound):
+            if self.note(SAMPLING[way], lambda way=way: self.sampled(way)):
                 break
         else:
             self.refuse()
-        shared = way == "rows" and self.note(SAMPLING["shared"], lambda: self.sampled("shared"), self.continued)
-        return "shared" if shared else way
+        return "shared" if way == "rows" and self.note(SAMPLING["shared"], lambda: self.sampled("shared")) else way
 
     def refuse(self):
         last = self.rows[-1]

@@ -176,7 +176,7 @@ def test_a_shared_beginning_counts_once_in_a_batch(monkeypatch):
     most = shared + 4 * int(lengths.max() - shared)  # room for four rows that share, and for one that does not
     monkeypatch.setattr(internals, "BATCH_TOKENS", most)
     assert most < 2 * int(lengths.min())
-    assert [len(rows) for rows in internals.batches_by_length(rollouts, torch.arange(12))][0] >= 4
+    assert [len(rows) for rows in internals.batches_by_length(policy, rollouts, torch.arange(12))][0] >= 4
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -183,12 +183,12 @@ def test_batches_hold_every_row_once_and_keep_to_the_limit(qwen, toys, monkeypat
     lengths = module.row_lengths(rollouts)
     expected = [len(rollouts.prompt_ids[i]) + int(rollouts.lengths[i, j]) for i in range(6) for j in range(4)]
     assert lengths.tolist() == expected
-    batches = list(batches_by_length(rollouts, torch.arange(24)))
+    batches = list(batches_by_length(qwen, rollouts, torch.arange(24)))
     assert sorted(torch.cat(batches).tolist()) == list(range(24))
     assert all(len(b) == 1 or int(lengths[b].max()) * len(b) <= 60 for b in batches)
     assert len(batches) > 3
     some = torch.tensor([3, 17, 5])
-    assert sorted(torch.cat(list(batches_by_length(rollouts, some))).tolist()) == [3, 5, 17]
+    assert sorted(torch.cat(list(batches_by_length(qwen, rollouts, some))).tolist()) == [3, 5, 17]
 
 
 @pytest.mark.parametrize("chunk", [8 * 2**20, 3 * 101], ids=["one chunk", "checkpointed chunks"])

@@ -165,7 +165,7 @@ def bench_internals(prompts: int = 384) -> dict:
 
     def logprobs_only():
         with torch.no_grad():
-            for rows in batches_by_length(rollouts, torch.arange(2 * len(problems))):
+            for rows in batches_by_length(policy, rollouts, torch.arange(2 * len(problems))):
                 forward_rows(policy, rollouts, rows)
 
     both = {"log-probs": logprobs_only, "internals": lambda: read_internals(policy, rollouts)}
