@@ -11,7 +11,19 @@ import pytest
 import poise_lab as pl
 from poise_lab.files import read_json
 from poise_lab.stats import interval as interval_of
-from poise_lab.studies import arena, paper, showdown, tables, thinking, tracking, trained, transfer, verdicts, when
+from poise_lab.studies import (
+    arena,
+    noises,
+    paper,
+    showdown,
+    tables,
+    thinking,
+    tracking,
+    trained,
+    transfer,
+    verdicts,
+    when,
+)
 
 PAGE = Path(__file__).parent.parent / "notebooks" / "FINDINGS.md"
 DATA = pl.data_dir()
@@ -191,7 +203,8 @@ def test_what_the_page_says_in_words(recomputed):
         assert min(searched) < arena.best_rate(searched) < max(searched) and len(searched) >= 4
     settings = when.read(DATA / "when").values()
     value, prefix = (
-        [when.verdict(one.against(label, "none x1")) for one in settings] for label in ("V(x) x1", "prefix_weighted x1")
+        [noises.verdict(one.against(label, "none x1")) for one in settings]
+        for label in ("V(x) x1", "prefix_weighted x1")
     )
     assert (value.count("more"), value.count("less"), len(value)) == (4, 0, 6)
     assert (prefix.count("less"), prefix.count("more")) == (3, 0)

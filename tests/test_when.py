@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -12,8 +13,9 @@ from safetensors.torch import load_file
 import poise_lab as pl
 from poise_lab.cli import main
 from poise_lab.stats import interval
-from poise_lab.studies import catalogue, when
-from poise_lab.studies.when import Measured, Setting, formula
+from poise_lab.studies import catalogue, noises, when
+from poise_lab.studies.noises import Measured, formula
+from poise_lab.studies.when import Setting
 from poise_lab.variance import Scores
 
 
@@ -55,7 +57,7 @@ def synthetic(prompts=200, m=4, seed=0, k=6) -> Measured:
     return Measured("synthetic", {
         "rewards": rewards, "lengths": lengths.to(torch.int16), "within": scores.within, "kept": scores.kept,
         "logprobs": -vectors.norm(dim=-1), "fresh": torch.cat([value, value / 2], 1),
-        **{f"advantages/{key}": rewards - 0.25 for key in when.LEARNED},
+        **{f"advantages/{key}": rewards - 0.25 for key in noises.LEARNED},
         "ppo/within": (half := Scores.of(0.5 * vectors)).within, "ppo/kept": half.kept,
     })  # fmt: skip
 
@@ -83,8 +85,8 @@ def test_noise_by_aggregation():
     assert noise["token_mean"]["V(x) x1"][0] == pytest.approx(drawn["V(x) x1"] / drawn["none x1"], rel=0.03)
     assert abs(noise["token_mean"]["V(x) x1"][0] / noise["sum"]["V(x) x1"][0] - 1) > 0.04  # they do differ here
     # the mean of a pair: half of what is in the advantages apart
-    assert noise["sum"]["poise x2"].shape == (1 + when.DRAWS,)
-    assert noise["sum"]["none x1"] == pytest.approx(np.ones(1 + when.DRAWS))
+    assert noise["sum"]["poise x2"].shape == (1 + noises.DRAWS,)
+    assert noise["sum"]["none x1"] == pytest.approx(np.ones(1 + noises.DRAWS))
     halves = trace(0.5 * one.arrays["kept"]) / trace(z["none x1"])
     assert noise["sum"]["ppo x1"][0] == pytest.approx(halves, rel=0.01)
 
@@ -111,7 +113,7 @@ def test_shares_parts_and_facts_by_hand():
 def test_a_verdict_is_that_of_its_interval():
     ratios = {"more": [1.5, 1.2, 1.8], "less": [0.5, 0.3, 0.9], "not decided": [1.1, 0.9, 1.3]}
     for word, ratio in ratios.items():
-        assert when.verdict(ratio) == word
+        assert noises.verdict(ratio) == word
 
 
 def test_two_baselines_are_compared_on_the_same_prompts():
@@ -119,8 +121,10 @@ def test_two_baselines_are_compared_on_the_same_prompts():
     one = synthetic()
     one.arrays["rewards"] = torch.ones_like(one.arrays["rewards"])
     assert one.against("ppo x1", "none x1") == pytest.approx((0.25, 0.25, 0.25))
-    value, low, high = one.against("V(x) x1", "none x1")
-    assert low < value < high and low < interval(one.noise()["V(x) x1"])[1]  # wider than one setting's alone
+    alone, value, low, high = interval(one.noise()["V(x) x1"]), *one.against("V(x) x1", "none x1")
+    assert (value, low, high) == alone and low < value < high
+    of_many = dataclasses.replace(one, comparisons=24).against("V(x) x1", "none x1")
+    assert of_many[1] < low < value < high < of_many[2]  # 99.8 % each, so that all hold at once
 
 
 @pytest.mark.parametrize("name", when.SETTINGS)
@@ -144,9 +148,9 @@ def test_made_piece_by_piece_and_taken_up_again(tmp_path, monkeypatch, capsys):
         ("LEARN", 1),
         ("LEARN_PROMPTS", 4),
         ("FRESH", 2),
-        ("DRAWS", 200),
     ):
         monkeypatch.setattr(when, name, value)
+    monkeypatch.setattr(noises, "DRAWS", 200)
     when._learned.cache_clear()
     when._adam.cache_clear()
     made, measured = [], when.measured
@@ -177,6 +181,7 @@ def test_made_piece_by_piece_and_taken_up_again(tmp_path, monkeypatch, capsys):
         other = load_file(tmp_path / "cut" / "digits" / path.name)
         assert all(torch.equal(x, other[key]) for key, x in load_file(path).items())
     one = when.read(tmp_path / "whole")["digits"]
+    assert one.comparisons == len(when.PAIRS) * len(settings)
     assert one.kinds[-1] == "adam" and one.noise("adam")["none x1"] == pytest.approx(np.ones(201))
     assert one.noise("adam")["prefix_weighted x1"][0] != pytest.approx(one.sums["prefix_weighted x1"][0], rel=1e-3)
     half_there = when.pieces(tmp_path / "cut", "digits", "adam")[1]

@@ -168,7 +168,7 @@ def matrix(out: Path, column: str) -> Figure:
 def beside_noise(out: Path, noise: dict[str, np.ndarray], column: str) -> Figure:
     """Final accuracy by one of WAYS over the noise of the gradient before training, of the methods that have both.
 
-    noise: as of `when.Measured`, by method.
+    noise: as of `noises.Measured`, by method.
     """
     both = {label: each[column] for label, each in ends(out).items() if label in noise}
     points = {label: (noise[label][0], mean_interval(values)) for label, values in both.items()}

@@ -113,17 +113,8 @@ def train(folder: Path, flags: str, finish: Callable[[Path], None] | None = None
     partial = partial_of(folder)
     if not finished_partial(folder):
         resume = ["--resume"] if (partial / "config.json").is_file() else []
-        command = [
-            sys.executable,
-            "-m",
-            "poise_lab",
-            "train",
-            *flags.split(),
-            "--quiet",
-            "--out",
-            str(partial),
-            *resume,
-        ]
+        to = ["--quiet", "--out", str(partial), *resume]
+        command = [sys.executable, "-m", "poise_lab", "train", *flags.split(), *to]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         status = subprocess.run(command, env=environment, stdout=subprocess.DEVNULL).returncode
         if status == 130:

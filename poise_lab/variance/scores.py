@@ -97,9 +97,9 @@ def read_scores(
 
 
 def adam_scale(
-    policy: Policy, rollouts: Rollouts, advantages: torch.Tensor, batches: int = 16, epsilon: float = 1e-8
+    policy: Policy, rollouts: Rollouts, advantages: torch.Tensor, batches: int = 16
 ) -> dict[str, torch.Tensor]:
-    """By the name of each trained weight, what Adam multiplies its gradient by: 1 / (sqrt(v) + epsilon).
+    """By the name of each trained weight, what Adam multiplies its gradient by: 1 / (sqrt(v) + 1e-8).
 
     v: mean of the squared gradients of mini-batches, each the mean over its responses of advantage times score. With
     beta_2 = 0.999 that is what Adam's second moment is after so few steps, corrected for its start at 0 (arXiv 1412.6980).
@@ -117,7 +117,7 @@ def adam_scale(
         for name, q in parameters.items():
             moments[name] += q.grad**2 / batches
             q.grad = None
-    return {name: 1 / (moment.sqrt() + epsilon) for name, moment in moments.items()}
+    return {name: 1 / (moment.sqrt() + 1e-8) for name, moment in moments.items()}
 
 
 BATCH_TOKENS = 3072  # padded tokens of one pass
