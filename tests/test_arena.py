@@ -134,3 +134,6 @@ def test_accuracy_stands_over_the_noise_of_the_methods_that_have_both(monkeypatc
     grid = arena.matrix("", "pass@16").data[0]
     assert list(grid.x) == list(grid.y) == ["none x1", "rloo x2", "dapo x8"]  # best mean first
     assert grid.z[0][1] == pytest.approx(0.15) and grid.z[1][0] == pytest.approx(-0.15)
+    # none and dapo are 0.3 apart on both seeds, which decides; the other two pairs have the sign of their difference
+    minus = "\N{MINUS SIGN}"
+    assert [list(row) for row in grid.text] == [["", "+", "b"], [minus, "", "+"], ["w", minus, ""]]

@@ -105,6 +105,20 @@ def test_a_run_never_moves_into_a_folder_that_is_there(tmp_path):
     assert (tmp_path / "a" / "metrics.jsonl").read_text() == "a" and (tmp_path / "a.partial").is_dir()
 
 
+def test_a_run_is_in_its_place_before_its_weights_go(tmp_path, monkeypatch):
+    """Killed while they are removed, it stands there, and what needs the weights has been done."""
+    (tmp_path / "a.partial" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "a.partial" / "config.json").write_text("{}")
+
+    def killed(path):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trained.shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        trained.put_in_place(tmp_path / "a.partial", tmp_path / "a")
+    assert (tmp_path / "a" / "config.json").is_file() and not (tmp_path / "a.partial").exists()
+
+
 def test_a_run_that_had_finished_is_only_moved(tmp_path, monkeypatch):
     """Killed between its last step and its move: the checkpoints may be gone, and nothing is trained again."""
     shutil.copytree(pl.data_dir() / "runs" / "rloo-0", tmp_path / "rloo-0.partial")

@@ -317,8 +317,10 @@ def test_the_recorded_pairs_of_a_real_model_show_what_training_changed():
 def test_responses_without_numbers_are_text():
     """What a run folder keeps of its samples: texts and rewards."""
     plain = ShownResponse(["an answer"], {}, reward=1.0)
-    html = RolloutViewer(step_10=[ShownPrompt(0, "", ["1+1="], [plain])]).to_html()
+    viewer = RolloutViewer(step_10=[ShownPrompt(0, "", ["1+1="], [plain])])
+    html = viewer.to_html()
     assert "an answer" in html and "radio" not in html and "reward 1" in html
+    assert "response 1 has 9 characters;" in viewer.words()  # its pieces are no tokens
 
 
 @pytest.mark.parametrize("name", VOCABULARIES)
