@@ -20,8 +20,8 @@ from .words import Figure
 
 
 def three_problems() -> list[Problem]:
-    """One problem of each task that `tiny` knows, in every lesson the same ones: two of them hard, one easy."""
-    return load_task(TINY_TASKS).sample(3, seed=0)
+    """One problem of each task that the bundled policy knows, in every lesson the same: a hard one, an easy one, one between."""
+    return load_task(TINY_TASKS).sample(3, seed=8)
 
 
 def read_pairs(
