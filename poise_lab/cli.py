@@ -137,12 +137,16 @@ def _parser() -> argparse.ArgumentParser:
     check = command("check", _check, "whether a model is sampled, scored and read as it computes by itself")
     check.add_argument("name", metavar="MODEL", help=f"{known}, a folder, or a hub id")
 
-    pretrain = command("pretrain", _pretrain, "make a bundled policy: tiny from scratch, thinker from tiny")
-    pretrain.add_argument("--policy", choices=list(BUNDLED), default="tiny")
+    pretrain = command(
+        "pretrain",
+        _pretrain,
+        "make the bundled policy from scratch: the skill, then the habit; tiny is the skill alone",
+    )
+    pretrain.add_argument("--policy", choices=list(BUNDLED), default="thinker")
     pretrain.add_argument("--out", required=True, type=Path, help="folder to write, not in use yet")
-    pretrain.add_argument("--steps", type=int, help="default: 5000 for tiny, 1500 for thinker")
+    pretrain.add_argument("--steps", type=int, default=5000, help="of the first stage, the longest")
     pretrain.add_argument("--seed", type=int, default=0)
-    pretrain.add_argument("--width", type=int, default=128, help="of tiny's hidden states; a multiple of 64")
+    pretrain.add_argument("--width", type=int, default=128, help="of the hidden states; a multiple of 64")
 
     bench = command("bench", _bench, "speed of the library's parts, against references")
     bench.add_argument(
@@ -298,18 +302,13 @@ def _pretrain(args) -> int:
     from .models.pretrain import make_bundled_policy
     from .models.thinker import make_thinker
 
-    if args.steps is not None and args.steps < 1:
+    if args.steps < 1:
         raise PoiseLabError(f"steps={args.steps}; it must be at least 1")
-    if args.policy == "thinker" and args.width != 128:
-        raise PoiseLabError("--width belongs to tiny; thinker has the width of the policy that it is made from")
     if args.width < 64 or args.width % 64:
         raise PoiseLabError(f"width={args.width}; it must be a multiple of 64")
     _check_new_folder(args.out)
-    steps = {} if args.steps is None else {"steps": args.steps}
-    if args.policy == "thinker":
-        card = make_thinker(args.out, seed=args.seed, **steps)
-    else:
-        card = make_bundled_policy(args.out, seed=args.seed, width=args.width, **steps)
+    make = make_thinker if args.policy == "thinker" else make_bundled_policy
+    card = make(args.out, steps=args.steps, seed=args.seed, width=args.width)
     for task, row in card["performance"].items():
         print(task, {k: v for k, v in row.items() if not isinstance(v, dict)})
     return 0

@@ -9,6 +9,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
+import torch
 
 import poise_lab as pl
 from poise_lab.evaluation import KEPT
@@ -139,6 +140,26 @@ def test_the_card_describes_the_policy_that_is_there(card):
         assert again[task]["strategies"]["at once"]["share"] == pytest.approx(
             row["strategies"]["at once"]["share"], abs=0.08
         )
+
+
+def test_the_policy_is_made_in_three_stages_and_each_has_its_own_demonstrations(tmp_path, monkeypatch):
+    """In one call what its stages give one after the other; the card names the call that makes it."""
+    small = lambda width, seed: pretrain.new_policy(32, layers=1, seed=seed)  # noqa: E731
+    monkeypatch.setattr(thinker, "new_policy", small)
+    monkeypatch.setattr(pretrain, "describe", lambda policy: {})
+    monkeypatch.setattr(thinker, "squared_scores", lambda policy: {})
+    monkeypatch.setattr(thinker, "HABIT_STEPS", 2)
+    made = thinker.make_thinker(tmp_path / "p", steps=10, seed=1)
+    policy = small(128, 1)
+    pretrain.pretrain(policy, steps=10, seed=1, progress=False)
+    for weights, steps, rate, seed in ((thinker.SHOWN, 3, 1e-3, 3), (thinker.HABIT, 2, 3e-4, 4)):
+        shown = lambda problem, rng, weights=weights: thinker.demonstrate(problem, rng, weights)  # noqa: E731
+        pretrain.pretrain(policy, steps=steps, learning_rate=rate, seed=seed, demonstrate=shown, progress=False)
+    again = pl.load_policy(tmp_path / "p").model.state_dict()
+    assert all(torch.equal(weight, again[name]) for name, weight in policy.model.state_dict().items())
+    assert (
+        made["command"] == f"poise-lab pretrain --policy thinker --out {tmp_path / 'p'} --steps 10 --seed 1 --width 128"
+    )
 
 
 # --- the recorded runs -----------------------------------------------------------------------------

@@ -285,9 +285,8 @@ def make_bundled_policy(folder: str | Path, *, steps: int = 5000, seed: int = 0,
     start = time.perf_counter()
     policy = new_policy(width, seed=seed)
     losses = pretrain(policy, steps=steps, seed=seed)
-    seconds = time.perf_counter() - start
     return save_with_card(
-        policy, folder, seconds,
+        policy, folder, time.perf_counter() - start,
         what="Qwen3-shaped character policy, taught demonstrations with slips; see poise_lab/models/pretrain.py",
         command=f"poise-lab pretrain --out {folder} --steps {steps} --seed {seed} --width {width}",
         data={"tasks": LAPTOP_SETTINGS, "slip": SLIP, "close_letters": CLOSE_LETTERS},

@@ -1,14 +1,14 @@
-"""How the policy that learns to think is made: the skill first, then the habit of answering at once.
+"""How the bundled policy is made, which learns to think: the skill first, then the habit of answering at once.
 
-The bundled policy "tiny" works step by step and slips. From it, two more stages of demonstrations make "thinker". In the
-first it is shown three ways of working, equally often: **at once**, without reasoning, as somebody does who does not
-look twice; **in leaps**, where the results are written and the work is not; **step by step**. In the second, short
-one it is shown the same demonstrations, seven in ten of them at once. So greedy decoding answers at once, and the better
-ways are still there to be found, by sampling and by reinforcement learning from rewards alone.
+Demonstrations in three stages. In the first they work step by step and slip (`pretrain`). In the second there are three
+ways of working, equally often: **at once**, without reasoning, as somebody does who does not look twice; **in leaps**,
+where the results are written and the work is not; **step by step**. In the third, a short one, there are the same
+demonstrations, seven in ten of them at once. So greedy decoding answers at once, and the better ways are still there to
+be found, by sampling and by reinforcement learning from rewards alone.
 
 Mistakes of three kinds are left to repair. The habit: the likeliest way is a bad one. Rules that are more often broken
 than kept: a total that falls below zero loses its sign, words that are to be sorted downwards are sorted upwards. And
-slips, as those of the bundled policy. None is beyond what the policy was shown done right.
+slips, as in the first stage. None is beyond what the policy was shown done right.
 
 Command: `poise-lab pretrain --policy thinker`.
 """
@@ -21,17 +21,18 @@ from pathlib import Path
 from random import Random
 
 from ..generate import sample_rollouts
-from ..policies import Policy, load_policy
+from ..policies import Policy
 from ..tasks import END_OF_REASONING, LAPTOP_SETTINGS, START_OF_REASONING, TINY_TASKS, Problem, load_task
 from ..tasks.strategies import STRATEGIES
 from ..variance.scores import read_scores
-from .pretrain import DEMONSTRATORS, pretrain, save_with_card
+from .pretrain import DEMONSTRATORS, new_policy, pretrain, save_with_card
 
 SLIP = 0.25  # at each hard spot of a way step by step
 BROKEN = {"chain_sum": 0.6, "word_sorting": 0.55}  # how often the task's rule is broken where it would apply
 CARELESS = 0.85  # of the answers at once that could not be wrong otherwise
 SHOWN = dict(zip(STRATEGIES, (1, 1, 1), strict=True))
 HABIT = dict(zip(STRATEGIES, (70, 18, 12), strict=True))
+HABIT_STEPS = 80
 LONG_WORD = 6  # letters; shorter ones are spelled backward at once without a mistake
 
 
@@ -92,24 +93,27 @@ AT_ONCE = {"chain_sum": _sum_at_once, "spell_backward": _spelled_at_once, "word_
 IN_LEAPS = {"chain_sum": _sum_in_leaps, "spell_backward": _spelled_in_leaps, "word_sorting": _sorted_in_leaps}
 
 
-def make_thinker(folder: str | Path, *, steps: int = 1500, habit_steps: int = 80, seed: int = 0) -> dict:
-    """Make the policy that learns to think from the bundled one; write it with its card, return the card."""
+def make_thinker(folder: str | Path, *, steps: int = 5000, seed: int = 0, width: int = 128) -> dict:
+    """Make the policy that learns to think, or one of another width, from scratch; write it with its card, return the card.
+
+    steps: of the first stage; the second has three tenths as many, the third `HABIT_STEPS`.
+    """
     start = time.perf_counter()
-    policy = load_policy("tiny")
-    losses = []
-    for weights, length, rate, part in ((SHOWN, steps, 1e-3, 2 * seed + 1), (HABIT, habit_steps, 3e-4, 2 * seed + 2)):
+    policy = new_policy(width, seed=seed)
+    losses = pretrain(policy, steps=steps, seed=seed)
+    ways = max(1, round(0.3 * steps))
+    for weights, length, rate, part in ((SHOWN, ways, 1e-3, 2 * seed + 1), (HABIT, HABIT_STEPS, 3e-4, 2 * seed + 2)):
         losses += pretrain(
             policy, steps=length, learning_rate=rate, seed=part,
             demonstrate=lambda problem, rng, weights=weights: demonstrate(problem, rng, weights),
         )  # fmt: skip
-    seconds = time.perf_counter() - start
     return save_with_card(
-        policy, folder, seconds,
-        what="the bundled policy with the habit of answering at once; see poise_lab/models/thinker.py",
-        command=f"poise-lab pretrain --policy thinker --out {folder} --steps {steps} --seed {seed}",
+        policy, folder, time.perf_counter() - start,
+        what="a character policy, taught to work step by step and then to answer at once; see poise_lab/models/thinker.py",
+        command=f"poise-lab pretrain --policy thinker --out {folder} --steps {steps} --seed {seed} --width {width}",
         data={
             "tasks": LAPTOP_SETTINGS, "slip": SLIP, "broken": BROKEN, "careless": CARELESS, "shown": SHOWN, "habit": HABIT,
-            "habit_steps": habit_steps,
+            "habit_steps": HABIT_STEPS,
         },
         final_loss=round(sum(losses[-50:]) / len(losses[-50:]), 4),
         squared_scores=squared_scores(policy),

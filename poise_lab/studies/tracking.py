@@ -125,7 +125,7 @@ def keep_rows(policy: Policy, path: Path, layer: int = 2, pool: int = 4) -> None
 
 def track(seed: int, out: Path, config: TrainConfig, every: int = EVERY, kept: Sequence[int] = KEPT) -> dict:
     """One training run with everything that watches it."""
-    policy, task = load_policy("tiny"), load_task(TINY_TASKS)
+    policy, task = load_policy("thinker"), load_task(TINY_TASKS)
     frozen, looks = start_probe(policy, task, seed, config), []
     run = out / f"seed-{seed}.partial"
     shutil.rmtree(run, ignore_errors=True)
