@@ -57,7 +57,7 @@ def numbers() -> dict[str, tuple[int, str]]:
     """What the page quotes: name to its finding, and the number as it stands there."""
     found = {}
     for name in ("poise", "random_rewards", "sharpen"):
-        runs = of_runs("thinking", name)
+        runs = of_runs("runs", name)
         for metric in ("greedy_accuracy", "pass_at_16"):
             found[f"{name} {metric}"] = 1, shown(pl.mean_interval(thinking.gains(runs, metric)))
     del found["random_rewards pass_at_16"]
@@ -69,7 +69,7 @@ def numbers() -> dict[str, tuple[int, str]]:
         3,
         difference(*([run.mean("variance_reduction") for run in runs] for runs in (poise, rloo))),
     )
-    found["lift on tiny"] = 3, difference(*([run.lift() for run in runs] for runs in (poise, rloo)))
+    found["lift on thinker"] = 3, difference(*([run.lift() for run in runs] for runs in (poise, rloo)))
     poise, rloo = of_runs("runs-smollm2", "poise"), of_runs("runs-smollm2", "rloo")
     after = poise[0].config["train"]["steps"] - poise[0].config["baseline"]["warmup"]
     both = ([run.mean(name, last=after) for run in poise] for name in ("variance_reduction", "variance_reduction_rloo"))
@@ -168,7 +168,7 @@ def test_what_the_page_says_in_words(recomputed):
 
     assert interval("poise pass_at_16")[1] > 0 > interval("sharpen pass_at_16")[2]
     assert interval("sharpen greedy_accuracy")[2] < interval("poise greedy_accuracy")[0] / 2
-    assert off_zero("proxy on tiny") and not off_zero("lift on tiny")
+    assert off_zero("proxy on tiny") and not off_zero("lift on thinker")
     assert interval("proxy on SmolLM2")[2] < 0 < interval("lift on SmolLM2")[0] and not off_zero("lift on SmolLM2")
     assert interval("POISE minus constant x1")[2] < 0 < interval("POISE minus grpo x8")[1]
     words = {pair: word for pair, (word, _) in verdicts.verdicts(showdown.recorded(DATA / "showdown")).items()}

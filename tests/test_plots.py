@@ -286,7 +286,7 @@ def test_a_training_cell_that_is_run_again_shows_what_was_done():
     (training,) = (source for source in cells if "LiveCurves(" in source)
     small = "pl.TrainConfig(steps=2, prompts=4, eval_every=1, eval_prompts=4, eval_responses=2)"
     source = re.sub(r"pl\.TrainConfig\(.*?\)", small, training, flags=re.S)
-    names: dict = {"poise": [pl.read_run(pl.data_dir() / "thinking" / "poise-0")]}  # recorded, for the picture above
+    names: dict = {"poise": [pl.read_run(pl.data_dir() / "runs" / "poise-0")]}  # recorded, for the picture above
     for each in (*cells[:2], source):
         exec(each, names)
     first = [(list(trace.x), list(trace.y)) for trace in names["panels"].figure.data]
@@ -541,7 +541,7 @@ def test_a_table_in_html_and_in_plain_text():
 
 
 def test_samples_of_a_run_become_a_view():
-    run = read_run(pl.data_dir() / "thinking" / "poise-0")
+    run = read_run(pl.data_dir() / "runs" / "poise-0")
     kept = samples_of(run)
     assert list(kept) == list(range(0, 101, 10)) and all(len(samples) == 24 for samples in kept.values())
     view = written(run, steps=(0, 60), problems=[9])

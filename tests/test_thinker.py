@@ -23,7 +23,7 @@ from poise_lab.tasks import answer_of
 from poise_lab.tasks.strategies import STRATEGIES, strategy
 
 ROOT = Path(__file__).parent.parent
-FOLDER = pl.data_dir() / "thinking"
+FOLDER = pl.data_dir() / "runs"
 
 
 def problems(n=300):
@@ -170,7 +170,7 @@ def recorded(name):
 
 
 def test_recorded_runs_are_what_make_run_does():
-    assert trained.THINKING["poise-0"] == "--policy thinker --learning-rate 5e-5 --baseline poise --seed 0"
+    assert trained.RUNS["poise-0"] == "--policy thinker --learning-rate 5e-5 --baseline poise --seed 0"
     assert "poise-lab train --policy thinker --learning-rate 5e-5 --out" in (ROOT / "Makefile").read_text()
     for name in ("poise", "random_rewards", "sharpen"):
         for run in recorded(name):
@@ -220,8 +220,8 @@ def test_controls_without_rewards_do_not_learn():
 
 def test_the_results_quote_the_recorded_runs():
     text = (ROOT / "notebooks" / "RESULTS.md").read_text()
-    (quoted,) = re.findall(r"<!-- thinking -->\n(.*?)<!-- /thinking -->", text, re.S)
-    assert quoted.strip() == thinking.table(FOLDER)
+    (quoted,) = re.findall(r"<!-- runs -->\n(.*?)<!-- /runs -->", text, re.S)
+    assert quoted.strip() == thinking.tables(FOLDER)
 
 
 def test_what_the_front_page_says_in_words_is_what_the_runs_say():

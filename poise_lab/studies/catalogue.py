@@ -80,10 +80,9 @@ def _showdown(out: Path) -> str:
 
 
 STUDIES = {
-    "runs": of_runs("POISE and RLOO on the bundled policy (notebook 07)", "runs", trained.RUNS, mark="recorded"),
-    "thinking": dataclasses.replace(
-        of_runs("a policy that learns to think, beside controls without rewards", "thinking", trained.THINKING),
-        says=thinking.table, mark="thinking", quote=thinking.table,
+    "runs": dataclasses.replace(
+        of_runs("the bundled policy learns to think: POISE, RLOO, two controls (notebook 07)", "runs", trained.RUNS),
+        says=thinking.tables, mark="runs", quote=thinking.tables,
     ),
     "smollm2": of_runs(
         "SmolLM2 itself trained on sums (notebook 09)", "runs-smollm2", trained.SMOLLM2, mark="smollm2",

@@ -1,11 +1,11 @@
-"""What the recorded runs of the policy that learns to think say."""
+"""What the recorded runs of the bundled policy say, which learns to think."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..runs import RunRecord, by_label, format_table
+from ..runs import RunRecord, by_label, compare, format_table
 from ..stats import mean_interval
 from . import trained
 
@@ -19,6 +19,8 @@ COLUMNS = {
     "in leaps": "share_in_leaps",
     "step by step": "share_step_by_step",
 }
+
+METHODS = ("poise x2", "rloo x2")  # that see rewards
 
 
 def gains(runs: Sequence[RunRecord], metric: str) -> list[float]:
@@ -35,11 +37,12 @@ def change(runs: Sequence[RunRecord], metric: str) -> str:
     return f"{said}, {mean:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]" if len(runs) > 1 else said
 
 
-def table(out: Path) -> str:
-    """One row for each method and control, over its seeds: how each figure changed."""
-    groups: dict[str, list[RunRecord]] = by_label(trained.read(out, trained.THINKING))
+def tables(out: Path) -> str:
+    """How each figure changed, a row for each method and control over its seeds; then the two methods by their advantages."""
+    groups: dict[str, list[RunRecord]] = by_label(trained.read(out, trained.RUNS))
     rows = [
         {"run": label, "seeds": len(runs)} | {name: change(runs, metric) for name, metric in COLUMNS.items()}
         for label, runs in groups.items()
     ]
-    return format_table(rows)
+    methods = [run for label in METHODS for run in groups[label]]
+    return f"{format_table(rows)}\n\n{format_table(compare(methods))}"

@@ -28,8 +28,13 @@ POLL = 2.0  # seconds between two looks at how far the runs are
 DEFAULT_PEAK_MB = 1500.0  # of a run where none is recorded: the bundled policies' have half of it
 KEPT = ("config.json", "metrics.jsonl", "samples.jsonl", "final.json", "pairs.json")  # of a recorded run
 
-# Each name is that of a run folder.
-RUNS = {f"{name}-{seed}": f"--baseline {name} --seed {seed}" for seed in SEEDS for name in ("poise", "rloo")}
+# Each name is that of a run folder. The bundled policy: POISE, RLOO, and two controls that see no reward.
+_BUNDLED = "--policy thinker --learning-rate 5e-5"
+RUNS = {
+    f"{name}-{seed}": f"{_BUNDLED} --baseline {name} --seed {seed}"
+    for name in ("poise", "rloo", "random_rewards", "sharpen")
+    for seed in SEEDS
+}
 
 # SmolLM2 trained on sums of two terms, 96 responses per step: POISE and RLOO on pairs, GRPO on groups of eight.
 _SUMS = (
@@ -45,15 +50,8 @@ SMOLLM2 = {
     for name, spent in _SPENT.items()
 }
 
-# The policy that learns to think: POISE, and two controls that see no reward.
-THINKING = {
-    f"{name}-{seed}": f"--policy thinker --learning-rate 5e-5 --baseline {name} --seed {seed}"
-    for name in ("poise", "random_rewards", "sharpen")
-    for seed in SEEDS
-}
-
 ENGINES = {
-    f"{engine}-{seed}": f"--engine {engine} --steps 40 --eval-every 20 --seed {seed}"
+    f"{engine}-{seed}": f"{_BUNDLED} --engine {engine} --steps 40 --eval-every 20 --seed {seed}"
     for seed in SEEDS
     for engine in ("lab", "trl")
 }
