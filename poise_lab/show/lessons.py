@@ -20,8 +20,8 @@ from .words import Figure
 
 
 def three_problems() -> list[Problem]:
-    """One problem of each task that the bundled policy knows, in every lesson the same: a hard one, an easy one, one between."""
-    return load_task(TINY_TASKS).sample(3, seed=8)
+    """One problem of each task that the bundled policy knows, in every lesson the same three, none of them easy for it."""
+    return load_task(TINY_TASKS).sample(3, seed=0)
 
 
 def read_pairs(
