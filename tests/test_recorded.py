@@ -36,9 +36,9 @@ def test_at_least_three_seeds_that_finished(poise):
 
 
 def test_made_with_the_settings_of_today(poise):
-    """A recorded run is what `poise-lab train` does with its defaults: `make run` gives the same."""
+    """A recorded run is what `poise-lab train` does with its defaults, but for the policy and its learning rate."""
     for run in poise + recorded("rloo"):
-        expected = {**dataclasses.asdict(pl.TrainConfig()), "seed": run.seed}
+        expected = {**dataclasses.asdict(pl.TrainConfig(learning_rate=1e-4)), "seed": run.seed}
         assert run.config["train"] == expected
         assert run.config["policy"] == "tiny" and run.config["task"] == pl.TINY_TASKS
         baseline = pl.make_baseline(run.config["baseline"]["name"], responses=2).settings()
@@ -324,7 +324,7 @@ def engines():
 def test_engines_were_given_the_same(engines):
     assert set(engines) == {(engine, seed) for engine in ("lab", "trl") for seed in range(5)}
     for (engine, seed), run in engines.items():
-        expected = dataclasses.asdict(pl.TrainConfig(steps=40, eval_every=20, seed=seed))
+        expected = dataclasses.asdict(pl.TrainConfig(steps=40, eval_every=20, seed=seed, learning_rate=1e-4))
         assert run.finished and run.config["train"] == expected
         assert run.label == ("poise x2" if engine == "lab" else "poise x2 on trl")
         assert run.config["threads"] == 1 and run.config["date"]

@@ -159,7 +159,7 @@ def record(out: str | Path, seeds: int = SEEDS, steps: int = STEPS, log: Callabl
         if path.is_file():
             continue
         # the trainer's own evaluation only at both ends: the looks are closer
-        config = TrainConfig(steps=steps, seed=seed, eval_every=steps, checkpoint_every=steps)
+        config = TrainConfig(steps=steps, seed=seed, learning_rate=1e-4, eval_every=steps, checkpoint_every=steps)
         start = time.perf_counter()
         made = track(seed, out, config)
         minutes = round((time.perf_counter() - start) / 60, 1)

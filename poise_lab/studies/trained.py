@@ -29,7 +29,8 @@ DEFAULT_PEAK_MB = 1500.0  # of a run where none is recorded: the bundled policie
 KEPT = ("config.json", "metrics.jsonl", "samples.jsonl", "final.json", "pairs.json")  # of a recorded run
 
 # Each name is that of a run folder.
-RUNS = {f"{name}-{seed}": f"--baseline {name} --seed {seed}" for seed in SEEDS for name in ("poise", "rloo")}
+_SLIPS = "--policy tiny --learning-rate 1e-4"
+RUNS = {f"{name}-{seed}": f"{_SLIPS} --baseline {name} --seed {seed}" for seed in SEEDS for name in ("poise", "rloo")}
 
 # SmolLM2 trained on sums of two terms, 96 responses per step: POISE and RLOO on pairs, GRPO on groups of eight.
 _SUMS = (
@@ -53,7 +54,7 @@ THINKING = {
 }
 
 ENGINES = {
-    f"{engine}-{seed}": f"--engine {engine} --steps 40 --eval-every 20 --seed {seed}"
+    f"{engine}-{seed}": f"{_SLIPS} --engine {engine} --steps 40 --eval-every 20 --seed {seed}"
     for seed in SEEDS
     for engine in ("lab", "trl")
 }
