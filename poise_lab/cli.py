@@ -140,7 +140,7 @@ def _parser() -> argparse.ArgumentParser:
     pretrain = command(
         "pretrain", _pretrain, "make a bundled policy: thinker, or tiny, the skill alone, from which it is made"
     )
-    pretrain.add_argument("--policy", choices=list(BUNDLED), default="tiny")
+    pretrain.add_argument("--policy", choices=list(BUNDLED), default="tiny", help="which of the two (default: tiny)")
     pretrain.add_argument("--out", required=True, type=Path, help="folder to write, not in use yet")
     pretrain.add_argument("--steps", type=int, help="default: 5000 for tiny, 1500 for thinker")
     pretrain.add_argument("--seed", type=int, default=0)
