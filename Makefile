@@ -13,7 +13,7 @@ NBVAL := --nbval --nbval-current-env --nbval-sanitize-with tests/sanitize.cfg --
 NOTEBOOKS := $(filter-out notebooks/11_%,$(wildcard notebooks/*.ipynb))
 .PHONY: run test test-scale test-vllm test-lab test-all lab site notebooks bench assignments handout grade grade-check lint clean
 run: $(VENV)/.installed
-	$(BIN)/poise-lab train --policy thinker --learning-rate 5e-5 --out $(RUN) $(if $(wildcard $(RUN)/config.json),--resume)
+	$(BIN)/poise-lab train --out $(RUN) $(if $(wildcard $(RUN)/config.json),--resume)
 	$(BIN)/poise-lab report $(RUN) -o $(RUN)/report.html
 test: $(VENV)/.installed
 	@export $(ONE); $(BIN)/python -m pytest tests -q $(TWO); library=$$?; \

@@ -2,7 +2,7 @@
 
 import poise_lab as pl
 
-policy = pl.load_policy("tiny")
+policy = pl.load_policy("thinker")
 task = pl.load_task("chain_sum", min_terms=2, max_terms=5)
 rollouts = pl.sample_rollouts(policy, task.sample(128, seed=0), responses=2, seed=0)
 internals = pl.read_internals(policy, rollouts, layer=2, pool=4)

@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     from .logs import LOGS
     from .sources import BUNDLED, SOURCES
 
-    known = ", ".join([*BUNDLED, *SOURCES])
+    known = ", ".join(["thinker", *SOURCES])
     parser = Parser(prog="poise-lab", description="RL with value estimates from the actor's own states")
     parser.add_argument("--version", action="version", version=f"poise-lab {__version__}")
     parser.set_defaults(parser=parser)
@@ -78,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
 
     train = command("train", _train, "train a policy with a baseline; writes a run folder")
     train.add_argument(
-        "--policy", default="tiny", help=f"{known}, a folder, a run's folder, or a hub id (default: tiny)"
+        "--policy", default="thinker", help=f"{known}, a folder, a run's folder, or a hub id (default: thinker)"
     )
     add_task_flags(train)
     add_speech_flags(train)
@@ -117,7 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     study.add_argument("--policy", help="for the study real: one policy, by name, folder or hub id, instead of the two")
 
     sample = command("sample", _sample, "prompts, as the policy gets them, and its responses")
-    sample.add_argument("policy", metavar="POLICY", help="tiny, a run folder, or whatever --policy of train takes")
+    sample.add_argument("policy", metavar="POLICY", help="thinker, a run folder, or whatever --policy of train takes")
     sample.add_argument("--prompt", help="a question of your own instead of a task's problems")
     add_task_flags(sample)
     add_speech_flags(sample)

@@ -24,7 +24,7 @@ class TrainConfig:
     """Prompts per step."""
     seed: Index = 0
     """Decides prompts, responses, and mini-batches."""
-    learning_rate: Positive = 1e-4
+    learning_rate: Positive = 5e-5
     """Of AdamW, constant."""
     weight_decay: NotNegative = 0.0
     """Of AdamW."""

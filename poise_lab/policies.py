@@ -250,7 +250,7 @@ def load_policy(
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
 ) -> Policy:
-    """Load a policy: "tiny" (bundled), a fetched model, a folder, a hub id, or a run folder: as training has left it.
+    """Load a policy: "thinker" (bundled), a fetched model, a folder, a hub id, or a run folder: as training has left it.
 
     Only safetensors weights are read.
 

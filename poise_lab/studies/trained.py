@@ -29,9 +29,8 @@ DEFAULT_PEAK_MB = 1500.0  # of a run where none is recorded: the bundled policie
 KEPT = ("config.json", "metrics.jsonl", "samples.jsonl", "final.json", "pairs.json")  # of a recorded run
 
 # Each name is that of a run folder. The bundled policy: POISE, RLOO, and two controls that see no reward.
-_BUNDLED = "--policy thinker --learning-rate 5e-5"
 RUNS = {
-    f"{name}-{seed}": f"{_BUNDLED} --baseline {name} --seed {seed}"
+    f"{name}-{seed}": f"--baseline {name} --seed {seed}"
     for name in ("poise", "rloo", "random_rewards", "sharpen")
     for seed in SEEDS
 }
@@ -50,8 +49,9 @@ SMOLLM2 = {
     for name, spent in _SPENT.items()
 }
 
+_SLIPS = "--policy tiny --learning-rate 1e-4"  # an older policy
 ENGINES = {
-    f"{engine}-{seed}": f"{_BUNDLED} --engine {engine} --steps 40 --eval-every 20 --seed {seed}"
+    f"{engine}-{seed}": f"{_SLIPS} --engine {engine} --steps 40 --eval-every 20 --seed {seed}"
     for seed in SEEDS
     for engine in ("lab", "trl")
 }

@@ -45,7 +45,9 @@ from .trainer import PoiseTrainer
 class RunOptions:
     """What a run needs besides PoiseConfig."""
 
-    policy: str = dataclasses.field(default="tiny", metadata={"help": "tiny, a fetched model, a folder or a hub id."})
+    policy: str = dataclasses.field(
+        default="thinker", metadata={"help": "thinker, a fetched model, a folder or a hub id."}
+    )
     task: str = dataclasses.field(default=TINY_TASKS, metadata={"help": "A reasoning-gym task, or several as a+b."})
     eval_prompts: int = dataclasses.field(default=192, metadata={"help": "Held-out problems, never trained on."})
     resume: bool = dataclasses.field(default=False, metadata={"help": "Go on with the run in output_dir."})

@@ -5,7 +5,7 @@
     trainer = PoiseTrainer("Qwen/Qwen3-4B", reward, PoiseConfig.preset("release", "runs/qwen"), dataset)
     trainer.train()
 
-    accelerate launch --num_processes 2 -m poise_lab.trl --policy tiny --output_dir runs/tiny   # reasoning-gym tasks
+    accelerate launch --num_processes 2 -m poise_lab.trl --policy thinker --output_dir runs/thinker   # reasoning-gym tasks
 
 It wraps three methods of GRPOTrainer and copies none: the rewards are kept as they are gathered; the pass
 that takes the log-probabilities of the sampled tokens also reads one decoder layer; the advantages that TRL

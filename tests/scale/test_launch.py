@@ -89,7 +89,7 @@ def test_problems_are_those_of_the_laptop(two):
     task = pl.load_task(pl.TINY_TASKS)
     assert two.config["task"] == pl.TINY_TASKS and two.seed == 0
     held_out = task.sample(4, step_seed(0, 0, "held-out"))
-    rollouts = pl.sample_rollouts(pl.load_policy("tiny"), held_out, 64, seed=1)
+    rollouts = pl.sample_rollouts(pl.load_policy("thinker"), held_out, 64, seed=1)
     assert two.metrics[0]["accuracy"] == pytest.approx(rollouts.rewards.mean().item(), abs=0.45)
 
 
@@ -174,7 +174,7 @@ def test_the_handler_of_before_is_back(tmp_path):
 def test_module_takes_a_file_and_flags(tmp_path):
     out = tmp_path / "run"
     done = launch(
-        1, "-m", "poise_lab.trl", "--config", CONFIGS / "tiny.yaml", "--output_dir", out, "--max_steps", "4", "--eval_prompts", "4",
+        1, "-m", "poise_lab.trl", "--config", CONFIGS / "thinker.yaml", "--output_dir", out, "--max_steps", "4", "--eval_prompts", "4",
         "--per_device_eval_batch_size", "16", "--use_cpu", "True",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
@@ -186,10 +186,10 @@ def test_on_the_device_of_this_machine(tmp_path):
     """On a GPU where there is one, and then a policy of 135M parameters too, which is fetched for it; else on the CPU."""
     from poise_lab.models.fetch import fetch
 
-    where, policies, env = "cpu", ["tiny"], environment()
+    where, policies, env = "cpu", ["thinker"], environment()
     if torch.cuda.is_available():
         fetch("smollm2-135m")
-        where, policies = "cuda", ["tiny", "smollm2-135m"]
+        where, policies = "cuda", ["thinker", "smollm2-135m"]
         env["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     for policy in policies:
         out = tmp_path / policy
@@ -513,7 +513,7 @@ def test_settings_of_the_laptop_as_trl_s(tmp_path):
 def test_ready_configurations_are_read_by_their_readers(path, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "is_vllm_available", lambda: True)
     text = yaml.safe_load(path.read_text())
-    processes = {"qwen3-4b-vllm-server.yaml": 4, "tiny.yaml": 1}.get(path.name, 8)
+    processes = {"qwen3-4b-vllm-server.yaml": 4, "thinker.yaml": 1}.get(path.name, 8)
     monkeypatch.setattr(PoiseConfig, "world_size", processes)
     if "compute_environment" in text:
         config = load_config_from_file(str(path))
@@ -525,7 +525,7 @@ def test_ready_configurations_are_read_by_their_readers(path, tmp_path, monkeypa
     )
     assert args.max_steps > 0 and args.num_generations == 2
     assert set(text) <= set(PoiseConfig.__dataclass_fields__) | set(RunOptions.__dataclass_fields__)
-    if options.policy != "tiny":
+    if options.policy != "thinker":
         assert text["bf16"] and args.poise_layer in (None, 19)
         assert (
             args.per_device_train_batch_size * processes * args.gradient_accumulation_steps == 64
@@ -546,5 +546,5 @@ def test_gpus_that_the_processes_see(tmp_path, name, gpus):
 def test_there_is_a_configuration_for_each_way():
     names = {path.name for path in CONFIGS.glob("*.yaml")}
     assert {"one_gpu.yaml", "fsdp.yaml", "several_nodes.yaml", "qwen3-4b.yaml", "qwen3-4b-vllm-colocate.yaml",
-            "qwen3-4b-vllm-server.yaml", "tiny.yaml"} <= names  # fmt: skip
+            "qwen3-4b-vllm-server.yaml", "thinker.yaml"} <= names  # fmt: skip
     assert (CONFIGS / "README.md").is_file()
