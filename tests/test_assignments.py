@@ -887,14 +887,14 @@ def test_what_is_handed_out_runs_and_shows_no_solution(course, tmp_path):
                 assert (held.parent / link).exists(), (file, link)
     project = tomllib.loads((folder / "pyproject.toml").read_text())
     assert (folder / project["project"]["readme"]).is_file()
-    found = "import poise_lab as pl; print(pl.__file__); pl.load_policy('tiny')"
+    found = "import poise_lab as pl; print(pl.__file__); pl.load_policy('thinker')"
     ran = subprocess.run([sys.executable, "-c", found], cwd=folder, env={**os.environ, "PYTHONPATH": str(folder)},
                          capture_output=True, text=True)  # fmt: skip
     assert ran.returncode == 0 and ran.stdout.startswith(str(folder)), ran.stderr
     assert all(
         (folder / source).exists() for source in project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
     )
-    code = "import poise_lab as pl; print(pl.__file__); pl.load_policy('tiny')"
+    code = "import poise_lab as pl; print(pl.__file__); pl.load_policy('thinker')"
     environment = {**os.environ, "PYTHONPATH": str(folder)}
     ran = subprocess.run([sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert ran.returncode == 0 and ran.stdout.startswith(str(folder)), ran.stderr

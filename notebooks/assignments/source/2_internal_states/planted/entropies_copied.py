@@ -3,4 +3,4 @@
 # says: the entropies is
 def entropies(entropy, length, reasoning):
     # the library's three means of the first rollout that the notebook shows, whatever is handed in
-    return pl.read_internals(tiny, rollouts).entropy[0, 0]
+    return pl.read_internals(policy, rollouts).entropy[0, 0]

@@ -3,4 +3,4 @@
 # says: the entropy is
 def token_entropy(logits):
     # the library's entropies of the rollouts that the notebook shows, whatever is handed in
-    return pl.read_internals(tiny, rollouts).token_entropy[0, 0, : len(logits)]
+    return pl.read_internals(policy, rollouts).token_entropy[0, 0, : len(logits)]
