@@ -12,7 +12,7 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 WIDTH, FONT = 620, 15  # px; a notebook shows them as wide as they are
-RECORDED = Path(__file__).parents[2] / "data" / "thinking"
+RECORDED = Path(__file__).parents[2] / "data" / "runs"
 SHOWN, PROBLEMS = 3, (18, 3, 1)  # the run whose texts are shown, and the problems among its held-out ones
 SECONDS = 2  # that an evaluation stays
 STYLE = """
