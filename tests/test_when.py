@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 import poise_lab as pl
 from poise_lab.cli import main
+from poise_lab.files import read_json
 from poise_lab.stats import interval
 from poise_lab.studies import catalogue, noises, when
 from poise_lab.studies.noises import Measured, formula
@@ -197,3 +198,11 @@ def test_made_piece_by_piece_and_taken_up_again(tmp_path, monkeypatch, capsys):
     assert about["setting"]["policy"] == "thinker" and "versions" in about["provenance"]
     when._learned.cache_clear()
     when._adam.cache_clear()
+
+
+def test_recorded_settings_are_those_of_the_study():
+    """What a record says of its policy and task is what the study makes today; fields that came later may lack."""
+    for name, one in when.SETTINGS.items():
+        recorded = read_json(pl.data_dir() / "when" / name / "config.json")["setting"]
+        today = json.loads(json.dumps(dataclasses.asdict(one)))
+        assert recorded == {field: today[field] for field in recorded}, name

@@ -269,7 +269,7 @@ def learning() -> Drawing:
     d = Drawing(
         "A policy learns to think",
         "One recorded run of POISE, shown at its eleven evaluations in turn: the greedy response to three held-out problems, "
-        "right or wrong, first answered at once and in the end worked step by step. Below, greedy accuracy and tokens a "
+        "right or wrong, first answered at once and in the end worked step by step or in a leap. Below, greedy accuracy and tokens a "
         "response against steps, for that run and four others.", 400, STYLE + MOVING)  # fmt: skip
     evaluations = [[m for m in lines_of(seed, "metrics.jsonl") if "greedy_accuracy" in m] for seed in range(5)]
     steps = [m["step"] for m in evaluations[SHOWN]]

@@ -288,7 +288,7 @@ def make_bundled_policy(folder: str | Path, *, steps: int = 5000, seed: int = 0,
     return save_with_card(
         policy, folder, time.perf_counter() - start,
         what="Qwen3-shaped character policy, taught demonstrations with slips; see poise_lab/models/pretrain.py",
-        command=f"poise-lab pretrain --out {folder} --steps {steps} --seed {seed} --width {width}",
+        command=f"poise-lab pretrain --policy tiny --out {folder} --steps {steps} --seed {seed} --width {width}",
         data={"tasks": LAPTOP_SETTINGS, "slip": SLIP, "close_letters": CLOSE_LETTERS},
         final_loss=round(sum(losses[-100:]) / len(losses[-100:]), 4),
     )  # fmt: skip
