@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     from .logs import LOGS
     from .sources import BUNDLED, SOURCES
 
-    known = ", ".join(["thinker", *SOURCES])
+    known = ", ".join([*BUNDLED, *SOURCES])
     parser = Parser(prog="poise-lab", description="RL with value estimates from the actor's own states")
     parser.add_argument("--version", action="version", version=f"poise-lab {__version__}")
     parser.set_defaults(parser=parser)
@@ -299,7 +299,7 @@ def _study(args) -> int:
 
 
 def _pretrain(args) -> int:
-    from .models.pretrain import make_bundled_policy
+    from .models.pretrain import make_tiny
     from .models.thinker import make_thinker
 
     if args.steps < 1:
@@ -307,7 +307,7 @@ def _pretrain(args) -> int:
     if args.width < 64 or args.width % 64:
         raise PoiseLabError(f"width={args.width}; it must be a multiple of 64")
     _check_new_folder(args.out)
-    make = make_thinker if args.policy == "thinker" else make_bundled_policy
+    make = make_thinker if args.policy == "thinker" else make_tiny
     card = make(args.out, steps=args.steps, seed=args.seed, width=args.width)
     for task, row in card["performance"].items():
         print(task, {k: v for k, v in row.items() if not isinstance(v, dict)})

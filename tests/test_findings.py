@@ -199,10 +199,12 @@ def test_what_the_page_says_in_words(recomputed):
     assert said["sampled accuracy"]["poise x2", "grpo x8"][0] == "better"
     assert said["sampled accuracy"]["batch_mean x1", "none x1"][::2] == ("worse", True)
     assert said["greedy accuracy"]["batch_mean x1", "none x1"][::2] == ("worse", False)
-    assert [said[way]["constant x2", "constant x1"][::2] for way in list(said)[:3:2]] == [("worse", False)] * 2
+    assert [said[way]["constant x2", "constant x1"][::2] for way in ("sampled accuracy", "greedy accuracy")] == [
+        ("worse", False)
+    ] * 2
     for label in arena.ends(DATA / "arena"):
         searched = arena.scores(DATA / "arena", label)
-        assert min(searched) < arena.best_rate(searched) < max(searched) and len(searched) >= 3
+        assert min(searched) < arena.best_rate(searched) < max(searched) and len(searched) >= 4
     settings = when.read(DATA / "when").values()
     value, prefix = (
         [noises.verdict(one.against(label, "none x1")) for one in settings]

@@ -102,20 +102,6 @@ def test_card_of_a_policy_that_answers_as_it_was_told(bundled):
 def test_bundled_policy_and_card_are_written(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "new_policy", lambda width, seed: new_policy(32, layers=1, seed=seed))
     monkeypatch.setattr(module, "describe", lambda policy: {"chain_sum": {"accuracy": 0.5}})
-    card = module.make_bundled_policy(tmp_path / "p", steps=2, seed=4)
+    card = module.make_tiny(tmp_path / "p", steps=2, seed=4)
     assert pl.load_policy(tmp_path / "p").wording == "compact"
     assert (tmp_path / "p" / "card.json").is_file() and "--steps 2 --seed 4" in card["command"]
-
-
-def test_before_the_first_slip():
-    """Right up to the step that a careless demonstrator gets wrong; None where no carry, borrow or close pair occurs."""
-    (problem,) = pl.load_task("chain_sum").sample(1, seed=0)
-
-    def before(expression):
-        return module.before_first_slip(dataclasses.replace(problem, compact=expression))
-
-    assert before("21+5+17=") == "<think>21+5=26;26+17="  # 43, where 33 is written
-    assert before("21+5=") is None
-    for p in problems("word_sorting"):
-        begun = module.before_first_slip(p)
-        assert begun is None or demonstrate(p, Random(0), slip=0).startswith(begun)

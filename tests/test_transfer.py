@@ -163,7 +163,7 @@ def test_policies_that_are_missing_are_pretrained_into_the_cache(tmp_path, monke
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "card.json").write_text("{}")
 
-    monkeypatch.setattr(tr, "make_bundled_policy", make)
+    monkeypatch.setattr(tr, "make_tiny", make)
     monkeypatch.setattr(tr, "load_policy", lambda folder: str(folder).rpartition("/")[2])
     monkeypatch.setattr(tr, "keep_rows", lambda policy, path: read.append(policy))
     monkeypatch.setattr(tr, "groups", lambda data, tiny: [])

@@ -206,3 +206,13 @@ def test_recorded_settings_are_those_of_the_study():
         recorded = read_json(pl.data_dir() / "when" / name / "config.json")["setting"]
         today = json.loads(json.dumps(dataclasses.asdict(one)))
         assert recorded == {field: today[field] for field in recorded}, name
+
+
+def test_what_the_value_takes_away_is_less_than_what_it_switches_on():
+    """As notebook 06 says of easy prompts, in every recorded setting: at right answers, and at wrong ones."""
+    for name, one in when.read(pl.data_dir() / "when").items():
+        right, value = one.arrays["rewards"].bool(), one.arrays["fresh"][:, :1]
+        easy = value >= 0.5
+        taken = ((1 - (1 - value) ** 2) * one.squares)[right & easy].sum()
+        added = (value**2 * one.squares)[~right & easy].sum()
+        assert 0 < taken < added, name

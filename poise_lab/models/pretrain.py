@@ -1,4 +1,4 @@
-"""How the bundled policy is made: a small transformer taught by a careless demonstrator.
+"""The first stage of the bundled policy (`thinker` adds the others): a small transformer taught by a careless demonstrator.
 
 The demonstrator reasons step by step and slips where people do: it forgets a carry or a borrow,
 swaps two neighbouring consonants, swaps two words whose first letters lie close together. Each such
@@ -6,14 +6,13 @@ hard spot slips with probability `SLIP`, the rest of the demonstration follows f
 policy's mistakes are in its reasoning, they depend on the content of a problem and not only on its
 size, and the right step stays the likelier one: reinforcement learning can repair it.
 
-Command: `poise-lab pretrain`. Left out on purpose: mixed precision, packing, dropout, gradient
+Command for this stage alone: `poise-lab pretrain --policy tiny`. Left out on purpose: mixed precision, packing, dropout, gradient
 accumulation; two CPU cores do not need them.
 """
 
 from __future__ import annotations
 
 import math
-import os
 import re
 import time
 from collections.abc import Callable
@@ -110,14 +109,6 @@ def demonstrate(problem: Problem, rng: Random, slip: float | None = None) -> str
     slip = SLIP[problem.task] if slip is None else slip
     reasoning, answer = DEMONSTRATORS[problem.task](problem, rng, slip)
     return f"{START_OF_REASONING}{reasoning}{END_OF_REASONING}{answer}"
-
-
-def before_first_slip(problem: Problem) -> str | None:
-    """A perfect demonstration up to the first hard spot of the problem; None for a problem without one."""
-    slipped, perfect = (demonstrate(problem, Random(0), slip) for slip in (1, 0))
-    if slipped == perfect:
-        return None
-    return os.path.commonprefix([slipped, perfect])
 
 
 # --- the policy ----------------------------------------------------------------------------------
@@ -280,8 +271,8 @@ def save_with_card(policy: Policy, folder: str | Path, seconds: float, **facts) 
     return card
 
 
-def make_bundled_policy(folder: str | Path, *, steps: int = 5000, seed: int = 0, width: int = 128) -> dict:
-    """Pretrain the bundled policy, or one of another width, from scratch; write it with its card, return the card."""
+def make_tiny(folder: str | Path, *, steps: int = 5000, seed: int = 0, width: int = 128) -> dict:
+    """Make the policy of the first stage, or one of another width, from scratch; write it with its card, return the card."""
     start = time.perf_counter()
     policy = new_policy(width, seed=seed)
     losses = pretrain(policy, steps=steps, seed=seed)

@@ -10,7 +10,7 @@ Mistakes of three kinds are left to repair. The habit: the likeliest way is a ba
 than kept: a total that falls below zero loses its sign, words that are to be sorted downwards are sorted upwards. And
 slips, as in the first stage. None is beyond what the policy was shown done right.
 
-Command: `poise-lab pretrain --policy thinker`.
+Command: `poise-lab pretrain`.
 """
 
 from __future__ import annotations

@@ -24,6 +24,16 @@ def three_problems() -> list[Problem]:
     return load_task(TINY_TASKS).sample(3, seed=0)
 
 
+def one_sum() -> list[Problem]:
+    """The sum that notebook 1 practises on: one that the bundled policy gets right now and then."""
+    return load_task(TINY_TASKS).sample(1, seed=8)
+
+
+def settings(problem: Problem) -> dict[str, str]:
+    """What is known of a problem's size: its task's difficulty settings, each level a name of its own."""
+    return {f"{problem.task} {setting}": str(level) for setting, level in problem.difficulty.items()}
+
+
 def read_pairs(
     policy: Policy, problems: Sequence[Problem], shade: str, baseline: Baseline | None = None, seed: int = 7
 ) -> list[ShownPrompt]:

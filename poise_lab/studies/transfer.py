@@ -24,7 +24,7 @@ import torch
 from safetensors.numpy import load_file
 
 from ..files import provenance, read_json, write_json
-from ..models.pretrain import make_bundled_policy
+from ..models.pretrain import make_tiny
 from ..policies import load_policy
 from ..probe import ValueProbe
 from ..rollouts import leave_one_out_mean
@@ -234,7 +234,7 @@ def record(out: str | Path, data: str | Path | None = None, log: Callable[[str],
         path = out / "rows" / f"{name}.safetensors"
         if not path.is_file():
             if name in PRETRAINED and not _is_made(name):
-                make_bundled_policy(_policy_folder(name), **PRETRAINED[name])
+                make_tiny(_policy_folder(name), **PRETRAINED[name])
             keep_rows(load_policy(_policy_folder(name) if name in PRETRAINED else name), path)
     about = {"command": "poise-lab study transfer", "provenance": provenance()}
     for group in groups(data, out / "rows"):
