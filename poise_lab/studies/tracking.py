@@ -125,7 +125,7 @@ def keep_rows(policy: Policy, path: Path, layer: int = 2, pool: int = 4) -> None
 
 def track(seed: int, out: Path, config: TrainConfig, every: int = EVERY, kept: Sequence[int] = KEPT) -> dict:
     """One training run with everything that watches it."""
-    policy, task = load_policy("tiny"), load_task(TINY_TASKS)
+    policy, task = load_policy("thinker"), load_task(TINY_TASKS)
     frozen, looks = start_probe(policy, task, seed, config), []
     run = out / f"seed-{seed}.partial"
     shutil.rmtree(run, ignore_errors=True)
@@ -159,7 +159,7 @@ def record(out: str | Path, seeds: int = SEEDS, steps: int = STEPS, log: Callabl
         if path.is_file():
             continue
         # the trainer's own evaluation only at both ends: the looks are closer
-        config = TrainConfig(steps=steps, seed=seed, learning_rate=1e-4, eval_every=steps, checkpoint_every=steps)
+        config = TrainConfig(steps=steps, seed=seed, eval_every=steps, checkpoint_every=steps)
         start = time.perf_counter()
         made = track(seed, out, config)
         minutes = round((time.perf_counter() - start) / 60, 1)

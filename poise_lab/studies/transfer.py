@@ -24,7 +24,7 @@ import torch
 from safetensors.numpy import load_file
 
 from ..files import provenance, read_json, write_json
-from ..models.pretrain import make_tiny
+from ..models.thinker import make_thinker
 from ..policies import load_policy
 from ..probe import ValueProbe
 from ..rollouts import leave_one_out_mean
@@ -44,8 +44,8 @@ MEASURES = {
     "r_source": "r with the source's V(x)",
 }  # fmt: skip
 CHECKPOINTS = ((0, 100), (100, 200), (0, 200), (200, 0))  # steps: probe fitted at, used at
-TINY = {"tiny": "bundled", "tiny-seed1": "other seed", "tiny-narrow": "half the width"}
-PRETRAINED = {"tiny-seed1": dict(steps=2000, seed=1), "tiny-narrow": dict(steps=2000, width=64)}  # into the cache
+BUNDLED = {"thinker": "bundled", "thinker-seed1": "other seed", "thinker-narrow": "half the width"}
+PRETRAINED = {"thinker-seed1": dict(steps=2000, seed=1), "thinker-narrow": dict(steps=2000, width=64)}  # into the cache
 
 
 @dataclasses.dataclass
@@ -179,10 +179,10 @@ class Group:
         return f"{self.kind} {self.name}".replace(" ", "-") + ".json"
 
 
-def groups(data: str | Path, tiny: Path) -> list[Group]:
-    """Every group of which there are rows: other tasks, checkpoints, tiny policies (in the folder `tiny`), families.
+def groups(data: str | Path, rows: Path) -> list[Group]:
+    """Every group of which there are rows: other tasks, checkpoints, bundled policies (in the folder `rows`), families.
 
-    The rows of the tiny policies are made when they are missing, and count as there.
+    The rows of the bundled policies are made when they are missing, and count as there.
     """
     data, found = Path(data), []
     models = {path.name: sorted(path.glob("*.safetensors")) for path in sorted((data / "real" / "rows").glob("*"))}
@@ -192,9 +192,9 @@ def groups(data: str | Path, tiny: Path) -> list[Group]:
     for a, b in CHECKPOINTS:
         files = tuple((rows_file(data / "tracking", s, a), rows_file(data / "tracking", s, b)) for s in range(SEEDS))
         found.append(Group("another checkpoint", f"step {a} to {b}", files, over="pairs"))
-    files = {name: tiny / f"{name}.safetensors" for name in TINY}
-    for name, what in list(TINY.items())[1:]:
-        found.append(Group("another policy", what, ((files["tiny"], files[name]), (files[name], files["tiny"]))))
+    files = {name: rows / f"{name}.safetensors" for name in BUNDLED}
+    for name, what in list(BUNDLED.items())[1:]:
+        found.append(Group("another policy", what, ((files["thinker"], files[name]), (files[name], files["thinker"]))))
     for source, tasks in models.items():
         for target, others in models.items():
             same = {path.name: path for path in others}
@@ -211,9 +211,9 @@ def _policy_folder(name: str) -> Path:
 
 def missing(out: Path) -> dict[str, float]:
     """What is not there, with the minutes that pretraining took as far as the bundled policy's card tells."""
-    card, nan = read_json(data_dir() / "tiny-policy" / "card.json"), float("nan")
+    card, nan = read_json(data_dir() / "thinker-policy" / "card.json"), float("nan")
     per_step = card["minutes"] / int(card["command"].split("--steps ")[1].split()[0])
-    rows = {name: out / "rows" / f"{name}.safetensors" for name in TINY}
+    rows = {name: out / "rows" / f"{name}.safetensors" for name in BUNDLED}
     pretrained = {
         f"policy {name}": settings["steps"] * per_step
         for name, settings in PRETRAINED.items()
@@ -228,13 +228,13 @@ def _is_made(name: str) -> bool:
 
 
 def record(out: str | Path, data: str | Path | None = None, log: Callable[[str], None] = print) -> None:
-    """Make what is missing under `out`: rows of the tiny policies, then one file for each group of pairs."""
+    """Make what is missing under `out`: rows of the bundled policies, then one file for each group of pairs."""
     out, data = Path(out), Path(data or data_dir())
-    for name in TINY:
+    for name in BUNDLED:
         path = out / "rows" / f"{name}.safetensors"
         if not path.is_file():
             if name in PRETRAINED and not _is_made(name):
-                make_tiny(_policy_folder(name), **PRETRAINED[name])
+                make_thinker(_policy_folder(name), **PRETRAINED[name])
             keep_rows(load_policy(_policy_folder(name) if name in PRETRAINED else name), path)
     about = {"command": "poise-lab study transfer", "provenance": provenance()}
     for group in groups(data, out / "rows"):
