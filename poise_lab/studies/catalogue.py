@@ -20,7 +20,7 @@ from ..process import one_thread
 from ..runs import compare, format_table
 from ..show.report import write_report
 from ..sources import SOURCES, data_dir, fetched
-from . import arena, cost, pairs, showdown, sums, tables, thinking, tracking, trained, transfer, verdicts, when
+from . import arena, cost, long, pairs, showdown, sums, tables, thinking, tracking, trained, transfer, verdicts, when
 from .common import refresh
 
 REAL = ("smollm2-135m", "gemma3-270m")
@@ -100,6 +100,9 @@ STUDIES = {
     "arena": Study(
         "baselines on the policy that learns to think (notebook 08)", "arena", arena.missing, arena.record, arena.says,
         mark="arena", quote=arena.says,
+    ),
+    "long": Study(
+        "three methods of the arena, trained ten times as long (notebook 07)", "long", long.missing, long.record, long.says,
     ),
     "real": real(),
     "sums": Study(
