@@ -393,8 +393,8 @@ def test_seconds_of_a_step_are_those_of_a_run(monkeypatch):
 def test_bench_compares_the_same_work(bundled):
     """Both sides of the comparison sample about as many tokens: neither stops early or pads its count."""
     task = pl.load_task(pl.TINY_TASKS).sample(24, seed=0)
-    ours = pl.sample_rollouts(bundled, task, 4, seed=0).tokens
-    theirs = bench._generate(bundled, [bundled.prompt_ids(p) for p in task], 4, 64)
+    ours = pl.sample_rollouts(bundled, task, 16, seed=0).tokens
+    theirs = bench._generate(bundled, [bundled.prompt_ids(p) for p in task], 16, 64)
     assert abs(ours - theirs) < 0.1 * ours
 
 

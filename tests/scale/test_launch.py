@@ -408,7 +408,7 @@ def test_checkpoints_between_two_logs_and_in_the_middle_of_a_batch(tmp_path, upd
 
 
 def test_errors_of_the_verifier_are_a_metric(tmp_path):
-    """A policy of sums asked to factorize: most of what it writes makes the verifier raise an error."""
+    """A policy that cannot factorize: most of what it writes makes the verifier raise an error."""
     args = PoiseConfig(
         str(tmp_path / "run"), per_device_train_batch_size=8, steps_per_generation=2, max_steps=4,
         **SHORT | dict(logging_steps=2, max_completion_length=24),
