@@ -137,12 +137,7 @@ def _parser() -> argparse.ArgumentParser:
     check = command("check", _check, "whether a model is sampled, scored and read as it computes by itself")
     check.add_argument("name", metavar="MODEL", help=f"{known}, a folder, or a hub id")
 
-    pretrain = command(
-        "pretrain",
-        _pretrain,
-        "make the bundled policy from scratch: the skill, then the habit; tiny is the skill alone",
-    )
-    pretrain.add_argument("--policy", choices=list(BUNDLED), default="thinker")
+    pretrain = command("pretrain", _pretrain, "make the bundled policy from scratch: the skill, then the habit")
     pretrain.add_argument("--out", required=True, type=Path, help="folder to write, not in use yet")
     pretrain.add_argument("--steps", type=int, default=5000, help="of the first stage, the longest")
     pretrain.add_argument("--seed", type=int, default=0)
@@ -299,7 +294,6 @@ def _study(args) -> int:
 
 
 def _pretrain(args) -> int:
-    from .models.pretrain import make_tiny
     from .models.thinker import make_thinker
 
     if args.steps < 1:
@@ -307,8 +301,7 @@ def _pretrain(args) -> int:
     if args.width < 64 or args.width % 64:
         raise PoiseLabError(f"width={args.width}; it must be a multiple of 64")
     _check_new_folder(args.out)
-    make = make_thinker if args.policy == "thinker" else make_tiny
-    card = make(args.out, steps=args.steps, seed=args.seed, width=args.width)
+    card = make_thinker(args.out, steps=args.steps, seed=args.seed, width=args.width)
     for task, row in card["performance"].items():
         print(task, {k: v for k, v in row.items() if not isinstance(v, dict)})
     return 0

@@ -25,7 +25,7 @@ def qwen(policies):
 @pytest.fixture(scope="session")
 def bundled():
     """The bundled policy. Read only."""
-    return pl.load_policy("tiny")
+    return pl.load_policy("thinker")
 
 
 @pytest.fixture(scope="session")

@@ -76,7 +76,7 @@ def refused(capfd, folder: Path, *argv) -> str:
     [
         (["--task", "nosuch"], "unknown task 'nosuch'; known: .*chain_sum"),
         (["--task", "chain_sum+nosuch"], "unknown task 'nosuch'; known: .*chain_sum"),
-        (["--policy", "nosuch"], "unknown policy 'nosuch'; known: tiny"),
+        (["--policy", "nosuch"], "unknown policy 'nosuch'; known: thinker"),
         (["--policy", "/no/such/folder"], "unknown policy"),
         (["--baseline", "nosuch"], "unknown baseline 'nosuch'; known: .*poise, .*rloo"),
         (["--set", "responses=1"], "needs at least 2 responses per prompt, got responses=1"),

@@ -70,7 +70,7 @@ def test_flags_win_over_the_file_and_what_belongs_to_another_is_left_out(tmp_pat
 
 def test_how_a_policy_is_spoken_to_belongs_to_it(tmp_path):
     config = tmp_path / "run.toml"
-    config.write_text('policy = "tiny"\nsystem = "Be brief."\n')
+    config.write_text('policy = "smollm2-135m"\nsystem = "Be brief."\n')
     for flags, system in (([], "Be brief."), (["--policy", "thinker"], None)):
         argv, parser = ["train", "--out", "x", "--config", str(config), *flags], _parser()
         assert with_config(parser, argv, parser.parse_args(argv)).system == system
@@ -101,7 +101,7 @@ def test_a_run_on_trl_can_be_repeated_too():
         ("a.json", '{"baseline": {"responses": 2}}', "does not name its baseline"),
         ("a.json", '{"train": {"steps": 0}}', "steps=0; it must be a whole number, at least 1"),
         ("a.json", '{"train": 3}', "must hold the settings of a run by name"),
-        ("a.json", '{"versions": {}, "policy": "tiny", "steps": 0}', "steps=0"),
+        ("a.json", '{"versions": {}, "policy": "thinker", "steps": 0}', "steps=0"),
         ("a.json", '{"engine": "TRL"}', "unknown engine 'TRL'; known: lab, trl"),
         ("a.json", '{"baseline": 3}', "does not name its baseline"),
         ("a.json", '{"baseline": {"name": "poise", "probe": {"rigde": 1}}}', "no such probe: .*rigde"),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import types
 
 import pytest
 import torch
-from support import ToyTask, tiny_policy
+from support import EOS, ToyTask, tiny_policy
 
 import poise_lab as pl
 from poise_lab.studies import early
@@ -14,9 +15,10 @@ from poise_lab.studies import early
 
 @pytest.fixture(scope="module")
 def sampled():
-    policy = pl.load_policy("tiny")
-    problems = pl.load_task("chain_sum").sample(6, seed=0)
-    return policy, pl.sample_rollouts(policy, problems, 2, seed=0)
+    """Responses of a random policy, of which all but the last three tokens count as reasoning."""
+    policy = tiny_policy(ends=[EOS], layers=4)
+    rollouts = pl.sample_rollouts(policy, ToyTask().sample(6, seed=0), 2, seed=0, max_new_tokens=24)
+    return policy, dataclasses.replace(rollouts, reasoning_lengths=(rollouts.lengths - 3).clamp(min=1))
 
 
 def test_a_cut_response_is_read_as_a_forward_pass_over_its_beginning_gives_it(sampled):

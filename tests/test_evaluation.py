@@ -14,7 +14,7 @@ from support import ToyTask, tiny_policy
 import poise_lab as pl
 from poise_lab.evaluation import KEPT, evaluate, strategy_shares
 from poise_lab.stats import pass_at_k
-from poise_lab.tasks.strategies import strategy
+from poise_lab.tasks.strategies import STRATEGIES, strategy
 
 CONFIG = dict(
     prompts=6, minibatches=2, max_new_tokens=6, layer=1, pool=2, eval_every=2, eval_prompts=5, eval_responses=3,
@@ -61,7 +61,7 @@ def test_a_task_without_known_strategies_has_no_shares():
 
 def test_the_figures_are_those_of_the_rollouts():
     """Against the bundled policy sampled here by the same seed: each figure by its definition."""
-    policy, task = pl.load_policy("tiny"), pl.load_task(pl.TINY_TASKS)
+    policy, task = pl.load_policy("thinker"), pl.load_task(pl.TINY_TASKS)
     config = pl.TrainConfig(eval_responses=4, eval_prompts=12)
     problems = task.sample(12, 3)
     figures, samples = evaluate(policy, problems, pl.make_baseline("none"), config)
@@ -78,7 +78,9 @@ def test_the_figures_are_those_of_the_rollouts():
     assert figures["value_std"] == pytest.approx((fresh.mean(1).var() - noise).sqrt().item())
     assert figures["value_std"] < 0.95 * fresh.mean(1).std(correction=0)
     assert figures["held_out_length"] == rollouts.lengths[:, 1:].float().mean().item()
-    assert figures["share_step_by_step"] == 1 and figures["share_at_once"] == 0  # all that this policy was shown
+    ways = [strategy(p.task, text) for p, texts in zip(problems, rollouts.texts, strict=True) for text in texts[1:]]
+    shares = {way: figures[f"share_{way.replace(' ', '_')}"] for way in STRATEGIES}
+    assert shares == {way: ways.count(way) / 48 for way in STRATEGIES} and 0.5 < shares["at once"] < 1
     assert [s["greedy"] for s in samples] == [row[0] for row in greedy.texts]
     assert [s["sampled"] for s in samples] == [row[:2] for row in rollouts.texts]
     assert [s["rewards"] for s in samples] == rollouts.rewards[:, :2].tolist()

@@ -145,7 +145,7 @@ def test_shots_are_saved_and_can_be_changed(tmp_path):
     assert pl.load_policy(tmp_path).shots == 3
     assert pl.load_policy(tmp_path, shots=0).shots == 0
     assert pl.load_policy(tmp_path, shots=1).shots == 1
-    assert pl.load_policy("tiny").shots == 0
+    assert pl.load_policy("thinker").shots == 0
 
 
 def test_a_model_without_a_chat_template_is_named_once_in_a_sentence(tmp_path):

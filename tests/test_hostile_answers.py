@@ -137,13 +137,15 @@ def test_an_error_of_the_verifier_is_a_wrong_answer_that_is_counted(name, answer
     assert [p.reward(answer) for p in mixture.sample(4, seed=0)] == [0, 0, 0, 0] and mixture.verifier_errors == 2
 
 
-def test_a_run_goes_on_and_says_how_often(tmp_path, bundled):
-    """A policy of sums asked to factorize: most of what it writes makes the verifier raise an error."""
+def test_a_run_goes_on_and_says_how_often(tmp_path):
+    """A policy that cannot factorize: most of what it writes makes the verifier raise an error."""
     config = pl.TrainConfig(steps=2, prompts=8, eval_prompts=4, eval_responses=1, minibatches=1, max_new_tokens=24)
-    policy, task = pl.load_policy("tiny"), pl.load_task("prime_factorization")
+    policy, task = pl.load_policy("thinker"), pl.load_task("prime_factorization")
     trainer = pl.Trainer(policy, task, pl.make_baseline("rloo"), config, out=tmp_path / "run", progress=False)
     metrics = trainer.run().metrics
-    assert "verifier_errors" not in metrics[0] and all(0 < m["verifier_errors"] <= 24 for m in metrics[1:])
+    assert "verifier_errors" not in metrics[0]
+    for m, most in zip(metrics[1:], (16, 28), strict=True):  # 8 pairs; and held out 4 pairs and 4 greedy responses
+        assert 0 < m["verifier_errors"] <= most
 
 
 @pytest.mark.parametrize("name", limits.COMPUTING)

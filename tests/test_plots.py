@@ -325,8 +325,8 @@ def test_bench_of_the_update(monkeypatch):
     """Three products over every token, a prompt's once for all of its responses; the rates are those it is given."""
     few = pl.TrainConfig(prompts=4, minibatches=1, eval_prompts=2)
     monkeypatch.setattr(bench_training, "TrainConfig", lambda: few)
-    row = bench_training.bench_update("tiny", lambda policy: 1e9, lambda: 50e9)
-    task, policy = pl.load_task(pl.TINY_TASKS), pl.load_policy("tiny")
+    row = bench_training.bench_update(lambda policy: 1e9, lambda: 50e9)
+    task, policy = pl.load_task(pl.TINY_TASKS), pl.load_policy("thinker")
     sampler = Sampler(policy, task, 4, seed=0, exclude=task.sample(2, step_seed(0, 0, "held-out")), keep=(2, 4))
     sampler.begin(1)
     rollouts = pl.make_baseline("poise").sample(sampler)
@@ -393,8 +393,8 @@ def test_seconds_of_a_step_are_those_of_a_run(monkeypatch):
 def test_bench_compares_the_same_work(bundled):
     """Both sides of the comparison sample about as many tokens: neither stops early or pads its count."""
     task = pl.load_task(pl.TINY_TASKS).sample(24, seed=0)
-    ours = pl.sample_rollouts(bundled, task, 4, seed=0).tokens
-    theirs = bench._generate(bundled, [bundled.prompt_ids(p) for p in task], 4, 64)
+    ours = pl.sample_rollouts(bundled, task, 16, seed=0).tokens
+    theirs = bench._generate(bundled, [bundled.prompt_ids(p) for p in task], 16, 64)
     assert abs(ours - theirs) < 0.1 * ours
 
 

@@ -18,7 +18,7 @@ from poise_lab.internals import forward_rows
 from poise_lab.models.pretrain import character_tokenizer
 from poise_lab.tasks import LAPTOP_SETTINGS
 
-FOLDER = pl.data_dir() / "tiny-policy"
+FOLDER = pl.data_dir() / "thinker-policy"
 
 
 # --- the bundled policy --------------------------------------------------------------------------
@@ -40,7 +40,7 @@ print(tokenizer.decode(out[0, ids["input_ids"].shape[1]:], skip_special_tokens=T
 """
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.strip() == "<think>4d3r2o1w</think>drow"
+    assert result.stdout.strip() == "<think></think>drow"
 
 
 def test_bundled_policy_is_small_and_only_safetensors():
@@ -59,8 +59,8 @@ def test_card_says_how_it_was_made(bundled):
     assert card["minutes"] < 45
     assert set(card["performance"]) == set(LAPTOP_SETTINGS)
     for row in card["performance"].values():
-        assert 0.35 <= row["accuracy"] <= 0.65
-        assert row["value_std"] >= 0.25
+        assert 0.1 <= row["accuracy"] <= 0.5
+        assert row["value_std"] >= 0.2
         assert row["parsed"] >= 0.95
         assert len(row["accuracy_by_difficulty"]) > 1
 
@@ -152,8 +152,8 @@ def test_a_policy_is_saved_whole_or_not_at_all(tmp_path, policy, there):
     "given, says",
     [
         (dict(name=5), "policy=5 is no name"),
-        (dict(name="tiny", device="nosuch"), "policy 'tiny' cannot be put on device 'nosuch'"),
-        (dict(name="tiny", template="latin.txt"), "template latin.txt cannot be read"),
+        (dict(name="thinker", device="nosuch"), "policy 'thinker' cannot be put on device 'nosuch'"),
+        (dict(name="thinker", template="latin.txt"), "template latin.txt cannot be read"),
         (dict(name="run"), "folder run is no run folder: it has no readable config.json"),
     ],
 )
@@ -167,7 +167,7 @@ def test_what_cannot_be_loaded_is_one_sentence(tmp_path, monkeypatch, given, say
 
 
 def test_unknown_name_lists_the_known_ones():
-    with pytest.raises(pl.PoiseLabError, match="unknown policy 'nosuch'; known: tiny"):
+    with pytest.raises(pl.PoiseLabError, match="unknown policy 'nosuch'; known: thinker"):
         pl.load_policy("nosuch")
 
 
@@ -349,7 +349,7 @@ def test_positions_scaled_by_the_length_end_where_scaling_begins(scaled):
 
 
 def test_check_prints_every_way(capsys):
-    assert main(["check", "tiny"]) == 0
+    assert main(["check", "thinker"]) == 0
     printed = capsys.readouterr().out
     for words in (
         "states of the decoder layers",

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 import poise_lab as pl
-from poise_lab.models import pretrain as module
 from poise_lab.models.pretrain import demonstrate, describe, new_policy, pretrain
 from poise_lab.tasks import LAPTOP_SETTINGS, answer_of
 
@@ -97,11 +96,3 @@ def test_card_of_a_policy_that_answers_as_it_was_told(bundled):
         if name == "spell_backward":
             assert row["accuracy"] == pytest.approx(sum(right) / 48, abs=1e-3)
         assert 0.9 <= row["parsed"] <= 1.0
-
-
-def test_bundled_policy_and_card_are_written(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "new_policy", lambda width, seed: new_policy(32, layers=1, seed=seed))
-    monkeypatch.setattr(module, "describe", lambda policy: {"chain_sum": {"accuracy": 0.5}})
-    card = module.make_tiny(tmp_path / "p", steps=2, seed=4)
-    assert pl.load_policy(tmp_path / "p").wording == "compact"
-    assert (tmp_path / "p" / "card.json").is_file() and "--steps 2 --seed 4" in card["command"]

@@ -170,7 +170,7 @@ def test_nothing_is_loaded_that_can_run_code():
 
 def test_data_is_found_from_anywhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert (pl.data_dir() / "tiny-policy" / "config.json").is_file()
+    assert (pl.data_dir() / "thinker-policy" / "config.json").is_file()
     force_include = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]
     assert force_include["wheel"]["force-include"] == {"data": "poise_lab/data"}  # where data_dir looks in a wheel
 

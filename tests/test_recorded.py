@@ -346,8 +346,8 @@ def engines():
 def test_engines_were_given_the_same(engines):
     assert set(engines) == {(engine, seed) for engine in ("lab", "trl") for seed in range(5)}
     for (engine, seed), run in engines.items():
-        expected = dataclasses.asdict(pl.TrainConfig(steps=40, eval_every=20, seed=seed, learning_rate=1e-4))
-        assert run.finished and run.config["train"] == expected
+        expected = dataclasses.asdict(pl.TrainConfig(steps=40, eval_every=20, seed=seed))
+        assert run.finished and run.config["train"] == expected and run.config["policy"] == "thinker"
         assert run.label == ("poise x2" if engine == "lab" else "poise x2 on trl")
         assert run.config["threads"] == 1 and run.config["date"]
         assert ("trl" in run.config["versions"]) == (engine == "trl")

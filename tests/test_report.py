@@ -19,7 +19,7 @@ from poise_lab.studies import showdown, verdicts
 
 def run(seed, accuracy, name="poise", **more) -> pl.RunRecord:
     """A run of ten tokens and two seconds a step; `more` goes to the config."""
-    config = {"policy": "tiny", "task": "toy", "task_settings": {}, "baseline": {"name": name, "responses": 2},
+    config = {"policy": "thinker", "task": "toy", "task_settings": {}, "baseline": {"name": name, "responses": 2},
               "train": {"seed": seed, "steps": 9, "eval_prompts": 4}, **more}  # fmt: skip
     metrics = [
         {"step": i, "accuracy": v, "accuracy_sums": v / 2, "tokens": 10 * i, "seconds": 2.0 * i}
@@ -98,7 +98,7 @@ def test_what_settings_differ_in():
     common, own = settings_told(
         by_label([run(0, [0.1]), run(1, [0.1]), run(0, [0.1], "rloo", policy="other", date="d")])
     )
-    assert own == {"poise x2": "policy: tiny, name: poise", "rloo x2": "policy: other, name: rloo"}
+    assert own == {"poise x2": "policy: thinker, name: poise", "rloo x2": "policy: other, name: rloo"}
     assert common == {"task": "toy", "baseline.responses": 2, "train.steps": 9, "train.eval_prompts": 4}
 
 

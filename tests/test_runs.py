@@ -17,7 +17,7 @@ from poise_lab.show.curves import run_curves
 from poise_lab.show.report import write_report
 
 CONFIG = {
-    "policy": "tiny",
+    "policy": "thinker",
     "wording": "compact",
     "shots": 0,
     "task": "toy",

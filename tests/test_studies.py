@@ -190,8 +190,8 @@ def test_flags_of_the_recorded_runs_are_those_that_made_them():
 def test_pairs_are_read_before_and_after_training(tmp_path, monkeypatch, bundled):
     for name, count in (("FITTED", 12), ("ASKED", 6), ("SHOWN", 3)):
         monkeypatch.setattr(pairs, name, count)
-    config = pl.TrainConfig(steps=1, prompts=6, eval_prompts=20, eval_responses=2, learning_rate=1e-3)
-    policy, task = pl.load_policy("tiny"), pl.load_task(pl.TINY_TASKS)
+    config = pl.TrainConfig(steps=1, prompts=24, eval_prompts=20, eval_responses=2, learning_rate=1e-3)
+    policy, task = pl.load_policy("thinker"), pl.load_task(pl.TINY_TASKS)
     pl.Trainer(policy, task, pl.make_baseline("none"), config, out=tmp_path / "run", progress=False).run()
     pairs.read(tmp_path / "run")
     before, after = (view := recorded_pairs(tmp_path / "run" / "pairs.json")).readings.values()
@@ -211,7 +211,7 @@ def test_bad_names_and_places(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     for arguments, message in (
         (["nosuch"], "unknown study 'nosuch'; known: arena, cost, engines"),
-        (["runs", "--policy", "tiny"], "study 'runs' takes no policy"),
+        (["runs", "--policy", "thinker"], "study 'runs' takes no policy"),
         (["runs", "--out", str(tmp_path / "file")], "cannot be written: Not a directory"),
         (["runs", "--out", str(tmp_path / "file" / "below")], "cannot be written: Not a directory"),
     ):

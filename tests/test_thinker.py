@@ -156,11 +156,12 @@ def test_the_policy_is_made_in_three_stages_and_each_has_its_own_demonstrations(
     for weights, steps, rate, seed in ((thinker.SHOWN, 3, 1e-3, 3), (thinker.HABIT, 2, 3e-4, 4)):
         shown = lambda problem, rng, weights=weights: thinker.demonstrate(problem, rng, weights)  # noqa: E731
         pretrain.pretrain(policy, steps=steps, learning_rate=rate, seed=seed, demonstrate=shown, progress=False)
-    again = pl.load_policy(tmp_path / "p").model.state_dict()
+    saved = pl.load_policy(tmp_path / "p")
+    assert saved.wording == "compact"
+    again = saved.model.state_dict()
     assert all(torch.equal(weight, again[name]) for name, weight in policy.model.state_dict().items())
-    assert (
-        made["command"] == f"poise-lab pretrain --policy thinker --out {tmp_path / 'p'} --steps 10 --seed 1 --width 128"
-    )
+    assert made == read_json(tmp_path / "p" / "card.json")
+    assert made["command"] == f"poise-lab pretrain --out {tmp_path / 'p'} --steps 10 --seed 1 --width 128"
 
 
 # --- the recorded runs -----------------------------------------------------------------------------

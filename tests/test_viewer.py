@@ -161,13 +161,14 @@ def test_value_at_a_token_is_that_of_a_response_which_stopped_there(bundled, bat
     rollouts, internals = batch
     if not ended:
         rollouts = dataclasses.replace(rollouts, reasoning_lengths=rollouts.lengths)
-    n = int(rollouts.lengths[4, 1])
-    one = rollouts.select([4], [1] * n)
+    i, j = divmod(int(rollouts.reasoning_lengths.argmax()), 2)
+    n = int(rollouts.lengths[i, j])
+    one = rollouts.select([i], [j] * n)
     kept = torch.arange(1, n + 1)[None]
     cut = dataclasses.replace(one, lengths=kept, reasoning_lengths=torch.minimum(kept, one.reasoning_lengths))
     expected = pl.read_internals(bundled, cut).features()[0]
     torch.testing.assert_close(
-        prefix_features(bundled, rollouts, internals, 4, 1).float(), expected, atol=1e-4, rtol=1e-4
+        prefix_features(bundled, rollouts, internals, i, j).float(), expected, atol=1e-4, rtol=1e-4
     )
 
 
@@ -225,13 +226,19 @@ def test_advantages_per_token(bundled, batch):
     torch.testing.assert_close(torch.tensor(one.responses[0].measures["pull"]), expected, atol=1e-3, rtol=1e-3)
 
 
-def test_the_end_and_the_pooled_tokens_are_marked(shown):
-    one = next(one for prompt in shown for one in prompt.responses if one.ended and len(one.pieces) > one.reasoning)
+@pytest.mark.parametrize("reasoning", ["longest", "shortest"])
+def test_the_end_and_the_pooled_tokens_are_marked(bundled, batch, poise, reasoning):
+    """Also where there is less reasoning than the probe averages: then all of it."""
+    lengths = batch[0].reasoning_lengths
+    i, j = divmod(int(lengths.argmax() if reasoning == "longest" else lengths.argmin()), 2)
+    one = read_tokens(bundled, *batch, poise, prompts=[i])[0].responses[j]
+    assert one.ended and len(one.pieces) > one.reasoning and (one.reasoning > one.pool) == (reasoning == "longest")
+    at = max(0, one.reasoning - one.pool)
     html = viewer._tokens(one, {}, MOST_TOKENS)
     before, rest = html.split('<span style="border:2px solid" title="the probe averages these">')
     framed, after = rest.split("┃</strong></span>")
-    assert "".join(Page(before).texts) == "".join(one.pieces[: one.reasoning - one.pool])
-    assert "".join(Page(f"{framed}</strong>").texts) == "".join(one.pieces[one.reasoning - one.pool : one.reasoning])
+    assert "".join(Page(before).texts) == "".join(one.pieces[:at])
+    assert "".join(Page(f"{framed}</strong>").texts) == "".join(one.pieces[at : one.reasoning])
     assert "".join(Page(after).texts) == "".join(one.pieces[one.reasoning :])
 
 

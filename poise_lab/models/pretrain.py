@@ -6,15 +6,13 @@ hard spot slips with probability `SLIP`, the rest of the demonstration follows f
 policy's mistakes are in its reasoning, they depend on the content of a problem and not only on its
 size, and the right step stays the likelier one: reinforcement learning can repair it.
 
-Command for this stage alone: `poise-lab pretrain --policy tiny`. Left out on purpose: mixed precision, packing, dropout, gradient
-accumulation; two CPU cores do not need them.
+Left out on purpose: mixed precision, packing, dropout, gradient accumulation; two CPU cores do not need them.
 """
 
 from __future__ import annotations
 
 import math
 import re
-import time
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -257,7 +255,7 @@ def _by_strategy(rollouts: Rollouts) -> dict[str, dict[str, float]]:
 
 
 def save_with_card(policy: Policy, folder: str | Path, seconds: float, **facts) -> dict:
-    """Write a bundled policy with its card: these facts, what it can do, and what made it. Returns the card."""
+    """Write the bundled policy with its card: these facts, what it can do, and what made it. Returns the card."""
     policy.save(folder)
     card = {
         **facts,
@@ -269,17 +267,3 @@ def save_with_card(policy: Policy, folder: str | Path, seconds: float, **facts) 
     }
     write_json(Path(folder) / "card.json", card)
     return card
-
-
-def make_tiny(folder: str | Path, *, steps: int = 5000, seed: int = 0, width: int = 128) -> dict:
-    """Make the policy of the first stage, or one of another width, from scratch; write it with its card, return the card."""
-    start = time.perf_counter()
-    policy = new_policy(width, seed=seed)
-    losses = pretrain(policy, steps=steps, seed=seed)
-    return save_with_card(
-        policy, folder, time.perf_counter() - start,
-        what="Qwen3-shaped character policy, taught demonstrations with slips; see poise_lab/models/pretrain.py",
-        command=f"poise-lab pretrain --policy tiny --out {folder} --steps {steps} --seed {seed} --width {width}",
-        data={"tasks": LAPTOP_SETTINGS, "slip": SLIP, "close_letters": CLOSE_LETTERS},
-        final_loss=round(sum(losses[-100:]) / len(losses[-100:]), 4),
-    )  # fmt: skip

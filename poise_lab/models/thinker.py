@@ -110,7 +110,7 @@ def make_thinker(folder: str | Path, *, steps: int = 5000, seed: int = 0, width:
     return save_with_card(
         policy, folder, time.perf_counter() - start,
         what="a character policy, taught to work step by step and then to answer at once; see poise_lab/models/thinker.py",
-        command=f"poise-lab pretrain --policy thinker --out {folder} --steps {steps} --seed {seed} --width {width}",
+        command=f"poise-lab pretrain --out {folder} --steps {steps} --seed {seed} --width {width}",
         data={
             "tasks": LAPTOP_SETTINGS, "slip": SLIP, "broken": BROKEN, "careless": CARELESS, "shown": SHOWN, "habit": HABIT,
             "habit_steps": HABIT_STEPS,

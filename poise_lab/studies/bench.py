@@ -109,8 +109,8 @@ def _prompts_of(case: str):
         policy.prompt_ids = lambda problem: problem.ids
         policy.tokenizer.batch_decode = lambda rows, **_: [""] * len(rows)
         return policy, problems, 8, 16
-    n = int(case.removeprefix("tiny-"))
-    return load_policy("tiny"), load_task(TINY_TASKS).sample(n, seed=0), 8, 64
+    n = int(case.removeprefix("thinker-"))
+    return load_policy("thinker"), load_task(TINY_TASKS).sample(n, seed=0), 8, 64
 
 
 def _sampling_side(case: str, side: str) -> tuple[float, float, float]:
@@ -160,7 +160,7 @@ def bench_sampling(case: str) -> dict:
 
 def bench_internals(prompts: int = 384) -> dict:
     """Cost of `read_internals` over the same pass that gives log-probabilities only."""
-    policy, problems, _, _ = _prompts_of(f"tiny-{prompts}")
+    policy, problems, _, _ = _prompts_of(f"thinker-{prompts}")
     rollouts = sample_rollouts(policy, problems, 2, seed=0)
 
     def logprobs_only():
@@ -229,7 +229,7 @@ def bench_variance(prompts: int, responses: int, sample: int = 128) -> dict:
 
     The latter is timed on `sample` of the responses, taken evenly over the prompts, and scaled up.
     """
-    policy, problems, _, _ = _prompts_of(f"tiny-{prompts}")
+    policy, problems, _, _ = _prompts_of(f"thinker-{prompts}")
     rollouts = sample_rollouts(policy, problems, responses, seed=0)
     some = rollouts.select(slice(None, None, prompts * responses // sample))
     ours, theirs = [], []
@@ -343,13 +343,13 @@ WORK = (
 )
 # name: its rows, each made when it is asked for, so that a long part prints as it goes
 PARTS = {
-    "rollouts": lambda: (bench_sampling(case) for case in ("tiny-256", "tiny-1024")),
+    "rollouts": lambda: (bench_sampling(case) for case in ("thinker-256", "thinker-1024")),
     "llama": lambda: [bench_sampling("llama")],
     "internals": lambda: [bench_internals()],
     "probe": lambda: (bench_probe(4096, width, preset) for width in (128, 2560) for preset in ("paper", "release")),
     "shared": lambda: (row for work in WORK for row in bench_shared(*work)),
     "course": lambda: [bench_course()],
-    "update": lambda: (bench_update(name, matmul_flops_per_token, matmul_rate) for name in ("tiny", "thinker")),
+    "update": lambda: [bench_update(matmul_flops_per_token, matmul_rate)],
     "trl": lambda: (bench_engines(case) for case in SAME_BATCH),
     "vllm": lambda: (row for dtype in ("float32", "bfloat16") for row in bench_vllm(dtype)),
     "variance": lambda: (bench_variance(*size) for size in ((1024, 2), (256, 16))),

@@ -24,7 +24,7 @@ from ..trainer import Trainer
 ROUNDS = 3
 STEPS = 6  # of a run of each engine; the first two warm up
 SAME_BATCH = {  # what both engines are given
-    "the bundled policy, 128 prompts x 2": ["--policy", "tiny", "--prompts", "128"],
+    "the bundled policy, 128 prompts x 2": ["--policy", "thinker", "--prompts", "128"],
     "SmolLM2, 32 prompts x 2": [
         *("--policy", "smollm2-135m", "--shots", "4", "--wording", "line", "--task", "chain_sum", "--task-set"),
         *("max_terms=2", "--max-new-tokens", "8", "--layer", "15", "--prompts", "32"),
@@ -45,12 +45,12 @@ def rate_of_passes(policy: Policy, seconds: float = 1.0) -> float:
     return statistics.median(rates)
 
 
-def bench_update(name: str, flops_per_token, square_rate) -> dict:
+def bench_update(flops_per_token, square_rate) -> dict:
     """The optimizer steps of one step of training, and what its weight products would take: three over every token.
 
     flops_per_token: of a policy's weight products. square_rate: measures the FLOP/s of a large product.
     """
-    policy, seconds, large, passes = load_policy(name), [], [], []
+    policy, seconds, large, passes = load_policy("thinker"), [], [], []
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(
             policy, load_task(TINY_TASKS), make_baseline("poise"), TrainConfig(), out=f"{folder}/run", progress=False
@@ -69,7 +69,7 @@ def bench_update(name: str, flops_per_token, square_rate) -> dict:
     flops = 3 * tokens * flops_per_token(policy)  # forward, backward to the activations, and one product per weight
     took, large, passes = (statistics.median(each[1:]) for each in (seconds, large, passes))  # the first warms up
     return {
-        "case": f"update of {name}, {len(rollouts)} prompts x {rollouts.responses}",
+        "case": f"update of the bundled policy, {len(rollouts)} prompts x {rollouts.responses}",
         "s": round(took, 3),
         "GFLOP/s": round(flops / took / 1e9, 1),
         "of a large product's rate": round(flops / took / large, 2),

@@ -186,7 +186,7 @@ def measure(a: Assumptions | None = None) -> dict:
             "cpu_bytes": a.rows * features * 20 / predict,
             "hash_bytes": X.nbytes / _seconds(buffer.digest),
         }
-    policy = load_policy("tiny")
+    policy = load_policy("thinker")
     ids = policy.tokenizer.encode("7" * a.tokens, add_special_tokens=False)
     result["scan_tokens"] = a.tokens / _seconds(reasoning_ends, policy, [ids])
     return result

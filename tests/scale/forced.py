@@ -56,7 +56,7 @@ class Recorded(PoiseTrainer):
 
 def make(scenario: dict, out: Path, steps: int | None = None) -> Recorded:
     """A trainer whose responses are those of the scenario: texts and token ids per prompt."""
-    policy = pl.load_policy("tiny", dtype=getattr(torch, scenario.get("dtype", "float32")))
+    policy = pl.load_policy("thinker", dtype=getattr(torch, scenario.get("dtype", "float32")))
     table = {row["prompt"]: row for row in scenario["rollouts"]}
     m = scenario["responses"]
 

@@ -68,7 +68,7 @@ class Spied(GRPOTrainer):
 
 def trained(out, resume: str | None = None, steps: int = 2) -> Spied:
     """A trainer that has taken two optimizer steps on one batch, evaluated once, and saved a checkpoint."""
-    policy = pl.load_policy("tiny")
+    policy = pl.load_policy("thinker")
     config = GRPOConfig(
         str(out), num_generations=RESPONSES, per_device_train_batch_size=CHUNK, steps_per_generation=2, max_steps=steps,
         learning_rate=1e-4, report_to="none", use_cpu=True, bf16=False, gradient_checkpointing=False, save_steps=2,

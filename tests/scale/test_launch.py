@@ -221,9 +221,9 @@ def test_on_the_device_of_this_machine(tmp_path):
 def test_a_policy_is_asked_as_on_the_laptop(tmp_path, monkeypatch, wording, shots, told, said_by):
     """The same prompts token by token, the same ends, the same part of a response that counts."""
     how = dict(wording=wording, shots=shots, **told)
-    policy = pl.load_policy("tiny", **how)
+    policy = pl.load_policy("thinker", **how)
     policy.save(tmp_path / "policy")
-    name, spoken = (str(tmp_path / "policy"), None) if said_by == "the folder" else ("tiny", {"tags": None} | how)
+    name, spoken = (str(tmp_path / "policy"), None) if said_by == "the folder" else ("thinker", {"tags": None} | how)
     seen, plain = {}, PoiseTrainer._generate_and_score_completions
 
     def spied(trainer, inputs):
@@ -262,7 +262,7 @@ def test_a_log_of_this_engine_stays_on_this_machine(tmp_path, monkeypatch):
     for name in names:  # which puts them back afterwards
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
-    how = dict(policy="tiny", task="chain_sum", out=tmp_path / "trl-1", resume=False, baseline="poise", settings={})
+    how = dict(policy="thinker", task="chain_sum", out=tmp_path / "trl-1", resume=False, baseline="poise", settings={})
     train(pl.TrainConfig(), **how)
     assert told["report_to"] in ([], "none", ["none"]) and not any(name in os.environ for name in names)
     train(pl.TrainConfig(), **how, log="wandb")
@@ -275,7 +275,7 @@ def test_a_log_of_this_engine_stays_on_this_machine(tmp_path, monkeypatch):
 
 def test_tags_that_are_special_tokens_are_graded(tmp_path, monkeypatch):
     """TRL's own text is without them; reasoning ends at the same token as on the laptop."""
-    policy, seen, plain = pl.load_policy("tiny"), {}, PoiseTrainer._generate_and_score_completions
+    policy, seen, plain = pl.load_policy("thinker"), {}, PoiseTrainer._generate_and_score_completions
     policy.tokenizer.add_tokens([AddedToken(tag, special=True) for tag in ("[THINK]", "[/THINK]")])
     policy.model.resize_token_embeddings(len(policy.tokenizer))
     pl.Policy(policy.model, policy.tokenizer, "p", "compact", tags=("[THINK]", "[/THINK]")).save(tmp_path / "policy")
@@ -301,7 +301,7 @@ def test_tags_that_are_special_tokens_are_graded(tmp_path, monkeypatch):
 
 
 def test_a_template_that_prints_the_date_prints_the_same_on_every_day(tmp_path, monkeypatch):
-    policy, seen, plain = pl.load_policy("tiny"), [], PoiseTrainer._generate_and_score_completions
+    policy, seen, plain = pl.load_policy("thinker"), [], PoiseTrainer._generate_and_score_completions
     policy.tokenizer.chat_template = "{{ strftime_now('%Y-%m-%d') }}: {{ messages[0]['content'] }}"
     policy = pl.Policy(policy.model, policy.tokenizer, "dated")
     policy.save(tmp_path / "policy")
@@ -354,7 +354,7 @@ def short_run(out, resume=False, **changes) -> pl.RunRecord:
     args = PoiseConfig(
         str(out), per_device_train_batch_size=8, per_device_eval_batch_size=8, **SHORT, **{**settings, **changes}
     )
-    return run(RunOptions("tiny", "chain_sum", 4, resume), args)
+    return run(RunOptions("thinker", "chain_sum", 4, resume), args)
 
 
 @pytest.fixture(scope="module")
@@ -408,12 +408,12 @@ def test_checkpoints_between_two_logs_and_in_the_middle_of_a_batch(tmp_path, upd
 
 
 def test_errors_of_the_verifier_are_a_metric(tmp_path):
-    """A policy of sums asked to factorize: most of what it writes makes the verifier raise an error."""
+    """A policy that cannot factorize: most of what it writes makes the verifier raise an error."""
     args = PoiseConfig(
         str(tmp_path / "run"), per_device_train_batch_size=8, steps_per_generation=2, max_steps=4,
         **SHORT | dict(logging_steps=2, max_completion_length=24),
     )  # fmt: skip
-    metrics = run(RunOptions("tiny", "prime_factorization", 4), args).metrics
+    metrics = run(RunOptions("thinker", "prime_factorization", 4), args).metrics
     assert len(metrics) == 2 and all(0 < m["verifier_errors"] <= 16 for m in metrics)
     assert not any("verifier_errors" in m for m in short_run(tmp_path / "sums").metrics)
 

@@ -26,7 +26,7 @@ STRADDLING = [("pairs", 4), ("odd pairs", 2), ("fours", 2), ("fours", 4)]
 
 def sampled(prompts: int, responses: int, task=None) -> list[pl.Rollouts]:
     """Some batches of real responses of the bundled policy, to problems that differ."""
-    policy, task, batches = pl.load_policy("tiny"), task or pl.load_task(pl.TINY_TASKS), []
+    policy, task, batches = pl.load_policy("thinker"), task or pl.load_task(pl.TINY_TASKS), []
     for step in range(STEPS):
         problems = task.sample(prompts, seed=step, exclude=[p for batch in batches for p in batch.problems])
         batches.append(pl.sample_rollouts(policy, problems, responses, seed=step))
@@ -51,7 +51,7 @@ def in_the_lab(
     batches: list[pl.Rollouts], features: list[torch.Tensor] | None = None, dtype=torch.float32, **settings
 ) -> torch.Tensor:
     """(STEPS, rows): what `Trainer.train_step` does for its advantages, in its order; given features replace those read."""
-    policy, baseline = pl.load_policy("tiny", dtype=dtype), pl.Poise(batches[0].responses, warmup=WARMUP, **settings)
+    policy, baseline = pl.load_policy("thinker", dtype=dtype), pl.Poise(batches[0].responses, warmup=WARMUP, **settings)
     advantages = []
     for i, batch in enumerate(batches):
         internals = pl.read_internals(policy, batch, layer=2, pool=4)
@@ -137,7 +137,7 @@ def test_padding_and_stacking_leave_float_noise_only(runs, processes):
 @pytest.mark.parametrize("name", SHAPES)
 def test_reads_the_states_that_the_lab_reads(runs, batches, name):
     """States to float noise; entropies to that of TRL's fused head, which subtracts two float32 of about 100."""
-    policy = pl.load_policy("tiny")
+    policy = pl.load_policy("thinker")
     for batch, ours in zip(batches[name], features(runs, name, 1), strict=True):
         expected = pl.read_internals(policy, batch, layer=2, pool=4).features()
         assert expected[..., :256].abs().max() > 1
@@ -160,7 +160,7 @@ def test_both_engines_agree_from_the_rollouts_on(runs, batches, processes):
     """
     given, own = batches["float64"], in_the_lab(batches["float64"], dtype=torch.float64)
     assert len({len(ids) for batch in given for ids in batch.prompt_ids}) == 1
-    policy, mixed = pl.load_policy("tiny", dtype=torch.float64), features(runs, "float64", processes)
+    policy, mixed = pl.load_policy("thinker", dtype=torch.float64), features(runs, "float64", processes)
     for batch, read in zip(given, mixed, strict=True):
         read[..., 256:] = pl.read_internals(policy, batch, layer=2, pool=4).entropy
     assert (in_the_lab(given, mixed) - own).abs().max() < 1e-6

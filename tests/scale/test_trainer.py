@@ -276,7 +276,7 @@ def test_images(tmp_path, monkeypatch):
 
 
 def test_adapter_with_a_penalty(tmp_path):
-    policy = pl.load_policy("tiny")
+    policy = pl.load_policy("thinker")
     policy.model.peft_config, policy.model.get_base_model = {}, lambda: policy.model
     refused("set beta=0", make, tmp_path, policy, beta=0.1)
     assert make(tmp_path, policy, beta=0.0).poise_layer == 2

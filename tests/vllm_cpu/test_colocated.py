@@ -26,7 +26,7 @@ from poise_lab.trl.processes import cpu_environment
 ROOT = Path(__file__).parents[2]
 STEPS, WARMUP, PROMPTS, HELD_OUT, LAYER, POOL = 4, 2, 16, 8, 2, 4
 SETTINGS = dict(
-    policy="tiny", eval_prompts=HELD_OUT, max_steps=STEPS, per_device_train_batch_size=2 * PROMPTS, steps_per_generation=1,
+    policy="thinker", eval_prompts=HELD_OUT, max_steps=STEPS, per_device_train_batch_size=2 * PROMPTS, steps_per_generation=1,
     gradient_accumulation_steps=1, num_generations=2, learning_rate=1e-3, lr_scheduler_type="constant",
     max_completion_length=40, poise_layer=LAYER, poise_pool=POOL, poise_warmup=WARMUP, logging_steps=1, save_steps=2,
     report_to="none", bf16=False, use_cpu=True, gradient_checkpointing=False, use_vllm=True, vllm_mode="colocate",
@@ -95,7 +95,7 @@ def problems() -> list[list[pl.Problem]]:
 
 
 def policy_of(batch) -> pl.Policy:
-    policy = pl.load_policy("tiny")
+    policy = pl.load_policy("thinker")
     weights = {name.removeprefix("policy/"): w for name, w in batch.items() if name.startswith("policy/")}
     policy.model.load_state_dict(weights, strict=False)
     return policy
