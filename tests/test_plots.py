@@ -432,6 +432,8 @@ def test_words_say_what_is_drawn():
     assert "poise x2, 2 seeds: from 0.2 at 0 to 0.4 at 1, 0.2 to 0.4, with a band." in said
     assert said.endswith("rloo x2, seed 0: from 0.5 at 0 to 0.7 at 1, 0.5 to 0.7.")
     assert "a b 1 (0.5 to 2)" in describe(bars({"a<br>b": (1.0, 0.5, 2.0)}, "t", "x", "y"))
+    of_one_value = bars({"a": (1.0, np.nan, np.nan), "b": (2.0, 1.0, 3.0)}, "t", "x", "y")
+    assert "a 1, b 2 (1 to 3)" in describe(of_one_value)
     assert "left 3, right -1" in describe(plots.over_tokens(["left", "right"], [3, -1], "t", "nats"))
     tags = plots.over_tokens(["<think>", "a<b"], [3, -1], "t", "nats")
     assert "<think> 3, a<b -1" in describe(tags) and list(tags.data[0].customdata) == ["&lt;think&gt;", "a&lt;b"]

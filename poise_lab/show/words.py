@@ -111,7 +111,10 @@ def content(trace) -> str:
         low = errors if below is None else below
         told = []
         for i, (name, value) in enumerate(zip(names, values, strict=True)):
-            span = f" ({number(value - low[i])} to {number(value + errors[i])})" if errors is not None else ""
+            known = errors is not None and all(
+                x is not None and x == x for x in (low[i], errors[i])
+            )  # one value has none
+            span = f" ({number(value - low[i])} to {number(value + errors[i])})" if known else ""
             told.append(
                 f"{plain(name)} {number(value)}{span}"
                 if isinstance(name, str)

@@ -19,7 +19,7 @@ from ..models.fetch import fetch
 from ..process import one_thread
 from ..runs import compare, format_table
 from ..sources import SOURCES, data_dir, fetched
-from . import arena, cost, pairs, sums, tables, thinking, tracking, trained, transfer, when
+from . import arena, cost, long, pairs, sums, tables, thinking, tracking, trained, transfer, when
 from .common import refresh
 
 REAL = ("smollm2-135m", "gemma3-270m")
@@ -89,6 +89,9 @@ STUDIES = {
     "arena": Study(
         "baselines compared at equal responses, over seeds (notebook 08)", "arena", arena.missing, arena.record, arena.says,
         mark="arena", quote=arena.says,
+    ),
+    "long": Study(
+        "three methods of the arena, trained ten times as long (notebook 07)", "long", long.missing, long.record, long.says,
     ),
     "real": real(),
     "sums": Study(

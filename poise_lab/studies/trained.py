@@ -26,7 +26,8 @@ from ..runs import read_run
 SEEDS = (0, 1, 2, 3, 4)
 POLL = 2.0  # seconds between two looks at how far the runs are
 DEFAULT_PEAK_MB = 1500.0  # of a run where none is recorded: the bundled policies' have half of it
-KEPT = ("config.json", "metrics.jsonl", "samples.jsonl", "final.json", "pairs.json")  # of a recorded run
+# of a recorded run
+KEPT = ("config.json", "metrics.jsonl", "samples.jsonl", "final.json", "pairs.json", "mistakes.json")
 
 # Each name is that of a run folder. The bundled policy: POISE, RLOO, and two controls that see no reward.
 RUNS = {

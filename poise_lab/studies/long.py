@@ -1,0 +1,100 @@
+"""What comes after the first hundred steps? Three methods of the arena, trained ten times as long: `poise-lab study long`.
+
+The paper (arXiv 2605.07579) names long horizons as untested. Does the probe still track V(x), does entropy collapse,
+does accuracy go on rising, and which mistakes are left? Everything is as in the arena, the learning rate that its search
+chose among it; only the runs are longer. An interrupted study goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+
+from ..config import TrainConfig
+from ..files import json_line, write_json, write_text
+from ..generate import sample_rollouts
+from ..policies import load_policy
+from ..runs import by_label, format_table, read_lines, read_run
+from ..sampler import step_seed
+from ..sources import data_dir
+from ..stats import mean_interval
+from ..tasks import load_task
+from . import arena, trained
+
+METHODS = ("poise x2", "rloo x2", "none x1")
+STEPS, EVERY = 1000, 50
+TRAIN = f"--steps {STEPS} --eval-every {EVERY} --eval-responses 16"
+# column: the figure of an evaluation that it shows
+COLUMNS = {
+    "greedy accuracy": "greedy_accuracy",
+    "sampled accuracy": "accuracy",
+    "pass@16": "pass_at_16",
+    "tokens a response": "held_out_length",
+    "entropy": "entropy",
+    "probe r": "probe_r_fresh",
+}
+
+
+def runs(searched: Path | None = None) -> dict[str, str]:
+    """Run folder to its flags of `poise-lab train`; searched: folder of the arena's records, whose rates are taken."""
+    searched = searched or data_dir() / "arena"
+    rates = {label: arena.best_rate(arena.scores(searched, label)) for label in METHODS}
+    return {
+        arena.folder_of(label, seed): arena.flags(label, rates[label], seed, TRAIN)
+        for seed in arena.SEEDS
+        for label in METHODS
+    }
+
+
+def mistakes(run: Path) -> dict[str, dict[str, list[int]]]:
+    """Of a finished run's policy on its held-out problems: "TASK SETTING" to its level to [wrong responses, responses]."""
+    made = read_run(run).config
+    config = TrainConfig(**made["train"])
+    problems = load_task(made["task"]).sample(config.eval_prompts, step_seed(config.seed, 0, "held-out"))
+    asked = dict(seed=config.seed, max_new_tokens=config.max_new_tokens)
+    wrong = (sample_rollouts(load_policy(run), problems, arena.FINAL_RESPONSES, **asked).rewards < 1).sum(1)
+    found: dict = defaultdict(lambda: defaultdict(lambda: [0, 0]))
+    for problem, failed in zip(problems, wrong.tolist(), strict=True):
+        for setting, level in problem.difficulty.items():
+            counts = found[f"{problem.task} {setting}"][str(level)]
+            counts[0] += failed
+            counts[1] += arena.FINAL_RESPONSES
+    return found
+
+
+def finish(run: Path) -> None:
+    """What is kept of a finished run: its evaluated steps, the texts of its last evaluation, its mistakes, `arena.final`."""
+    last = read_lines(run / "samples.jsonl")[-1]
+    write_json(run / "mistakes.json", mistakes(run))
+    arena.final(run)
+    write_text(run / "samples.jsonl", json_line(last))
+
+
+def missing(out: Path) -> dict[str, float]:
+    """The runs that are not there, with the minutes that one takes."""
+    return trained.missing(runs(), out, data_dir() / "long")
+
+
+def record(out: Path) -> None:
+    """Make the runs that are missing."""
+    trained.record(runs(), out, finish=finish, like=data_dir() / "long")
+
+
+def recorded(out: Path) -> dict[str, list]:
+    """The runs of each method that are there."""
+    return by_label([read_run(out / name) for name in runs() if (out / name).is_dir()])
+
+
+def says(out: Path) -> str:
+    """How each figure went on: a row for each method, at the start, after 100 steps and at the end."""
+    rows = []
+    for label, group in recorded(out).items():
+        for step in (0, 100, STEPS):
+            row = {"method": label, "seeds": len(group), "step": step}
+            for name, metric in COLUMNS.items():
+                values = [dict(zip(*run.series(metric), strict=True)).get(step, np.nan) for run in group]
+                row[name] = mean_interval(values)
+            rows.append(row)
+    return format_table(rows)

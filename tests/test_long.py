@@ -1,0 +1,55 @@
+"""Long runs: what is kept of them, and how they are read."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+from poise_lab.cli import main
+from poise_lab.files import read_json
+from poise_lab.runs import read_lines, read_run
+from poise_lab.sources import data_dir
+from poise_lab.studies import arena, long, trained
+
+
+def test_runs_are_the_arenas_but_for_their_length():
+    runs = long.runs()
+    assert len(runs) == len(long.METHODS) * len(arena.SEEDS)
+    for name, flags in runs.items():
+        short = read_run(data_dir() / "arena" / "runs" / name).config["train"]
+        said = dict(zip(flags.split()[::2], flags.split()[1::2], strict=True))
+        assert float(said["--learning-rate"]) == short["learning_rate"] and int(said["--seed"]) == short["seed"]
+        assert int(said["--prompts"]) == short["prompts"] and int(said["--steps"]) == 10 * short["steps"]
+
+
+def test_a_long_run_keeps_its_evaluations_its_last_texts_and_its_mistakes(tmp_path, monkeypatch, capsys):
+    quick = "--steps 2 --eval-every 1 --eval-responses 2 --eval-prompts 4 --minibatches 1 --max-new-tokens 16"
+    monkeypatch.setattr(arena, "METHODS", {"rloo x2": ("rloo", 2, 4)})
+    flags = {f"rloo-x2-{seed}": arena.flags("rloo x2", 1e-4, seed, quick) for seed in (0, 1)}
+    monkeypatch.setattr(long, "runs", lambda: flags)
+    monkeypatch.setattr(long, "STEPS", 2)
+
+    def train(command, **options):
+        main(command[3:])
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(trained, "subprocess", SimpleNamespace(run=train, DEVNULL=None))
+    record = trained.record
+    monkeypatch.setattr(trained, "record", lambda *a, **kw: record(*a, at_once=1, **kw))
+    assert set(long.missing(tmp_path)) == set(flags)
+    long.record(tmp_path)
+    assert not long.missing(tmp_path)
+    run = tmp_path / "rloo-x2-0"
+    kept = {"config.json", "metrics.jsonl", "final.json", "samples.jsonl", "mistakes.json"}
+    assert {path.name for path in run.iterdir()} == kept
+    assert [record["step"] for record in read_lines(run / "samples.jsonl")] == [2]
+    assert [metrics["step"] for metrics in read_run(run).metrics] == [0, 1, 2]
+    counted = read_json(run / "mistakes.json")
+    of_task = {}
+    for setting, levels in counted.items():
+        total = [sum(counts[k] for counts in levels.values()) for k in (0, 1)]
+        assert 0 <= total[0] <= total[1]
+        assert of_task.setdefault(setting.split()[0], total) == total  # every setting splits the same responses
+    assert sum(n for _, n in of_task.values()) == 4 * arena.FINAL_RESPONSES
+    rows = long.says(tmp_path).splitlines()[2:]
+    assert [row.split(" | ")[2] for row in rows] == ["0", "100", "2"] and rows[0].startswith("| rloo x2 | 2 |")
+    capsys.readouterr()
