@@ -101,7 +101,7 @@ def test_a_whole_method_is_recorded_and_read(tmp_path, monkeypatch, capsys):
     methods, pairs = arena.says(tmp_path).split("\n\n")
     (row,) = methods.splitlines()[2:]
     assert row.startswith("| rloo x2 | 0.0001 |") and pairs.splitlines()[2] == "| sampled accuracy | 0 | 0 | 0 |"
-    spent = arena.curve(arena.runs(tmp_path, "rloo x2"), "accuracy", "responses", [0, 8, 16, 17])
+    spent = arena.curve(arena.runs(tmp_path, "rloo x2"), "responses", [0, 8, 16, 17])
     starts, lasts = zip(*(run.series("accuracy")[1] for run in arena.runs(tmp_path, "rloo x2")), strict=True)
     assert [point[0] for point in spent[:3]] == pytest.approx(
         [np.mean(starts), np.mean([starts, lasts]), np.mean(lasts)]

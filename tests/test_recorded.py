@@ -184,7 +184,74 @@ def test_what_the_front_page_says_of_methods_is_what_the_arena_says():
         assert true, sentence
 
 
-# NOTEBOOK08
+@pytest.fixture(scope="module")
+def notebook_08():
+    """(prose in one line, stored tables in plain text) of the notebook."""
+    notebook = nbformat.read(ROOT / "notebooks" / "08_baselines_compared.ipynb", as_version=4)
+    prose = one_line(" ".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown"))
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    return prose, [o.data["text/plain"] for o in outputs if "poise-table" in o.get("data", {}).get("text/html", "")]
+
+
+def shown(interval, sign: str = "") -> str:
+    return "{:{s}.3f} [{:{s}.3f}, {:{s}.3f}]".format(*interval, s=sign)
+
+
+def test_notebook_08_stores_the_numbers_of_the_recorded_runs(notebook_08):
+    _, tables = notebook_08
+    ends, found = arena.ends(ARENA), {way: arena.verdicts(ARENA, way) for way in arena.WAYS}
+
+    def table(head):
+        (text,) = (text for text in tables if text.startswith(head))
+        return {" ".join(line.split()[:2]): line for line in text.split("\n")[1:]}
+
+    final, minus = table("method              sampled"), table("POISE minus")
+    assert set(final) == set(ends) and set(minus) == set(ends) - {"poise x2"}
+    for label, line in final.items():
+        assert all(shown(pl.mean_interval(ends[label][way])) in line for way in arena.WAYS), line
+    for label, line in minus.items():
+        assert all(shown(found[way]["poise x2", label][1], "+") in line for way in arena.WAYS), line
+    counts = [list(map(str, row.values())) for row in arena.counts(ARENA)]
+    assert [line.split()[-3:] for line in table("decoded").values()] == [row[1:] for row in counts]
+
+
+def test_what_notebook_08_says_in_words_of_the_recorded_runs(notebook_08):
+    prose, _ = notebook_08
+    found = {way: arena.verdicts(ARENA, way) for way in arena.WAYS}
+    words = {(way.split()[0], pair): word for way, of in found.items() for pair, (word, *_) in of.items()}
+    poise = lambda way, other: words[way, ("poise x2", other)]  # noqa: E731
+    counted = [list(row.values())[1:] for row in arena.counts(ARENA)]
+    three = ("none x1", "constant x1", "prefix_weighted x1")
+    gaps = {way: [-found[way]["poise x2", b][1][0] for b in three] for way in ("sampled accuracy", "greedy accuracy")}
+    said = {
+        "are ahead of POISE, by four to five points when sampled and by three to five when decoded greedily": all(
+            poise(way, b) == "worse" for way in ("sampled", "greedy") for b in three
+        ) and all(0.035 < x < 0.055 for x in gaps["sampled accuracy"]) and all(0.025 < x < 0.055 for x in gaps["greedy accuracy"]),
+        "The fourth, `batch_mean`, cannot be told from POISE": all(
+            poise(way.split()[0], "batch_mean x1") == "inconclusive" for way in arena.WAYS
+        ),
+        "training without a baseline cannot be told from POISE, in any way of decoding": all(
+            poise(way.split()[0], "none x2") == "inconclusive" for way in arena.WAYS
+        ),
+        "POISE is ahead of RLOO with the same pairs when sampled; decoded greedily, the interval just holds zero": (
+            poise("sampled", "rloo x2") == "better" and poise("greedy", "rloo x2") == "inconclusive"
+        ),
+        "It is ahead of GRPO with groups of eight when sampled, and level with it when decoded greedily": (
+            poise("sampled", "grpo x8") == "better" and poise("greedy", "grpo x8") == "inconclusive"
+        ),
+        "Most of the pairs that lie off zero by themselves do not survive": all(
+            kept < alone / 2 for _, alone, kept in counted
+        ),
+        "Fewer survive when the policies decode greedily, and fewest in pass@16": (
+            counted[0][2] > counted[2][2] and counted[3][2] == min(kept for *_, kept in counted)
+        ),
+        "with pairs it is behind itself with one response, by two points": all(
+            words[way, ("constant x2", "constant x1")] == "worse" for way in ("sampled", "greedy")
+        ),
+    }  # fmt: skip
+    for sentence, true in said.items():
+        assert sentence in prose.replace("*", ""), sentence
+        assert true, sentence
 
 
 def test_the_papers_third_version_agrees_with_itself():

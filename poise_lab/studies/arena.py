@@ -164,12 +164,16 @@ def runs(out: Path, label: str) -> list[RunRecord]:
     return [read_run(out / "runs" / folder_of(label, seed)) for seed in SEEDS]
 
 
-def curve(group: Sequence[RunRecord], metric: str, spent: str, amounts: Sequence[float]) -> list[tuple]:
-    """A metric after each amount spent, (mean, low, high) over runs: linear between evaluations, NaN past a run's end.
+def curve(group: Sequence[RunRecord], spent: str, amounts: Sequence[float]) -> list[tuple]:
+    """Held-out accuracy after each amount spent, (mean, low, high) over runs: linear between evaluations, NaN past an end.
 
     spent: "responses" or "tokens", as many as were sampled for training.
     """
-    lines = [(run.series(spent)[1], run.series(metric)[1]) for run in group]
+    lines = []
+    for run in group:
+        steps, accuracy = run.series("accuracy")
+        total = dict(zip(*run.series(spent), strict=True))
+        lines.append(([total[step] for step in steps], accuracy))
     return [mean_interval([np.interp(amount, *line, right=np.nan) for line in lines]) for amount in amounts]
 
 
