@@ -8,7 +8,6 @@ for is counted.
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Sequence
 
 import torch
@@ -31,7 +30,6 @@ class Sampler:
     prompts: problems per step. exclude: problems that are never drawn (the held-out ones).
     keep: layer and pool of the internals that come with responses to learn from (see `sample_rollouts`).
     tokens, responses: sampled tokens and responses since `begin`, greedy and discarded ones included.
-    uncounted_seconds: what the responses that are not counted took since then.
     """
 
     def __init__(
@@ -53,7 +51,7 @@ class Sampler:
 
     def begin(self, step: int) -> None:
         """Start the bill of a step (1 is the first)."""
-        self.step, self.tokens, self.responses, self.uncounted_seconds = step, 0, 0, 0.0
+        self.step, self.tokens, self.responses = step, 0, 0
         self._calls = {"problems": 0, "responses": 0}
 
     def _next_seed(self, what: str) -> int:
@@ -93,7 +91,6 @@ class Sampler:
 
         counted: False for responses that only measure (the oracle's), which no method could have.
         """
-        start = time.perf_counter()
         rollouts = sample_rollouts(
             self.policy, problems, responses, seed=self._next_seed("responses"), max_new_tokens=self.max_new_tokens,
             temperature=self.temperature if temperature is None else temperature,
@@ -102,6 +99,4 @@ class Sampler:
         if counted:
             self.tokens += rollouts.tokens
             self.responses += rollouts.rewards.numel()
-        else:
-            self.uncounted_seconds += time.perf_counter() - start
         return rollouts

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
@@ -129,11 +128,16 @@ def interval(estimates: np.ndarray, confidence: float = 0.95) -> tuple[float, fl
     return float(estimates[0]), float(low), float(high)
 
 
-def verdict(a: Drawn | Sequence[float], b: Drawn | Sequence[float]) -> tuple[str, tuple[float, float, float]]:
-    """Is a better than b, seed by seed, (S,)? "better", "worse" or "inconclusive", and a - b with its 95 % interval."""
-    difference = drawn_interval(as_drawn(a) - as_drawn(b))
+def verdict(a: Sequence[float], b: Sequence[float]) -> tuple[str, tuple[float, float, float]]:
+    """Is a better than b, seed by seed, (S,)? The word of `in_words`, and a - b with its 95 % interval."""
+    difference = mean_interval(np.subtract(a, b))
+    return in_words(difference), difference
+
+
+def in_words(difference: tuple[float, float, float]) -> str:
+    """ "better", "worse" or "inconclusive": where the interval (mean, low, high) of a difference lies."""
     _, low, high = difference
-    return ("better" if low > 0 else "worse" if high < 0 else "inconclusive"), difference
+    return "better" if low > 0 else "worse" if high < 0 else "inconclusive"
 
 
 def p_value(interval: tuple[float, float, float], seeds: int) -> float:
@@ -188,44 +192,3 @@ def pair_reduction(predicted: np.ndarray, rewards: np.ndarray) -> float:
     columns = np.arange(predicted.shape[1] // 2 * 2)
     own = rewards[:, columns]
     return float(variance_reduction(own - predicted[:, columns ^ 1], own))
-
-
-@dataclasses.dataclass(frozen=True)
-class Drawn:
-    """A number, or one per seed, as it was measured and as each draw of the prices would have it.
-
-    measured: () or (S,). draws: (D,) or (D, S); D = 0 where no price is in it.
-    """
-
-    measured: np.ndarray
-    draws: np.ndarray
-
-    def __truediv__(self, other: Drawn) -> Drawn:
-        return Drawn(self.measured / other.measured, self.draws / other.draws)
-
-    def __sub__(self, other: Drawn) -> Drawn:
-        return Drawn(self.measured - other.measured, self.draws - other.draws)
-
-    def times(self, by_seed: np.ndarray) -> Drawn:
-        """A price, (), times what each seed spent, (S,)."""
-        return Drawn(self.measured * by_seed, self.draws[:, None] * by_seed)
-
-
-def as_drawn(values: Drawn | Sequence[float]) -> Drawn:
-    """Numbers by seed that no price is in, (S,), as Drawn; one that is Drawn stays as it is."""
-    if isinstance(values, Drawn):
-        return values
-    return Drawn(np.asarray(values, dtype=float), np.empty((0, len(values))))
-
-
-def drawn_interval(values: Drawn) -> tuple[float, float, float]:
-    """(mean, low, high) of numbers by seed: the t interval of the measured ones, widened by the spread of their draws.
-
-    Seeds and prices are independent, so the half-widths of their 95 % intervals add in squares.
-    """
-    mean, low, high = mean_interval(values.measured)
-    if not len(values.draws):
-        return mean, low, high
-    from_prices = np.subtract(*np.quantile(values.draws.mean(1), [0.975, 0.025])) / 2
-    half = float(np.hypot((high - low) / 2, from_prices))
-    return mean, mean - half, mean + half

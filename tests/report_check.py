@@ -6,10 +6,9 @@ from __future__ import annotations
 
 import pytest
 from lab_check import SHOTS, browser  # noqa: F401
+from support import many_settings
 
-import poise_lab as pl
 from poise_lab.show.report import write_report
-from poise_lab.studies import showdown
 
 DRAWN = """title => {
   const plot = [...document.querySelectorAll('.js-plotly-plot')].find(plot => plot.layout.title.text === title);
@@ -24,13 +23,13 @@ ROWS = "() => [...document.querySelectorAll('#summary tbody tr')].filter(row => 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
     path = tmp_path_factory.mktemp("report") / "report.html"
-    write_report(showdown.recorded(pl.data_dir() / "showdown"), path)
+    write_report(many_settings(), path)
     return path
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1400, 375])
-def test_seventeen_methods_move(report, browser, scheme, width):  # noqa: F811
+def test_seventeen_settings_move(report, browser, scheme, width):  # noqa: F811
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True)
     page, errors, asked = context.new_page(), [], []
     page.on("pageerror", lambda error: errors.append(str(error)))

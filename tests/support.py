@@ -17,7 +17,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from poise_lab import Internals, Policy, Rollouts
+from poise_lab import Internals, Policy, Rollouts, RunRecord, data_dir, read_run
 from poise_lab.models.pretrain import character_tokenizer
 
 FAMILIES = ("qwen3", "llama", "gemma3", "gpt2")
@@ -151,3 +151,19 @@ def assert_close(kept: Internals, read: Internals) -> None:
             assert found.shape == x.shape and found.dtype == x.dtype, name
             scale = max(1.0, float(x.abs().max())) if name in ("prompt", "reasoning") else 1.0
             assert (found - x).abs().max() <= 1e-4 * scale, name
+
+
+def many_settings(n: int = 17, steps: int = 40) -> list[RunRecord]:
+    """Five seeds of n settings: the first steps of the recorded POISE and RLOO runs, and copies of POISE's by other names."""
+    found = []
+    for k in range(n):
+        name = "rloo" if k == 1 else "poise"
+        for seed in range(5):
+            run = read_run(data_dir() / "runs" / f"{name}-{seed}")
+            config = {**run.config, "train": {**run.config["train"], "steps": steps}}
+            folder = run.folder
+            if k > 1:
+                config["baseline"] = {**config["baseline"], "name": f"copy_{k}"}
+                folder = folder.with_name(f"copy_{k}-{seed}")  # which is not there, nor are its texts
+            found.append(RunRecord(folder, config, run.metrics[: steps + 1]))
+    return found

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from scipy.stats import ttest_1samp
 
 import poise_lab as pl
+from poise_lab import stats
 from poise_lab.cli import main
 from poise_lab.files import read_json, write_json
 from poise_lab.studies import arena, trained
@@ -19,6 +22,7 @@ def test_methods_sample_the_same_number_of_responses():
         greedy = prompts if name == "remax" else 0
         assert pl.make_baseline(name, responses=responses).responses == responses and label == f"{name} x{responses}"
         assert name == "dapo" or prompts * responses + greedy == arena.BUDGET, label
+        assert arena.SUBTRACTS[name]
     assert not set(arena.SEARCH_SEEDS) & set(arena.SEEDS) and len(set(arena.SEEDS)) >= 5
 
 
@@ -94,8 +98,15 @@ def test_a_whole_method_is_recorded_and_read(tmp_path, monkeypatch, capsys):
         assert set(final) == {"sampled", "cool"} and final["sampled"] != final["cool"]
     assert {path.name for path in (tmp_path / "search").iterdir()} == {"rloo-x2-0.0001-100"}
     assert json.loads((tmp_path / "search" / "rloo-x2-0.0001-100" / "config.json").read_text())["policy"] == "thinker"
-    (row,) = arena.says(tmp_path).splitlines()[2:]
-    assert row.startswith("| rloo x2 | 0.0001 |")
+    methods, pairs = arena.says(tmp_path).split("\n\n")
+    (row,) = methods.splitlines()[2:]
+    assert row.startswith("| rloo x2 | 0.0001 |") and pairs.splitlines()[2] == "| sampled accuracy | 0 | 0 | 0 |"
+    spent = arena.curve(arena.runs(tmp_path, "rloo x2"), "responses", [0, 8, 16, 17])
+    starts, lasts = zip(*(run.series("accuracy")[1] for run in arena.runs(tmp_path, "rloo x2")), strict=True)
+    assert [point[0] for point in spent[:3]] == pytest.approx(
+        [np.mean(starts), np.mean([starts, lasts]), np.mean(lasts)]
+    )
+    assert np.isnan(spent[3][0])  # no run went on that far
     capsys.readouterr()
 
 
@@ -116,16 +127,17 @@ def test_verdicts_are_paired_by_seed_and_corrected_for_the_pairs(monkeypatch):
         and mean == pytest.approx(0.023)
         and low == pytest.approx(0.023 - 2.776 * 0.0158 / 5**0.5, abs=1e-4)
     )
+    monkeypatch.setattr(arena, "WAYS", ("greedy accuracy",))
+    assert list(arena.counts("")[0].values()) == ["greedy accuracy", 3, 3, 3]
     # nine more pairs that say nothing: the correction asks for more
     found |= {f"more x{k}": base + np.roll(noise, k) * 30 for k in (2, 3)}
     assert not arena.verdicts("", "greedy accuracy")["grpo x8", "none x1"][2]
 
 
-def test_accuracy_stands_over_the_noise_of_the_methods_that_have_both(monkeypatch):
+def test_accuracy_stands_over_a_number_of_the_methods_that_have_both(monkeypatch):
     found = {"none x1": [0.7, 0.8], "rloo x2": [0.5, 0.7], "dapo x8": [0.4, 0.5]}
     monkeypatch.setattr(arena, "ends", lambda out: {label: {"pass@16": each} for label, each in found.items()})
-    noise = {"none x1": np.array([1.0, 1.0]), "rloo x2": np.array([3.0, 2.5]), "ppo x1": np.array([0.5, 0.5])}
-    fig = arena.beside_noise("", noise, "pass@16")
+    fig = arena.beside("", {"none x1": 1.0, "rloo x2": 3.0, "ppo x1": 0.5}, "pass@16", "After", "before")
     assert {trace.name: (trace.x[0], trace.y[0]) for trace in fig.data} == {
         "none x1": (1.0, 0.75),
         "rloo x2": (3.0, 0.6),
@@ -137,3 +149,27 @@ def test_accuracy_stands_over_the_noise_of_the_methods_that_have_both(monkeypatc
     # none and dapo are 0.3 apart on both seeds, which decides; the other two pairs have the sign of their difference
     minus = "\N{MINUS SIGN}"
     assert [list(row) for row in grid.text] == [["", "+", "b"], [minus, "", "+"], ["w", minus, ""]]
+
+
+# --- what a verdict is -----------------------------------------------------------------------------
+
+
+def test_verdict_needs_an_interval_off_zero():
+    assert stats.verdict([0.8, 0.81, 0.79], [0.7, 0.7, 0.7])[0] == "better"
+    assert stats.verdict([0.7, 0.7, 0.7], [0.8, 0.81, 0.79])[0] == "worse"
+    word, (mean, low, high) = stats.verdict([0.9, 0.6, 0.8], [0.7, 0.7, 0.7])
+    assert word == "inconclusive" and low < 0 < high and mean == pytest.approx(0.2 / 3)
+
+
+def test_holm_by_hand():
+    """m = 4: 0.01 x 4, 0.015 x 3 = 0.045, 0.03 x 2 = 0.06, and 0.05 x 1 is held at the 0.06 before it."""
+    assert stats.holm([0.03, 0.01, 0.05, 0.015]) == pytest.approx([0.06, 0.04, 0.06, 0.045])
+    assert stats.holm([0.9, 0.6]) == [1.0, 1.0]
+
+
+def test_p_value_of_an_interval_is_that_of_the_paired_t_test():
+    differences = [0.1, 0.3, 0.2, 0.45]
+    interval = stats.mean_interval(differences)
+    assert stats.p_value(interval, 4) == pytest.approx(ttest_1samp(differences, 0).pvalue)
+    assert math.isnan(stats.p_value(stats.mean_interval([0.1]), 1))
+    assert stats.p_value((0.1, 0.1, 0.1), 3) == 0 and stats.p_value((0.0, 0.0, 0.0), 3) == 1

@@ -12,7 +12,7 @@ import pytest
 import poise_lab as pl
 from poise_lab.files import read_json
 from poise_lab.runs import by_label, format_table
-from poise_lab.studies import arena, showdown, thinking, verdicts
+from poise_lab.studies import arena, thinking
 
 ROOT = Path(__file__).parent.parent
 FOLDER = pl.data_dir() / "runs"
@@ -111,114 +111,55 @@ def test_what_the_results_say_in_words_of_poise_and_rloo(poise):
     assert f"by {quoted[0]} when sampled and {quoted[1]} decoded greedily" in text
 
 
-# --- the showdown --------------------------------------------------------------------------------
+# --- the arena -----------------------------------------------------------------------------------
 
-
-@pytest.fixture(scope="module")
-def showdown_runs():
-    return showdown.recorded(pl.data_dir() / "showdown")
-
-
-def test_showdown_is_complete_and_made_with_the_recipe_of_today(showdown_runs):
-    rates = showdown.chosen_rates(pl.data_dir() / "showdown")
-    assert len(showdown_runs) == len(showdown.METHODS) * len(showdown.SEEDS)
-    for job, run in zip(showdown.main_jobs(pl.data_dir() / "showdown"), showdown_runs, strict=True):
-        config = pl.TrainConfig(
-            **showdown.TRAIN, prompts=job.method.prompts, seed=job.seed, learning_rate=rates[job.method.label]
-        )
-        assert run.finished and run.config["train"] == dataclasses.asdict(config)
-        assert run.config["policy"] == "tiny" and run.config["task"] == pl.TINY_TASKS
-        settings = pl.make_baseline(job.method.baseline, responses=job.method.responses).settings()
-        assert {k: v for k, v in run.config["baseline"].items() if k != "probe"} == {
-            k: v for k, v in settings.items() if k != "probe"
-        }
-        assert run.config["threads"] == 1 and run.config["versions"] and run.config["date"]
-    for job in showdown.search_jobs(pl.data_dir() / "showdown"):
-        run = pl.read_run(job.folder)
-        assert run.finished and run.seed == showdown.SEARCH_SEED
-        assert run.config["train"]["learning_rate"] == job.learning_rate
-
-
-def test_showdown_methods_sampled_the_same(showdown_runs):
-    """All but DAPO exactly; DAPO in whole groups, all that it kept and some that it dropped."""
-    for label, group in by_label(showdown_runs).items():
-        for run in group:
-            total = [m["responses"] for m in run.metrics]
-            each = {after - before for before, after in zip(total, total[1:], strict=False)}
-            if label.startswith("dapo"):
-                m, kept = run.config["baseline"]["responses"], run.config["train"]["prompts"]
-                assert min(each) >= kept * m and all(n % m == 0 for n in each)
-                assert max(each) > kept * m
-            else:
-                assert each == {showdown.BUDGET}, run.folder
-
-
-def test_showdown_seeds_are_paired(showdown_runs):
-    for seed in showdown.SEEDS:
-        assert len({run.metrics[0]["accuracy"] for run in showdown_runs if run.seed == seed}) == 1
-
-
-def test_every_method_of_the_showdown_learned(showdown_runs):
-    for label, group in by_label(showdown_runs).items():
-        mean, low, _ = pl.mean_interval([run.lift() for run in group])
-        assert low > 0, f"{label}: lift {mean:.3f}"
-
-
-def test_learned_values_of_the_showdown_have_skill(showdown_runs):
-    """Probe and critics against V(x) of held-out prompts, at the end of the run."""
-    for label, group in by_label(showdown_runs).items():
-        if label.split()[0] in ("poise", "fused", "critic", "ppo"):
-            _, low, _ = pl.mean_interval([run.series("probe_r_fresh")[1][-1] for run in group])
-            assert low > 0.2, label
-
-
-def test_the_results_quote_the_showdown(showdown_runs):
-    text = (ROOT / "notebooks" / "RESULTS.md").read_text()
-    (quoted,) = re.findall(r"<!-- showdown -->\n(.*?)<!-- /showdown -->", text, re.S)
-    assert quoted.strip() == verdicts.quote(showdown_runs)
-
-
-GROUPS_OF_EIGHT = ("rloo x8", "grpo x8", "dr_grpo x8", "opo x8", "dapo x8")
-
-
-def words(runs, budget: str = "tokens") -> dict[tuple[str, str], str]:
-    return {pair: word for pair, (word, _) in verdicts.verdicts(runs, budget).items()}
+ARENA = pl.data_dir() / "arena"
 
 
 def one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def test_what_the_results_say_in_words_of_the_showdown(showdown_runs):
-    """Every sentence on verdicts stands there, and the recorded runs say it."""
-    text = (ROOT / "notebooks" / "RESULTS.md").read_text()
-    section = one_line(text[text.index("<!-- /showdown -->") : text.index("## Real models")])
-    found, labels, kept = words(showdown_runs), list(by_label(showdown_runs)), verdicts.surviving(showdown_runs)
-    (_, low, high), _ = verdicts.ratio_to(showdown_runs, "poise x2", "dapo x8", "seconds", 0.72)
-    said = {
-        "it knows nothing of the prompt, and no method is better": all(
-            found[b, "constant x1"] != "better" for b in labels if b != "constant x1"
-        ),
-        "`score_weighted` is POISE with its probe taught that number; it is ahead of POISE": found[
-            "score_weighted x2", "poise x2"
-        ] == "better",
-        "and `constant`, its control, is ahead of it": found["constant x1", "score_weighted x2"] == "better",
-        "At equal tokens POISE is ahead of the methods that need groups of eight.": all(
-            found["poise x2", b] == "better" for b in GROUPS_OF_EIGHT
-        ),
-        "corrected for the 136 pairs by Holm's method 15 remain at equal tokens, of POISE's the one against ReMax": (
-            len(kept) == 30 and [b for a, b in kept if a == "poise x2"] == ["remax x1"]
-        ),
-        "The paper's saving of time over DAPO is not reproduced here.": low < 1 < high,
-    }  # fmt: skip
-    for sentence, true in said.items():
-        assert sentence in section, sentence
-        assert true, sentence
+@pytest.fixture(scope="module")
+def arena_runs():
+    return {label: arena.runs(ARENA, label) for label in arena.METHODS if arena.whole(ARENA, label)}
+
+
+def test_arena_was_made_with_the_recipe_of_today(arena_runs):
+    assert len(arena_runs) >= 9
+    for label, group in arena_runs.items():
+        name, responses, prompts = arena.METHODS[label]
+        rate = arena.best_rate(arena.scores(ARENA, label))
+        settings = pl.make_baseline(name, responses=responses).settings()
+        for seed, run in zip(arena.SEEDS, group, strict=True):
+            config = pl.TrainConfig(steps=100, prompts=prompts, seed=seed, learning_rate=rate, eval_every=20, eval_responses=8)  # fmt: skip
+            assert run.finished and run.config["train"] == dataclasses.asdict(config)
+            assert run.config["policy"] == "thinker" and run.config["task"] == pl.TINY_TASKS and run.label == label
+            same = {k for k in settings if k != "probe"}
+            assert {k: run.config["baseline"][k] for k in same} == {k: settings[k] for k in same}
+            assert [metrics["step"] for metrics in run.metrics] == [0, 20, 40, 60, 80, 100]
+            assert run.config["threads"] == 1 and run.config["versions"] and run.config["date"]
+
+
+def test_arena_methods_sampled_the_same(arena_runs):
+    """All but DAPO exactly; DAPO all that it kept and some that it dropped."""
+    for label, group in arena_runs.items():
+        for run in group:
+            spent = run.metrics[-1]["responses"]
+            assert spent >= 100 * 128 if label == "dapo x8" else spent == 100 * arena.BUDGET, run.folder
+
+
+def test_arena_seeds_are_paired_and_every_method_learned(arena_runs):
+    for same in zip(*arena_runs.values(), strict=True):
+        assert len({round(run.metrics[0]["accuracy"], 6) for run in same}) == 1
+    for label, group in arena_runs.items():
+        _, low, _ = pl.mean_interval([run.lift() for run in group])
+        assert low > 0 or label.startswith("sharpen"), label
 
 
 def test_what_the_front_page_says_of_methods_is_what_the_arena_says():
     ways = ("sampled accuracy", "greedy accuracy")
-    sampled, greedy = (arena.verdicts(pl.data_dir() / "arena", way) for way in ways)
+    sampled, greedy = (arena.verdicts(ARENA, way) for way in ways)
     eight, pairs, single = (("poise x2", other) for other in ("grpo x8", "none x2", "none x1"))
     over_none = [found["poise x2", none][0] for found in (sampled, greedy) for none in ("none x1", "none x2")]
     said = {
@@ -245,76 +186,68 @@ def test_what_the_front_page_says_of_methods_is_what_the_arena_says():
 
 @pytest.fixture(scope="module")
 def notebook_08():
-    """(prose in one line, stored tables in plain text, what is printed) of the notebook."""
+    """(prose in one line, stored tables in plain text) of the notebook."""
     notebook = nbformat.read(ROOT / "notebooks" / "08_baselines_compared.ipynb", as_version=4)
     prose = one_line(" ".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown"))
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    tables = [o.data["text/plain"] for o in outputs if "poise-table" in o.get("data", {}).get("text/html", "")]
-    printed = "".join(output.text for output in outputs if output.output_type == "stream")
-    return prose, tables, printed
+    return prose, [o.data["text/plain"] for o in outputs if "poise-table" in o.get("data", {}).get("text/html", "")]
 
 
-def test_notebook_08_stores_the_numbers_of_the_recorded_runs(showdown_runs, notebook_08):
-    _, tables, printed = notebook_08
+def shown(interval, sign: str = "") -> str:
+    return "{:{s}.3f} [{:{s}.3f}, {:{s}.3f}]".format(*interval, s=sign)
 
-    def shown(interval, digits, sign=""):
-        return "{:{s}.{d}f} [{:{s}.{d}f}, {:{s}.{d}f}]".format(*interval, s=sign, d=digits)
+
+def test_notebook_08_stores_the_numbers_of_the_recorded_runs(notebook_08):
+    _, tables = notebook_08
+    ends, found = arena.ends(ARENA), {way: arena.verdicts(ARENA, way) for way in arena.WAYS}
 
     def table(head):
-        (found,) = (text for text in tables if text.startswith(head))
-        return found.split("\n")[1:]
+        (text,) = (text for text in tables if text.startswith(head))
+        return {" ".join(line.split()[:2]): line for line in text.split("\n")[1:]}
 
-    for row, line in zip(verdicts.summary(showdown_runs), table("method             learning rate"), strict=True):
-        assert line.startswith(row["method"]) and f" {row['learning rate']} " in line, line
-        for column, digits in (("accuracy at equal tokens", 3), ("at equal seconds", 3), ("milliseconds per token", 2)):
-            assert shown(row[column], digits) in line, line
-    for budget in ("tokens", "seconds"):
-        found, kept = verdicts.verdicts(showdown_runs, budget), verdicts.surviving(showdown_runs, budget)
-        for line in table("POISE minus"):
-            pair = "poise x2", " ".join(line.split()[:2])
-            word, difference = found[pair]
-            said = re.escape(shown(difference, 3, "+")) + f" +{word} +{kept.get(pair, 'inconclusive')}"
-            assert re.search(said, line), line
-        ratio, seeds = verdicts.ratio_to(showdown_runs, "poise x2", "dapo x8", budget, 0.72)
-        assert f"POISE over DAPO in {budget}: ratio {shown(ratio, 2)} over {seeds} seeds" in printed
+    final, minus = table("method              sampled"), table("POISE minus")
+    assert set(final) == set(ends) and set(minus) == set(ends) - {"poise x2"}
+    for label, line in final.items():
+        assert all(shown(pl.mean_interval(ends[label][way])) in line for way in arena.WAYS), line
+    for label, line in minus.items():
+        assert all(shown(found[way]["poise x2", label][1], "+") in line for way in arena.WAYS), line
+    counts = [list(map(str, row.values())) for row in arena.counts(ARENA)]
+    assert [line.split()[-3:] for line in table("decoded").values()] == [row[1:] for row in counts]
 
 
-def test_what_notebook_08_says_in_words_of_the_recorded_runs(showdown_runs, notebook_08):
-    prose, *_ = notebook_08
-    found, labels = words(showdown_runs), list(by_label(showdown_runs))
-    best = ("constant x1", "none x1")
-    searched = {job.folder.name: pl.read_run(job.folder).series("accuracy")[1][-1]
-                for job in showdown.search_jobs(pl.data_dir() / "showdown")}  # fmt: skip
-    ratios = {budget: verdicts.ratio_to(showdown_runs, "poise x2", "dapo x8", budget, 0.72)[0]
-              for budget in ("tokens", "seconds")}  # fmt: skip
-    hours = read_json(pl.data_dir() / "paper_results.json")["v2"]["wall_clock_hours"].values()
-    kept = {budget: verdicts.surviving(showdown_runs, budget) for budget in ("tokens", "seconds")}
-    beaten = {b for (a, b), word in kept["tokens"].items() if a == "constant x1" and word == "better"}
-    of_poise = {b: word for (a, b), word in kept["tokens"].items() if a == "poise x2"}
+def test_what_notebook_08_says_in_words_of_the_recorded_runs(notebook_08):
+    prose, _ = notebook_08
+    found = {way: arena.verdicts(ARENA, way) for way in arena.WAYS}
+    words = {(way.split()[0], pair): word for way, of in found.items() for pair, (word, *_) in of.items()}
+    poise = lambda way, other: words[way, ("poise x2", other)]  # noqa: E731
+    counted = [list(row.values())[1:] for row in arena.counts(ARENA)]
+    three = ("none x1", "constant x1", "prefix_weighted x1")
+    gaps = {way: [-found[way]["poise x2", b][1][0] for b in three] for way in ("sampled accuracy", "greedy accuracy")}
     said = {
-        "15 of 136 at equal tokens": len(kept["tokens"]) == 30 and len(labels) * (len(labels) - 1) == 2 * 136,
-        "88 of the 136 intervals lie off zero": sum(word != "inconclusive" for word in found.values()) == 2 * 88,
-        "RLOO with pairs and with eight, PPO, Dr. GRPO, OPO, GRPO, ReMax": beaten
-        == {"rloo x2", "rloo x8", "ppo x1", "dr_grpo x8", "opo x8", "grpo x8", "remax x1"},
-        "Against `none` there is no verdict, with or without the correction": found["constant x1", "none x1"]
-        == "inconclusive",
-        "POISE is better than ReMax, and that is all that survives of it": of_poise == {"remax x1": "better"},
-        "Pair by pair it is ahead of every method with groups of eight": all(
-            found["poise x2", b] == "better" for b in GROUPS_OF_EIGHT
+        "are ahead of POISE, by four to five points when sampled and by three to five when decoded greedily": all(
+            poise(way, b) == "worse" for way in ("sampled", "greedy") for b in three
+        ) and all(0.035 < x < 0.055 for x in gaps["sampled accuracy"]) and all(0.025 < x < 0.055 for x in gaps["greedy accuracy"]),
+        "The fourth, `batch_mean`, cannot be told from POISE": all(
+            poise(way.split()[0], "batch_mean x1") == "inconclusive" for way in arena.WAYS
         ),
-        "and behind `constant`, `none`, `score_weighted` and the oracle": all(
-            found["poise x2", b] == "worse" for b in (*best, "score_weighted x2", "oracle x1")
+        "training without a baseline cannot be told from POISE, in any way of decoding": all(
+            poise(way.split()[0], "none x2") == "inconclusive" for way in arena.WAYS
         ),
-        "Between POISE and plain RLOO with the same pairs, a critic, PPO, SPO or the batch mean not even": all(
-            found["poise x2", b] == "inconclusive" for b in ("rloo x2", "critic x1", "ppo x1", "spo x1", "batch_mean x1")
+        "POISE is ahead of RLOO with the same pairs when sampled; decoded greedily, the interval just holds zero": (
+            poise("sampled", "rloo x2") == "better" and poise("greedy", "rloo x2") == "inconclusive"
         ),
-        "In the search above `constant` is ahead of it at each of the three rates, on one seed": all(
-            searched[f"constant-x1-{rate:g}"] > searched[f"score_weighted-x2-{rate:g}"]
-            for rate in showdown.LEARNING_RATES
+        "It is ahead of GRPO with groups of eight when sampled, and level with it when decoded greedily": (
+            poise("sampled", "grpo x8") == "better" and poise("greedy", "grpo x8") == "inconclusive"
         ),
-        "The paper's saving of time is not reproduced here.": ratios["seconds"][1] < 1 < ratios["seconds"][2],
-        "POISE needs somewhat fewer tokens than DAPO, by less than the paper's ratio": ratios["tokens"][2] < 1
-        and all(one["POISE"] / one["DAPO"] < ratios["tokens"][1] for one in hours),
+        "Most of the pairs that lie off zero by themselves do not survive": all(
+            kept < alone / 2 for _, alone, kept in counted
+        ),
+        "Fewer survive when the policies decode greedily, and fewest in pass@16": (
+            counted[0][2] > counted[2][2] and counted[3][2] == min(kept for *_, kept in counted)
+        ),
+        "with pairs it is behind itself with one response, by two points": all(
+            words[way, ("constant x2", "constant x1")] == "worse" for way in ("sampled", "greedy")
+        ),
     }  # fmt: skip
     for sentence, true in said.items():
         assert sentence in prose.replace("*", ""), sentence

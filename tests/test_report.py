@@ -8,13 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support import many_settings
 
 import poise_lab as pl
 from poise_lab.runs import by_label
 from poise_lab.show.curves import measured
 from poise_lab.show.report import write_report
 from poise_lab.show.report_parts import chart, more_metrics, paired, settings_told
-from poise_lab.studies import showdown, verdicts
+from poise_lab.stats import p_value, surviving, verdict
+from poise_lab.studies import arena
+
+ARENA = pl.data_dir() / "arena"
 
 
 def run(seed, accuracy, name="poise", **more) -> pl.RunRecord:
@@ -84,14 +88,18 @@ def test_who_is_compared():
     assert paired(by_label([*ours, *theirs])) == (tokens, found)
 
 
-def test_verdicts_are_those_of_the_study():
-    """On the recorded showdown, whose verdicts at equal tokens a study gives by its own way."""
-    runs = showdown.recorded(pl.data_dir() / "showdown")
-    _, found = paired(by_label(runs))
-    expected = verdicts.verdicts(runs)
-    kept = verdicts.surviving(runs)
-    assert {pair: word for pair, (word, _) in found.items() if word != "inconclusive"} == kept and len(kept) == 30
-    assert all(np.allclose(found[pair][1], expected[pair][1]) for pair in expected)
+def test_verdicts_of_recorded_methods():
+    """Nine methods and more, seed by seed: what the report says is `stats` on accuracies read by hand."""
+    recorded = [label for label in arena.METHODS if arena.whole(ARENA, label)]
+    groups = {label: arena.runs(ARENA, label) for label in recorded}
+    tokens, found = paired(by_label([run for group in groups.values() for run in group]))
+    assert tokens == min(run.metrics[-1]["tokens"] for group in groups.values() for run in group)
+    at = {label: [np.interp(tokens, *run.accuracy_by_tokens()) for run in group] for label, group in groups.items()}
+    alone = {(a, b): verdict(at[a], at[b]) for a in at for b in at if a != b}
+    kept = surviving({(a, b): p_value(gap, 5) for (a, b), (_, gap) in alone.items() if a < b})
+    assert kept and {pair for pair, (word, _) in found.items() if word != "inconclusive" and pair[0] < pair[1]} == kept
+    for pair, (word, gap) in found.items():
+        assert gap == pytest.approx(alone[pair][1]) and word in (alone[pair][0], "inconclusive")
 
 
 def test_what_settings_differ_in():
@@ -113,9 +121,9 @@ def test_runs_of_both_engines_make_a_report(tmp_path):
     assert "id='by-task'" in html and "poise x2 on trl" in html
 
 
-def test_seventeen_methods_in_few_pieces(tmp_path):
+def test_seventeen_settings_in_few_pieces(tmp_path):
     """One row and one box a method; one figure a metric, and the configs once."""
-    html = page(showdown.recorded(pl.data_dir() / "showdown"), tmp_path)
+    html = page(many_settings(), tmp_path)
     assert len(re.findall("name='setting'", html)) == 17 and html.count("<pre>") == 1 and "136 pairs" in html
     numbers = [json.loads(text) for text in re.findall(r"<script type='application/json'>(.*?)</script>", html, re.S)]
     accuracy = next(fig for fig in numbers if fig["layout"]["title"]["text"] == "Held-out accuracy")

@@ -151,8 +151,8 @@ def spoilt_probe(r, lines: dict, levels: dict[str, float], at: int, share: float
     x = rounded(r)
     for (kind, y), color in zip(lines.items(), (COLORS[0], COLORS[2]), strict=True):
         add_line(fig, x, y, f"POISE, {kind}", color)
-    styles = line_styles(9)
-    for (name, level), k in zip(levels.items(), (7, 5, 1, 4, 6, 3, 8), strict=True):
+    styles = line_styles(8)
+    for (name, level), k in zip(levels.items(), (7, 5, 1, 4, 6, 3), strict=True):
         add_line(fig, [min(x), max(x)], [level] * 2, name, **styles[k])
     fig.add_scatter(x=[x[at]], y=rounded([next(iter(lines.values()))[at]]), mode="markers", name="this probe",
                     marker=dict(size=13, color=COLORS[0]))  # fmt: skip

@@ -222,7 +222,8 @@ def bias_and_variance(points: dict[str, tuple[float, float]], title: str, **layo
 
 def one_point_each(points: dict[str, tuple[float, tuple]], title: str, x: str, y: str, **layout) -> Figure:
     """One point per name, (x, (value, low, high)), told apart by colour and marker."""
-    fig = figure(title, x, y, height=460, hovermode="closest", **layout)
+    rows = -(-len(points) // 4)  # of the legend
+    fig = figure(title, x, y, height=400 + 20 * rows, hovermode="closest", **layout)
     for (name, (at, (value, low, high))), style in zip(points.items(), line_styles(len(points)), strict=True):
         fig.add_trace(
             go.Scatter(x=rounded([at]), y=rounded([value]), mode="markers", name=name,

@@ -25,10 +25,8 @@ from .words import describe, span
 FEW = 3  # settings whose verdicts are read faster in a list than in a matrix
 
 
-def write_report(runs: Sequence[RunRecord], path: str | Path, first: Sequence[tuple] = ()) -> None:
+def write_report(runs: Sequence[RunRecord], path: str | Path) -> None:
     """Write one HTML file with the figures of the runs; it asks the network for nothing.
-
-    first: (figure, caption) pairs that come before the others.
 
     Raises PoiseLabError if a run has no finished step or the file cannot be written.
     """
@@ -36,8 +34,7 @@ def write_report(runs: Sequence[RunRecord], path: str | Path, first: Sequence[tu
     by_name = by_label(runs)
     groups = {row["run"]: by_name[row["run"]] for row in rows}
     sections = {
-        "Summary": Table(rows).to_html([f"data-settings='{i}'" for i in range(len(rows))])
-        + "".join(_figure(fig, caption, "wide") for fig, caption in first),
+        "Summary": Table(rows).to_html([f"data-settings='{i}'" for i in range(len(rows))]),
         "Which is better?": _verdicts(groups),
         "Curves": _charts(groups, list(METRICS)),
         "By task": _charts(groups, more_metrics(runs, "accuracy_")),

@@ -9,6 +9,7 @@ until the best rate lies inside. Methods are made one after the other, so an int
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from ..config import TrainConfig
 from ..evaluation import evaluate
 from ..files import json_line, read_json, write_json, write_text
 from ..policies import load_policy
-from ..runs import format_table, read_run
+from ..runs import RunRecord, format_table, read_run
 from ..sampler import step_seed
 from ..show.plots import Figure, one_point_each
 from ..show.report_parts import pair_matrix
@@ -38,6 +39,28 @@ METHODS = {
         ("opo", 8, 24), ("sharpen", 1, 192), ("prefix", 1, 192),
     )
 }  # fmt: skip
+# baseline: what it subtracts from a reward
+SUBTRACTS = {
+    "none": "nothing",
+    "constant": "one number for all prompts, from earlier steps, aimed at the least variance",
+    "batch_mean": "mean reward of all other responses of the batch",
+    "rloo": "mean reward of the siblings",
+    "grpo": "group mean, its own reward included; divided by the group's standard deviation",
+    "dr_grpo": "group mean, its own reward included",
+    "opo": "group mean weighted by length, its own reward included",
+    "dapo": "as GRPO; groups that agree give way to other prompts",
+    "remax": "reward of the greedy response to the prompt",
+    "spo": "running mean of each prompt, which comes again; normalised",
+    "poise": "the probe's prediction of V(x) from the siblings' states",
+    "fused": "weighted mean of POISE's and RLOO's baseline",
+    "score_weighted": "POISE, its probe aimed at the least variance instead of V(x)",
+    "prefix": "at each token the value of what stands before it",
+    "prefix_weighted": "at each token a number from what stands before it, aimed at the least variance",
+    "critic": "a second network's value, read from the prompt",
+    "ppo": "a second network's value of every token; GAE",
+    "oracle": "mean reward of 16 fresh responses, which are not counted",
+    "sharpen": "control without rewards: it only makes the policy surer",
+}
 RATES, LOWEST, HIGHEST = (5e-5, 1e-4, 2e-4), 6.25e-6, 1.6e-3  # where the search begins, and how far it may go
 SEARCH_SEEDS, SEEDS = (100, 101), (0, 1, 2, 3, 4)
 SEARCH = "--steps 60 --eval-every 60 --eval-responses 8"
@@ -136,14 +159,32 @@ def record(out: Path) -> None:
         trained.record(runs, out / "runs", finish=final)
 
 
+def runs(out: Path, label: str) -> list[RunRecord]:
+    """The runs of a whole method, in order of their seeds."""
+    return [read_run(out / "runs" / folder_of(label, seed)) for seed in SEEDS]
+
+
+def curve(group: Sequence[RunRecord], spent: str, amounts: Sequence[float]) -> list[tuple]:
+    """Held-out accuracy after each amount spent, (mean, low, high) over runs: linear between evaluations, NaN past an end.
+
+    spent: "responses" or "tokens", as many as were sampled for training.
+    """
+    lines = []
+    for run in group:
+        steps, accuracy = run.series("accuracy")
+        total = dict(zip(*run.series(spent), strict=True))
+        lines.append(([total[step] for step in steps], accuracy))
+    return [mean_interval([np.interp(amount, *line, right=np.nan) for line in lines]) for amount in amounts]
+
+
 def ends(out: Path) -> dict[str, dict[str, list[float]]]:
     """Of each whole method, the final policies of its seeds: one number per seed for each of COLUMNS, and their entropy."""
     found = {}
     for label in (label for label in METHODS if whole(out, label)):
-        folders = [out / "runs" / folder_of(label, seed) for seed in SEEDS]
-        finals = [read_json(folder / "final.json") for folder in folders]
+        group = runs(out, label)
+        finals = [read_json(run.folder / "final.json") for run in group]
         found[label] = {column: [final[part][name] for final in finals] for column, (part, name) in COLUMNS.items()}
-        found[label]["entropy"] = [read_run(folder).series("entropy")[1][-1] for folder in folders]
+        found[label]["entropy"] = [run.series("entropy")[1][-1] for run in group]
     return found
 
 
@@ -156,31 +197,43 @@ def verdicts(out: Path, column: str) -> dict[tuple[str, str], tuple[str, tuple, 
     return {(a, b): (word, gap, (min(a, b), max(a, b)) in kept) for (a, b), (word, gap) in found.items()}
 
 
+def counts(out: Path) -> list[dict]:
+    """By each of WAYS: how many pairs of methods there are, how many lie off zero by themselves, and how many survive."""
+    rows = []
+    for way in WAYS:
+        said = [found for (a, b), found in verdicts(out, way).items() if a < b]
+        alone = sum(word != "inconclusive" for word, *_ in said)
+        rows.append({"decoded": way, "pairs": len(said), "off zero, pair by pair": alone,
+                     "survive Holm's correction": sum(kept for *_, kept in said)})  # fmt: skip
+    return rows
+
+
 def matrix(out: Path, column: str) -> Figure:
     """All pairs by one of WAYS, best mean first: row minus column, with a letter where a verdict survives."""
     means = {label: float(np.mean(each[column])) for label, each in ends(out).items()}
     names = sorted(means, key=means.get, reverse=True)
     found = {pair: (word if kept else "inconclusive", gap) for pair, (word, gap, kept) in verdicts(out, column).items()}
     title, axes = f"{column}, row minus column", ("method (column)", "method (row)")
-    return pair_matrix(found, names, title.capitalize(), *axes, "difference<br>(share)", height=560)
+    return pair_matrix(
+        found, names, title.capitalize(), *axes, "difference<br>(share)", height=min(660, 340 + 24 * len(names))
+    )
 
 
-def beside_noise(out: Path, noise: dict[str, np.ndarray], column: str) -> Figure:
-    """Final accuracy by one of WAYS over the noise of the gradient before training, of the methods that have both.
-
-    noise: as of `noises.Measured`, by method.
-    """
-    both = {label: each[column] for label, each in ends(out).items() if label in noise}
-    points = {label: (noise[label][0], mean_interval(values)) for label, values in both.items()}
-    title, x = "Noise before training, accuracy after it", "gradient variance over that of none x1"
+def beside(out: Path, of_method: dict[str, float], column: str, title: str, x: str) -> Figure:
+    """Final accuracy by one of WAYS over a number of each method, of the methods that have both."""
+    both = {label: each[column] for label, each in ends(out).items() if label in of_method}
+    points = {label: (of_method[label], mean_interval(values)) for label, values in both.items()}
     return one_point_each(points, title, x, f"{column} (share)")
 
 
 def says(out: Path) -> str:
-    """One row for each whole method, best sampled accuracy first: its rate, and its final policies decoded in each way."""
+    """One row for each whole method, best sampled accuracy first: its rate, and its final policies decoded in each way;
+    and how many pairs are told apart."""
     rows = [
         {"method": label, "learning rate": f"{best_rate(scores(out, label)):g}"}
         | {column: mean_interval(values) for column, values in each.items()}
         for label, each in ends(out).items()
     ]
-    return format_table(sorted(rows, key=lambda row: -row["sampled accuracy"][0]))
+    return "\n\n".join(
+        format_table(table) for table in (sorted(rows, key=lambda row: -row["sampled accuracy"][0]), counts(out))
+    )

@@ -18,9 +18,8 @@ from ..files import check_writable
 from ..models.fetch import fetch
 from ..process import one_thread
 from ..runs import compare, format_table
-from ..show.report import write_report
 from ..sources import SOURCES, data_dir, fetched
-from . import arena, cost, long, pairs, showdown, sums, tables, thinking, tracking, trained, transfer, verdicts, when
+from . import arena, cost, long, pairs, sums, tables, thinking, tracking, trained, transfer, when
 from .common import refresh
 
 REAL = ("smollm2-135m", "gemma3-270m")
@@ -73,12 +72,6 @@ def real(models: Sequence[str] = REAL) -> Study:
     )  # fmt: skip
 
 
-def _showdown(out: Path) -> str:
-    runs = showdown.recorded(out)
-    write_report(runs, out / "report.html", verdicts.figures(runs))
-    return f"{format_table(verdicts.summary(runs))}\n\n{verdicts.pairs(runs)}\n\ncurves in {out / 'report.html'}"
-
-
 STUDIES = {
     "runs": dataclasses.replace(
         of_runs("the bundled policy learns to think: POISE, RLOO, two controls (notebook 07)", "runs", trained.RUNS),
@@ -93,12 +86,8 @@ STUDIES = {
         lambda out: trained.missing(pairs.RUNS, out, data_dir() / "runs-smollm2"),
         lambda out: trained.record(pairs.RUNS, out, finish=pairs.read, like=data_dir() / "runs-smollm2"), models=("smollm2-135m",),
     ),
-    "showdown": Study(
-        "sixteen baselines at equal budget, over seeds (notebook 08)", "showdown", showdown.missing, showdown.record, _showdown,
-        mark="showdown", quote=lambda out: verdicts.quote(showdown.recorded(out)),
-    ),
     "arena": Study(
-        "baselines on the policy that learns to think (notebook 08)", "arena", arena.missing, arena.record, arena.says,
+        "baselines compared at equal responses, over seeds (notebook 08)", "arena", arena.missing, arena.record, arena.says,
         mark="arena", quote=arena.says,
     ),
     "long": Study(
