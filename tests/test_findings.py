@@ -173,6 +173,8 @@ def test_what_the_page_says_in_words(recomputed):
     assert more == [True, True, False]
     entropy = {label: np.mean(each["entropy"]) for label, each in arena.ends(DATA / "arena").items()}
     assert min(entropy["grpo x8"], entropy["batch_mean x1"]) > max(entropy["poise x2"], entropy["none x1"])
+    rate = {label: arena.best_rate(arena.scores(DATA / "arena", label)) for label in entropy}
+    assert [rate[label] / rate["none x1"] for label in ("grpo x8", "batch_mean x1", "poise x2")] == [0.5, 0.5, 1]
     counted = {way: (pairs, kept) for way, pairs, _, kept in (row.values() for row in arena.counts(DATA / "arena"))}
     assert all(kept < pairs / 2 for pairs, kept in counted.values())
     assert counted["pass@16"] == min(counted.values())

@@ -236,7 +236,7 @@ def test_what_notebook_08_says_in_words_of_the_recorded_runs(notebook_08):
         "POISE is ahead of RLOO with the same pairs when sampled; decoded greedily, the interval just holds zero": (
             poise("sampled", "rloo x2") == "better" and poise("greedy", "rloo x2") == "inconclusive"
         ),
-        "It is ahead of GRPO with groups of eight when sampled, and level with it when decoded greedily": (
+        "It is ahead of GRPO with groups of eight when sampled, and cannot be told from it when decoded greedily": (
             poise("sampled", "grpo x8") == "better" and poise("greedy", "grpo x8") == "inconclusive"
         ),
         "Most of the pairs that lie off zero by themselves do not survive": all(
