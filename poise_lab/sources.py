@@ -59,7 +59,7 @@ def fetched(name: str) -> Path | None:
     return folder if (folder / "config.json").is_file() else None
 
 
-BUNDLED = {"thinker": "thinker-policy", "tiny": "tiny-policy"}
+BUNDLED = {"thinker": "thinker-policy"}
 
 
 def data_dir() -> Path:
