@@ -16,11 +16,22 @@ from ..errors import PoiseLabError
 from ..internals import read_internals
 from ..policies import Policy
 from ..probe import ValueProbe
-from ..rollouts import Rollouts
+from ..rollouts import Rollouts, join
 from ..stats import agreement, mean_interval
+from ..tasks.strategies import strategy
 from .common import splits
 
 SHARES = tuple(round(0.1 * k, 1) for k in range(11))
+
+
+def that_work(rollouts: Rollouts, responses: int = 2) -> tuple[list[int], Rollouts]:
+    """The first so many responses to each prompt that are not given at once, and the prompts that have so many."""
+    works = [
+        [j for j, text in enumerate(texts) if strategy(problem.task, text) != "at once"][:responses]
+        for problem, texts in zip(rollouts.problems, rollouts.texts, strict=True)
+    ]
+    kept = [i for i, found in enumerate(works) if len(found) == responses]
+    return kept, join([rollouts.select([i], works[i]) for i in kept])
 
 
 def cut(rollouts: Rollouts, kept: torch.Tensor) -> Rollouts:
