@@ -77,6 +77,18 @@ def test_token_by_token_ends_where_the_whole_reasoning_does(sampled):
     assert torch.allclose(torch.from_numpy(rows[[0, -1]]), torch.from_numpy(ends), atol=1e-5)
 
 
+def test_those_that_work_are_the_first_with_something_between_the_tags():
+    problems = pl.load_task(pl.TINY_TASKS).sample(3, seed=0)
+    texts = ["<think></think>5", "<think>1</think>5", "7", "<think>2;3</think>5", "<think>4</think>5"]
+    rollouts = pl.sample_rollouts(pl.load_policy("thinker"), problems, 5, seed=0)
+    rollouts.texts = [texts, texts[:3] + texts[:2], texts[::-1]]
+    rollouts.rewards = torch.arange(15.0).view(3, 5)
+    kept, working = early.that_work(rollouts)
+    assert kept == [0, 1, 2] and working.rewards.tolist() == [[1, 3], [6, 9], [10, 11]]
+    kept, working = early.that_work(rollouts, 3)
+    assert kept == [0, 2] and working.rewards.tolist() == [[1, 3, 4], [10, 11, 13]]
+
+
 @pytest.mark.parametrize("change", [-1, 1])
 def test_a_cut_outside_of_the_reasoning_is_refused(change):
     rollouts = pl.sample_rollouts(tiny_policy(), ToyTask().sample(2, seed=0), 2, seed=0, max_new_tokens=4)

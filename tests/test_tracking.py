@@ -12,7 +12,7 @@ SMALL = pl.TrainConfig(steps=2, prompts=8, eval_prompts=8, eval_responses=2, eva
 
 
 def run(baseline, out):
-    pl.Trainer(pl.load_policy("tiny"), load_task(TINY_TASKS), baseline, SMALL, out=out, progress=False).run()
+    pl.Trainer(pl.load_policy("thinker"), load_task(TINY_TASKS), baseline, SMALL, out=out, progress=False).run()
     return [{k: v for k, v in m.items() if "seconds" not in k and "memory" not in k} for m in pl.read_run(out).metrics]
 
 

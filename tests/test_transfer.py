@@ -163,17 +163,18 @@ def test_policies_that_are_missing_are_pretrained_into_the_cache(tmp_path, monke
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "card.json").write_text("{}")
 
-    monkeypatch.setattr(tr, "make_tiny", make)
+    monkeypatch.setattr(tr, "make_thinker", make)
     monkeypatch.setattr(tr, "load_policy", lambda folder: str(folder).rpartition("/")[2])
     monkeypatch.setattr(tr, "keep_rows", lambda policy, path: read.append(policy))
-    monkeypatch.setattr(tr, "groups", lambda data, tiny: [])
-    (tmp_path / "cache" / "policies" / "tiny-narrow").mkdir(parents=True)
+    monkeypatch.setattr(tr, "groups", lambda data, rows: [])
+    (tmp_path / "cache" / "policies" / "thinker-narrow").mkdir(parents=True)
     left = tr.missing(tmp_path / "out")
-    assert left["policy tiny-seed1"] == pytest.approx(32 * 2000 / 5000) and "policy tiny-narrow" in left
+    assert left["policy thinker-seed1"] == pytest.approx(44.5 * 2000 / 5000) and "policy thinker-narrow" in left
     for _ in range(2):
         tr.record(tmp_path / "out")
-    assert made == [("tiny-seed1", dict(steps=2000, seed=1)), ("tiny-narrow", dict(steps=2000, width=64))]
-    assert read == ["tiny", "tiny-seed1", "tiny-narrow"] * 2 and "policy tiny-seed1" not in tr.missing(tmp_path / "out")
+    assert made == [("thinker-seed1", dict(steps=2000, seed=1)), ("thinker-narrow", dict(steps=2000, width=64))]
+    assert read == ["thinker", "thinker-seed1", "thinker-narrow"] * 2
+    assert "policy thinker-seed1" not in tr.missing(tmp_path / "out")
 
 
 def test_every_listed_pair_is_recorded_with_five_values():

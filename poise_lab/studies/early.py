@@ -15,12 +15,23 @@ import torch
 from ..errors import PoiseLabError
 from ..internals import read_internals
 from ..policies import Policy
-from ..probe import ValueProbe
-from ..rollouts import Rollouts
+from ..probe import INPUTS, ValueProbe
+from ..rollouts import Rollouts, join
 from ..stats import agreement, mean_interval
+from ..tasks.strategies import strategy
 from .common import splits
 
 SHARES = tuple(round(0.1 * k, 1) for k in range(11))
+
+
+def that_work(rollouts: Rollouts, responses: int = 2) -> tuple[list[int], Rollouts]:
+    """The first so many responses to each prompt that are not given at once, and the prompts that have so many."""
+    works = [
+        [j for j, text in enumerate(texts) if strategy(problem.task, text) != "at once"][:responses]
+        for problem, texts in zip(rollouts.problems, rollouts.texts, strict=True)
+    ]
+    kept = [i for i, found in enumerate(works) if len(found) == responses]
+    return kept, join([rollouts.select([i], works[i]) for i in kept])
 
 
 def cut(rollouts: Rollouts, kept: torch.Tensor) -> Rollouts:
@@ -48,18 +59,20 @@ def read_tokens(policy: Policy, rollouts: Rollouts, prompt: int, response: int, 
     return read_internals(policy, cut(one, torch.arange(n + 1)[None]), layer, pool).features()[0].numpy()
 
 
-def skill(features: np.ndarray, targets: np.ndarray, own: np.ndarray | None = None) -> list[list[float]]:
+def skill(
+    features: np.ndarray, targets: np.ndarray, own: np.ndarray | None = None, inputs: Sequence[str] = INPUTS
+) -> list[list[float]]:
     """r on held-out prompts after each share, one value per split: (S, splits).
 
     features: (S, P, M, F). targets: (P, M) what the probe is fitted on and, without `own`, scored against:
     the mean reward of other responses. own: (P, M) the responses' own rewards, to be scored against instead. What goes
-    with the own reward knows the response, and is no baseline.
+    with the own reward knows the response, and is no baseline. inputs: what the probe reads.
     """
     found = []
     for X in features:
         of_split = []
         for fit, held_out in splits(len(targets)):
-            probe = ValueProbe.preset("release").fit(X[fit], targets[fit])
+            probe = ValueProbe.preset("release", inputs=inputs).fit(X[fit], targets[fit])
             truth = (targets if own is None else own)[held_out]
             of_split.append(agreement(probe.predict(X[held_out]), truth)["r"])
         found.append(of_split)
