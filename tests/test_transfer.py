@@ -242,13 +242,20 @@ def test_recorded_what_is_said_of_families():
     ]  # fmt: skip
 
 
-def test_recorded_a_map_between_checkpoints_gives_the_old_value():
-    (group,) = (group for group in tr.recorded(FOLDER) if group["name"] == "step 0 to 200")
-    r = {mode: np.array(tr.over_pairs(group, mode, n)) for mode, n in
-         (("as it is", 0), ("affine map", 320), ("own states", 0))}  # fmt: skip
-    _, low, high = mean_interval(r["affine map"] - r["own states"])
-    assert low <= 0 <= high
-    assert mean_interval(r["as it is"] - r["own states"])[1] > 0.1
+def test_recorded_a_probe_keeps_between_checkpoints_where_the_value_does():
+    """While the policy learns to think the value becomes another, and no map of states helps; then both stay."""
+    groups = {group["name"]: group for group in tr.recorded(FOLDER) if group["kind"] == "another checkpoint"}
+    r, same = {}, {}
+    for name in ("step 0 to 100", "step 100 to 200"):
+        ways = (("as it is", 0), ("affine map", 320), ("own states", 0), ("refitted", 320))
+        r[name] = {mode: np.mean(tr.over_pairs(groups[name], mode, n)) for mode, n in ways}
+        same[name] = np.mean([value["noise_free"][0] for value in groups[name]["same_value"].values()])
+    early, late = r.values()
+    assert max(early["as it is"], early["affine map"]) < early["own states"] + 0.05 < early["refitted"] / 2
+    assert late["as it is"] > 0.85 * late["refitted"]
+    assert same["step 0 to 100"] < 0.5 and same["step 100 to 200"] > 0.95
+    target, source = (np.array(tr.over_pairs(groups["step 0 to 100"], "as it is", 0, m)) for m in ("r", "r_source"))
+    assert mean_interval(source - target)[1] > 0  # the old probe sides with the old value
 
 
 def test_figures_have_the_panels_that_they_are_given():
