@@ -298,6 +298,13 @@ def test_both_engines_reach_the_same_accuracy_within_its_interval(engines):
     assert all(run.lift() > 0.1 for run in engines.values())
 
 
+def test_entropy_is_measured_alike_on_both_engines(engines):
+    """In the first step both sample from the same policy: a mean over responses of the mean over their tokens."""
+    for seed in range(5):
+        lab, trl = (engines[engine, seed].metrics[1]["entropy"] for engine in ("lab", "trl"))
+        assert trl == pytest.approx(lab, rel=0.15)  # a mean over all tokens would be a third lower
+
+
 def test_warm_up_and_probe_of_both_engines(engines):
     for run in engines.values():
         warmup = run.config["baseline"]["warmup"]

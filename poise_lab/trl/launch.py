@@ -57,7 +57,7 @@ class Recorder(TrainerCallback):
     """Writes the metrics that the trainer logs to metrics.jsonl, by the names that the laptop's Trainer uses."""
 
     TRAINING = {
-        "reward": "reward", "loss": "loss", "grad_norm": "gradient_norm", "entropy": "entropy",
+        "reward": "reward", "loss": "loss", "grad_norm": "gradient_norm",
         "completions/mean_length": "response_length", "clip_ratio/region_mean": "clip_fraction",
     }  # fmt: skip
     EVALUATION = {

@@ -179,7 +179,7 @@ class PoiseTrainer(GRPOTrainer):
         poise = self._fitted_probe()
         values, advantages = self._advantages(poise, rollouts, internals)
         # 4. What the probe says of problems that it has not seen is measured before it sees them.
-        self._note_metrics(poise, rollouts, advantages, values)
+        self._note_metrics(poise, rollouts, internals, advantages, values)
         # 5. Put (phi, the partner's reward) into the buffer and fit the probe anew, in a thread beside the update.
         if training:
             self._learning = self._thread.submit(self._learn, rollouts, internals)
@@ -221,9 +221,10 @@ class PoiseTrainer(GRPOTrainer):
         self._note("seconds_probe", seconds["probe"])
         return values, advantages
 
-    def _note_metrics(self, poise: Poise, rollouts: GatheredRollouts, advantages, values) -> None:
+    def _note_metrics(self, poise: Poise, rollouts: GatheredRollouts, internals: Internals, advantages, values) -> None:
         self._note("fitted", float(values is not None))
         self._note("buffer_rows", float(sum(buffer.rows for buffer in poise.buffers.values())))
+        self._note("entropy", internals.entropy[..., 0].mean().item())  # a mean over responses; TRL's is over tokens
         for name, value in baseline_metrics(rollouts, advantages, values).items():
             self._note(name, value)
 
