@@ -78,6 +78,9 @@ def numbers() -> dict[str, tuple[int, str]]:
     for a, b in MORE_WHEN_SAMPLED:
         sampled, greedy = (np.subtract(ends[a][way], ends[b][way]) for way in ("sampled accuracy", "greedy accuracy"))
         found[f"sampled minus greedy, {a} minus {b}"] = 4, difference(sampled, greedy)
+    for way in ("sampled accuracy", "greedy accuracy"):
+        one, two, read = (np.array(ends[label][way]) for label in ("none x1", "none x2", "poise x2"))
+        found[f"{way}, two losses"] = 10, difference(two - one, read - two)
     for model, tasks in tables.recorded(DATA / "real").items():
         for measure in ("variance_reduction", "r"):
             compared = paper.compared(list(tasks.values()), "critic", "probe", "critic", measure)
@@ -133,6 +136,7 @@ def numbers() -> dict[str, tuple[int, str]]:
         ("poise x2", "grpo x8"),
         ("batch_mean x1", "none x1"),
         ("constant x2", "constant x1"),
+        ("poise x2", "constant x2"),
     ):
         for way in ("sampled accuracy", "greedy accuracy", "pass@16")[: 3 if (a, b) == ("poise x2", "none x1") else 2]:
             found[f"{way}, {a} minus {b}"] = 10, shown(arena.verdicts(DATA / "arena", way)[a, b][1])
@@ -212,6 +216,9 @@ def test_what_the_page_says_in_words(recomputed):
     for pair in (("poise x2", "grpo x8"), ("poise x2", "batch_mean x1")):
         assert said["greedy accuracy"][pair][0] == "inconclusive" and not said["sampled accuracy"][pair][2]
     assert said["sampled accuracy"]["poise x2", "grpo x8"][0] == "better"
+    assert said["sampled accuracy"]["poise x2", "constant x2"][::2] == ("worse", False)
+    assert said["greedy accuracy"]["poise x2", "constant x2"][0] == "inconclusive"
+    assert not any(off_zero(f"{way}, two losses") for way in ("sampled accuracy", "greedy accuracy"))
     assert said["sampled accuracy"]["batch_mean x1", "none x1"][::2] == ("worse", True)
     assert said["greedy accuracy"]["batch_mean x1", "none x1"][::2] == ("worse", False)
     assert [said[way]["constant x2", "constant x1"][::2] for way in ("sampled accuracy", "greedy accuracy")] == [

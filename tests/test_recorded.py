@@ -227,12 +227,14 @@ def test_what_notebook_08_says_in_words_of_the_recorded_runs(notebook_08):
         "are ahead of POISE, by four to five points when sampled and by three to five when decoded greedily": all(
             poise(way, b) == "worse" for way in ("sampled", "greedy") for b in three
         ) and all(0.035 < x < 0.055 for x in gaps["sampled accuracy"]) and all(0.025 < x < 0.055 for x in gaps["greedy accuracy"]),
-        "The fourth, `batch_mean`, cannot be told from POISE": all(
+        "`batch_mean`, with one response as well, cannot be told from POISE": all(
             poise(way.split()[0], "batch_mean x1") == "inconclusive" for way in arena.WAYS
         ),
         "training without a baseline cannot be told from POISE, in any way of decoding": all(
             poise(way.split()[0], "none x2") == "inconclusive" for way in arena.WAYS
         ),
+        "With the same pairs `constant` is ahead of POISE when sampled, by two points; in the other ways of decoding "
+        "nothing is decided": [poise(way.split()[0], "constant x2") for way in arena.WAYS] == ["worse", *["inconclusive"] * 3],
         "POISE is ahead of RLOO with the same pairs when sampled; decoded greedily, the interval just holds zero": (
             poise("sampled", "rloo x2") == "better" and poise("greedy", "rloo x2") == "inconclusive"
         ),
