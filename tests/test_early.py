@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import types
 
+import numpy as np
 import pytest
 import torch
 from support import EOS, ToyTask, tiny_policy
@@ -95,6 +96,15 @@ def test_a_cut_outside_of_the_reasoning_is_refused(change):
     kept = rollouts.reasoning_lengths + change if change > 0 else torch.full_like(rollouts.lengths, -1)
     with pytest.raises(pl.PoiseLabError, match="keep 0 tokens"):
         early.cut(rollouts, kept)
+
+
+def test_a_skill_reads_the_inputs_that_it_is_given():
+    rng = np.random.default_rng(0)
+    targets = rng.uniform(size=(100, 2))
+    features = rng.normal(size=(1, 100, 2, 2 * 4 + 3))
+    features[0, ..., -1] = targets  # the last entropy knows them
+    r = {name: np.mean(early.skill(features, targets, inputs=(name,))) for name in ("prompt", "reasoning", "entropy")}
+    assert r["entropy"] > 0.9 > 0.4 > max(r["prompt"], r["reasoning"])
 
 
 def test_the_first_share_above_the_prompt_by_hand():

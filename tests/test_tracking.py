@@ -68,7 +68,7 @@ def test_paired_differences_by_hand():
     assert list(pairs) == [20, 40] and np.isclose(pairs[20][0], 0.1)
 
 
-def test_recorded_a_frozen_probe_is_lost_within_twenty_steps_and_the_longest_buffer_is_not_the_best():
+def test_recorded_a_frozen_probe_is_behind_within_twenty_steps_and_the_longest_buffer_is_not_the_best():
     seeds = tracking.recorded(pl.data_dir() / "tracking")
     assert {seed["config"]["policy"] for seed in seeds} == {"thinker"}
     frozen, refitted = "frozen at step 0", "refitted, 4096 rows"
