@@ -62,11 +62,11 @@ class RunRecord:
         pairs = [(m["step"], m[name]) for m in self.metrics if m.get(name) is not None]
         return [s for s, _ in pairs], [v for _, v in pairs]
 
-    def accuracy_by_tokens(self) -> tuple[list[float], list[float]]:
-        """Tokens sampled for training until each evaluation, and the held-out accuracy there."""
+    def accuracy_by(self, spent: str) -> tuple[list[float], list[float]]:
+        """What was sampled for training until each evaluation, "tokens" or "responses", and the held-out accuracy there."""
         steps, accuracy = self.series("accuracy")
-        tokens = dict(zip(*self.series("tokens"), strict=True))
-        return [tokens[step] for step in steps], accuracy
+        total = dict(zip(*self.series(spent), strict=True))
+        return [total[step] for step in steps], accuracy
 
     def mean(self, name: str, last: int | None = None) -> float:
         """Mean of a metric over the run, or over its last so many measurements. NaN if there is none."""

@@ -135,7 +135,7 @@ def verdict(a: Sequence[float], b: Sequence[float]) -> tuple[str, tuple[float, f
 
 
 def in_words(difference: tuple[float, float, float]) -> str:
-    """ "better", "worse" or "inconclusive": where the interval (mean, low, high) of a difference lies."""
+    """Where the interval (mean, low, high) of a difference lies: "better", "worse" or "inconclusive"."""
     _, low, high = difference
     return "better" if low > 0 else "worse" if high < 0 else "inconclusive"
 

@@ -132,6 +132,7 @@ def test_verdicts_are_paired_by_seed_and_corrected_for_the_pairs(monkeypatch):
     # nine more pairs that say nothing: the correction asks for more
     found |= {f"more x{k}": base + np.roll(noise, k) * 30 for k in (2, 3)}
     assert not arena.verdicts("", "greedy accuracy")["grpo x8", "none x1"][2]
+    assert list(arena.counts("")[0].values()) == ["greedy accuracy", 10, 3, 2]  # that pair is off zero by itself alone
 
 
 def test_accuracy_stands_over_a_number_of_the_methods_that_have_both(monkeypatch):

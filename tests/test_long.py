@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from types import SimpleNamespace
 
+import torch
+
+from poise_lab import TrainConfig
 from poise_lab.cli import main
 from poise_lab.files import read_json
 from poise_lab.runs import read_lines, read_run
@@ -44,12 +48,20 @@ def test_a_long_run_keeps_its_evaluations_its_last_texts_and_its_mistakes(tmp_pa
     assert [record["step"] for record in read_lines(run / "samples.jsonl")] == [2]
     assert [metrics["step"] for metrics in read_run(run).metrics] == [0, 1, 2]
     counted = read_json(run / "mistakes.json")
-    of_task = {}
-    for setting, levels in counted.items():
-        total = [sum(counts[k] for counts in levels.values()) for k in (0, 1)]
-        assert 0 <= total[0] <= total[1]
-        assert of_task.setdefault(setting.split()[0], total) == total  # every setting splits the same responses
-    assert sum(n for _, n in of_task.values()) == 4 * arena.FINAL_RESPONSES
+    totals = {setting: sum(n for _, n in levels.values()) for setting, levels in counted.items()}
+    of_task = {setting.split()[0]: n for setting, n in totals.items()}
+    assert all(of_task[setting.split()[0]] == n for setting, n in totals.items())  # each splits the same responses
+    assert sum(of_task.values()) == 4 * arena.FINAL_RESPONSES
     rows = long.says(tmp_path).splitlines()[2:]
     assert [row.split(" | ")[2] for row in rows] == ["0", "100", "2"] and rows[0].startswith("| rloo x2 | 2 |")
     capsys.readouterr()
+
+
+def test_mistakes_are_counted_by_the_size_of_the_problem(monkeypatch):
+    """Sums of two terms: one response of three wrong, half right counts as wrong; of five terms: all wrong, twice."""
+    sizes = [SimpleNamespace(task="chain_sum", difficulty={"num_terms": n}) for n in (2.0, 5.0, 5.0)]
+    config = dataclasses.replace(TrainConfig(), eval_responses=3)
+    monkeypatch.setattr(long.arena, "finished", lambda run: (None, sizes, config))
+    rewards = torch.tensor([[1.0, 0.5, 1.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
+    monkeypatch.setattr(long, "sample_rollouts", lambda *_, **__: SimpleNamespace(rewards=rewards))
+    assert long.mistakes("run") == {"chain_sum num_terms": {"2.0": [1, 3], "5.0": [6, 6]}}

@@ -94,7 +94,7 @@ def test_verdicts_of_recorded_methods():
     groups = {label: arena.runs(ARENA, label) for label in recorded}
     tokens, found = paired(by_label([run for group in groups.values() for run in group]))
     assert tokens == min(run.metrics[-1]["tokens"] for group in groups.values() for run in group)
-    at = {label: [np.interp(tokens, *run.accuracy_by_tokens()) for run in group] for label, group in groups.items()}
+    at = {label: [np.interp(tokens, *run.accuracy_by("tokens")) for run in group] for label, group in groups.items()}
     alone = {(a, b): verdict(at[a], at[b]) for a in at for b in at if a != b}
     kept = surviving({(a, b): p_value(gap, 5) for (a, b), (_, gap) in alone.items() if a < b})
     assert kept and {pair for pair, (word, _) in found.items() if word != "inconclusive" and pair[0] < pair[1]} == kept

@@ -100,7 +100,7 @@ def paired(groups: dict[str, Sequence[RunRecord]]) -> tuple[float, dict[tuple[st
     those without two seeds in common. Accuracy is linear between evaluations. A verdict is as of `stats.verdict`, but
     inconclusive where it does not survive Holm's correction for the number of pairs.
     """
-    curves = {label: {run.seed: run.accuracy_by_tokens() for run in group} for label, group in groups.items()}
+    curves = {label: {run.seed: run.accuracy_by("tokens") for run in group} for label, group in groups.items()}
     curves = {label: {seed: curve for seed, curve in each.items() if curve[0]} for label, each in curves.items()}
     tokens = min((curve[0][-1] for each in curves.values() for curve in each.values()), default=0)
     at = {

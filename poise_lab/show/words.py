@@ -111,9 +111,8 @@ def content(trace) -> str:
         low = errors if below is None else below
         told = []
         for i, (name, value) in enumerate(zip(names, values, strict=True)):
-            known = errors is not None and all(
-                x is not None and x == x for x in (low[i], errors[i])
-            )  # one value has none
+            # the mean of one value has an interval without bounds
+            known = errors is not None and all(x is not None and x == x for x in (low[i], errors[i]))
             span = f" ({number(value - low[i])} to {number(value + errors[i])})" if known else ""
             told.append(
                 f"{plain(name)} {number(value)}{span}"

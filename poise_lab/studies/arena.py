@@ -18,13 +18,13 @@ from ..baselines import make_baseline
 from ..config import TrainConfig
 from ..evaluation import evaluate
 from ..files import json_line, read_json, write_json, write_text
-from ..policies import load_policy
+from ..policies import Policy, load_policy
 from ..runs import RunRecord, format_table, read_run
 from ..sampler import step_seed
 from ..show.plots import Figure, one_point_each
 from ..show.report_parts import pair_matrix
 from ..stats import mean_interval, p_value, surviving, verdict
-from ..tasks import load_task
+from ..tasks import Problem, load_task
 from . import trained
 
 BUDGET = 192  # responses per step
@@ -117,12 +117,17 @@ def best_rate(found: dict[float, float]) -> float:
     return max(sorted(found), key=found.get)
 
 
-def final(run: Path) -> None:
-    """Write `final.json` into a finished run folder: its last policy on its held-out problems, at temperatures 1 and 0.5."""
+def finished(run: Path) -> tuple[Policy, list[Problem], TrainConfig]:
+    """A finished run's last policy, its held-out problems, and its settings with `FINAL_RESPONSES` to each of them."""
     made = read_run(run).config
     config = dataclasses.replace(TrainConfig(**made["train"]), eval_responses=FINAL_RESPONSES)
-    policy, task = load_policy(run), load_task(made["task"])
-    problems = task.sample(config.eval_prompts, step_seed(config.seed, 0, "held-out"))
+    problems = load_task(made["task"]).sample(config.eval_prompts, step_seed(config.seed, 0, "held-out"))
+    return load_policy(run), problems, config
+
+
+def final(run: Path) -> None:
+    """Write `final.json` into a finished run folder: its last policy on its held-out problems, at temperatures 1 and 0.5."""
+    policy, problems, config = finished(run)
     figures = {}
     for name, temperature in (("sampled", 1.0), ("cool", COOL)):
         asked = dataclasses.replace(config, temperature=temperature)
@@ -169,11 +174,7 @@ def curve(group: Sequence[RunRecord], spent: str, amounts: Sequence[float]) -> l
 
     spent: "responses" or "tokens", as many as were sampled for training.
     """
-    lines = []
-    for run in group:
-        steps, accuracy = run.series("accuracy")
-        total = dict(zip(*run.series(spent), strict=True))
-        lines.append(([total[step] for step in steps], accuracy))
+    lines = [run.accuracy_by(spent) for run in group]
     return [mean_interval([np.interp(amount, *line, right=np.nan) for line in lines]) for amount in amounts]
 
 

@@ -12,35 +12,23 @@ from pathlib import Path
 
 import numpy as np
 
-from ..config import TrainConfig
 from ..files import json_line, write_json, write_text
 from ..generate import sample_rollouts
-from ..policies import load_policy
 from ..runs import by_label, format_table, read_lines, read_run
-from ..sampler import step_seed
+from ..show.lessons import settings
 from ..sources import data_dir
 from ..stats import mean_interval
-from ..tasks import load_task
-from . import arena, trained
+from . import arena, thinking, trained
 
 METHODS = ("poise x2", "rloo x2", "none x1")
 STEPS, EVERY = 1000, 50
 TRAIN = f"--steps {STEPS} --eval-every {EVERY} --eval-responses 16"
-# column: the figure of an evaluation that it shows
-COLUMNS = {
-    "greedy accuracy": "greedy_accuracy",
-    "sampled accuracy": "accuracy",
-    "pass@16": "pass_at_16",
-    "tokens a response": "held_out_length",
-    "entropy": "entropy",
-    "probe r": "probe_r_fresh",
-}
+COLUMNS = thinking.COLUMNS | {"entropy": "entropy", "probe r": "probe_r_fresh"}
 
 
-def runs(searched: Path | None = None) -> dict[str, str]:
-    """Run folder to its flags of `poise-lab train`; searched: folder of the arena's records, whose rates are taken."""
-    searched = searched or data_dir() / "arena"
-    rates = {label: arena.best_rate(arena.scores(searched, label)) for label in METHODS}
+def runs() -> dict[str, str]:
+    """Run folder to its flags of `poise-lab train`, with the rates that the recorded arena chose."""
+    rates = {label: arena.best_rate(arena.scores(data_dir() / "arena", label)) for label in METHODS}
     return {
         arena.folder_of(label, seed): arena.flags(label, rates[label], seed, TRAIN)
         for seed in arena.SEEDS
@@ -50,17 +38,15 @@ def runs(searched: Path | None = None) -> dict[str, str]:
 
 def mistakes(run: Path) -> dict[str, dict[str, list[int]]]:
     """Of a finished run's policy on its held-out problems: "TASK SETTING" to its level to [wrong responses, responses]."""
-    made = read_run(run).config
-    config = TrainConfig(**made["train"])
-    problems = load_task(made["task"]).sample(config.eval_prompts, step_seed(config.seed, 0, "held-out"))
+    policy, problems, config = arena.finished(run)
     asked = dict(seed=config.seed, max_new_tokens=config.max_new_tokens)
-    wrong = (sample_rollouts(load_policy(run), problems, arena.FINAL_RESPONSES, **asked).rewards < 1).sum(1)
+    wrong = (sample_rollouts(policy, problems, config.eval_responses, **asked).rewards < 1).sum(1)
     found: dict = defaultdict(lambda: defaultdict(lambda: [0, 0]))
     for problem, failed in zip(problems, wrong.tolist(), strict=True):
-        for setting, level in problem.difficulty.items():
-            counts = found[f"{problem.task} {setting}"][str(level)]
+        for setting, level in settings(problem).items():
+            counts = found[setting][level]
             counts[0] += failed
-            counts[1] += arena.FINAL_RESPONSES
+            counts[1] += config.eval_responses
     return found
 
 

@@ -181,6 +181,8 @@ def test_probe_takes_over_after_the_warm_up(runs, batches):
     logged = [entry for entry in runs["pairs", 2][0]["logged"] if "poise/fitted" in entry]
     assert [entry["poise/fitted"] for entry in logged] == [0.0, 0.0, 1.0, 1.0, 1.0]
     assert [entry["poise/buffer_rows"] for entry in logged] == [92.0 * i for i in range(STEPS)]
+    read = features(runs, "pairs", 2)
+    assert [entry["poise/entropy"] for entry in logged] == pytest.approx([x[..., 256].mean().item() for x in read])
     for entry, a, r in zip(logged, found, rewards.flatten(1), strict=True):
         expected = 1 - a.var(correction=0) / r.var(correction=0)
         assert entry["poise/variance_reduction"] == pytest.approx(expected.item(), abs=1e-4)
