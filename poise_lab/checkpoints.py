@@ -7,6 +7,7 @@ beside its place and then renamed, so none is ever half there.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -48,7 +49,7 @@ def copy_weights(parameters: Tensors, weights: Tensors) -> None:
 
 def saved(folder: Path) -> list[Path]:
     """The whole checkpoints in a folder, oldest first."""
-    return sorted(folder.glob("step-*[0-9]"))
+    return sorted(path for path in folder.glob("step-*") if re.fullmatch(r"step-\d{6,}", path.name))
 
 
 def step_of(checkpoint: Path) -> int:
@@ -57,7 +58,13 @@ def step_of(checkpoint: Path) -> int:
 
 
 def save(folder: Path, step: int, parts: dict[str, Tensors]) -> None:
-    """Write the checkpoint of a step, and remove all but the last two."""
+    """Write the checkpoint of a step, and remove all but the last two. Raises PoiseLabError for what is no tensor."""
+    for part, tensors in parts.items():
+        for name, tensor in tensors.items():
+            if not isinstance(tensor, torch.Tensor):
+                raise PoiseLabError(
+                    f"the {part} gives a {type(tensor).__name__} to save as {name!r}; it must be a tensor"
+                )
     whole = folder / f"step-{step:06d}"
     partial = whole.with_name(whole.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -82,9 +89,15 @@ def load(checkpoint: Path, into: dict) -> None:
         if read_json(checkpoint / "state.json")["step"] != step_of(checkpoint):
             raise ValueError("its state.json names another step")
         parts = {part: load_file(checkpoint / f"{part}.safetensors") for part in into}
-        for part, tensors in parts.items():
-            into[part](tensors)
-    except Exception as e:  # safetensors, JSON, an own baseline: many kinds, each a checkpoint that cannot be used
+    except Exception as e:  # safetensors and JSON have many kinds
         raise PoiseLabError(
             f"checkpoint {checkpoint} is damaged ({e}); delete that folder to resume from the one before it"
         ) from e
+    for part, tensors in parts.items():
+        try:
+            into[part](tensors)
+        except Exception as e:  # as many, and an own baseline's
+            raise PoiseLabError(
+                f"checkpoint {checkpoint} does not fit: its {part} cannot be read ({type(e).__name__}: {e}); resume with "
+                "the policy and the code that the run was begun with"
+            ) from e

@@ -33,6 +33,8 @@ def main(argv: list[str] | None = None) -> int:
         with warnings.catch_warnings():
             # names that other libraries will drop are nothing that who runs a command can act on
             warnings.simplefilter("ignore", FutureWarning)
+            if getattr(args, "resume", False) and not args.config and (args.out / "config.json").is_file():
+                args.config = args.out / "config.json"  # what no flag says is as it was
             if getattr(args, "config", None):
                 args = with_config(parser, argv, args)
             return args.run(args) or 0
@@ -44,6 +46,9 @@ def main(argv: list[str] | None = None) -> int:
         return 130
     except BrokenPipeError:  # the reader of our output has gone away
         return 0
+    except PermissionError as e:
+        print(f"poise-lab: {e.filename} cannot be read or written: {e.strerror}; see whose it is", file=sys.stderr)
+        return 2
     except Exception as e:
         if not disk_is_full(e):
             raise
@@ -92,7 +97,9 @@ def _parser() -> argparse.ArgumentParser:
         help="lab: this package's own Trainer. trl: TRL and accelerate, for many processes (extra: scale)",
     )  # fmt: skip
     train.add_argument("--out", required=True, type=Path, help="run folder")
-    train.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    train.add_argument(
+        "--resume", action="store_true", help="go on with the run in --out; what no flag says is as it was"
+    )
     train.add_argument(
         "--config", type=Path, metavar="FILE",
         help="settings, JSON or TOML, laid out as config.json of a run, which repeats the run; flags win over it",
@@ -215,6 +222,8 @@ def _report(args) -> int:
     from .show.report import write_report
 
     check_writable(args.output, "report", file=True)
+    if args.output.exists() and args.output.suffix.lower() not in (".html", ".htm"):
+        raise PoiseLabError(f"{args.output} is there already and no report; give a name that ends with .html")
     write_report([read_run(folder) for folder in args.runs], args.output)
     print(f"report written to {args.output}")
     return 0

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from .baselines.base import Baseline
+from .baselines.base import Baseline, checked_values
 from .config import TrainConfig
 from .generate import sample_rollouts
 from .internals import read_internals
@@ -49,7 +49,7 @@ def evaluate(
         at = torch.tensor([name == task for name in rollouts.tasks])
         result[f"accuracy_{task}"] = value[at].mean().item()
     result |= strategy_shares(fresh)
-    predicted = baseline.values(read, read_internals(policy, read, config.layer, config.pool))
+    predicted = checked_values(baseline, read, read_internals(policy, read, config.layer, config.pool))
     if predicted is not None:
         score = agreement(predicted, value)
         result |= {"probe_r_fresh": score["r"], "probe_mae_fresh": score["mae"]}

@@ -11,7 +11,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,11 @@ import torch
 from safetensors.numpy import save_file
 
 from .errors import PoiseLabError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 PACKAGES = ("torch", "transformers", "reasoning-gym", "scikit-learn", "numpy")
 
@@ -61,20 +66,54 @@ def check_writable(path: str | Path, what: str, file: bool = False) -> None:
     try:
         if file and path.is_dir():
             raise IsADirectoryError(None, "Is a directory")
+        if not place.is_dir():
+            raise NotADirectoryError(None, "Not a directory")
         tempfile.TemporaryFile(dir=place).close()
     except OSError as e:
         raise PoiseLabError(f"{what} {path} cannot be written: {e.strerror}") from None
 
 
 @contextlib.contextmanager
-def whole_folder(folder: str | Path) -> Iterator[Path]:
-    """Within the context, a folder to fill; at its end all that is in it stands in `folder`, and after an error nothing."""
+def only_writer(folder: Path) -> Iterator[None]:
+    """Within the context no other process that asks for the same gets it; a killed one holds nothing.
+
+    A folder that is not there, and a system or a network drive without such locks, keeps nobody out.
+
+    Raises PoiseLabError while another process is in it.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            place = os.open(folder, os.O_RDONLY)
+            stack.callback(os.close, place)
+            if fcntl:
+                fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise PoiseLabError(
+                f"folder {folder} is being written by another process; wait until that ends, or choose another folder"
+            ) from None
+        except OSError:
+            pass
+        yield
+
+
+@contextlib.contextmanager
+def whole_folder(folder: str | Path, without: Sequence[str] = ()) -> Iterator[Path]:
+    """Within the context, a folder to fill; at its end all that is in it stands in `folder`, and after an error nothing.
+
+    without: patterns of files that do not stay in `folder` where the new ones have no such file.
+
+    Raises PoiseLabError for a place that cannot be written.
+    """
     folder = Path(folder).resolve()
+    check_writable(folder, "folder")
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         yield partial
         if folder.exists():  # what it holds besides stays
+            for old in (path for pattern in without for path in folder.glob(pattern)):
+                if not (partial / old.name).exists():
+                    old.unlink()
             for path in partial.iterdir():
                 os.replace(path, folder / path.name)
         else:

@@ -226,7 +226,9 @@ class Policy:
         All of it or nothing: a folder that a kill or a full disk has cut off would be spoken to in another way.
         An adapter is merged into the weights. Raises PoiseLabError where it cannot be (`ways.merged`).
         """
-        with whole_folder(folder) as partial:
+        with whole_folder(
+            folder, without=("chat_template.jinja", "*.safetensors", "*.safetensors.index.json")
+        ) as partial:
             with without_bars():
                 merged(self.model).save_pretrained(partial)
             self.tokenizer.save_pretrained(partial)

@@ -7,6 +7,7 @@ once it has finished, policy/ in transformers' format. Files are written beside 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 import shutil
@@ -18,7 +19,7 @@ import numpy as np
 import torch
 
 from .errors import PoiseLabError
-from .files import read_json, write_json
+from .files import check_writable, read_json, write_json
 from .policies import SPOKEN, Policy
 from .rollouts import leave_one_out_mean
 from .stats import agreement, mean_interval, variance_reduction
@@ -92,17 +93,21 @@ def read_run(folder: str | Path) -> RunRecord:
 
 
 def read_metrics(folder: Path) -> list[dict]:
-    """The metrics of a run folder; a last line cut off by a kill is left out."""
-    return read_lines(folder / "metrics.jsonl")
+    """The metrics of a run folder; a last line cut off by a kill is left out. Raises PoiseLabError for steps out of order."""
+    metrics = read_lines(folder / "metrics.jsonl")
+    steps = [record.get("step") for record in metrics]
+    for before, step in itertools.pairwise([-1, *steps]):
+        if type(step) is not int or step <= before:
+            raise PoiseLabError(f"{folder / 'metrics.jsonl'} is damaged: step {step} stands behind step {before}")
+    return metrics
 
 
 def read_lines(path: Path) -> list[dict]:
     """The records of a .jsonl file that grows line by line; a last one cut off by a kill is left out, no file is none."""
     if not path.is_file():
         return []
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
     try:
-        records = [json.loads(line) for line in lines if line]
+        records = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1] if line]
     except ValueError as e:
         raise PoiseLabError(f"{path} is damaged: {e}") from None
     if not all(isinstance(record, dict) for record in records):
@@ -176,7 +181,7 @@ def flat(config: dict, prefix: str = "") -> dict[str, object]:
 
 
 def compare(runs: Sequence[RunRecord]) -> list[dict]:
-    """One row per setting (`by_label`), its numbers as (mean, low, high) over seeds.
+    """One row per setting (`by_label`), its numbers as (mean, low, high) over seeds; runs that have not finished are named.
 
     Raises PoiseLabError for a run without a finished step, and for the same run twice.
     """
@@ -184,9 +189,19 @@ def compare(runs: Sequence[RunRecord]) -> list[dict]:
         if not run.metrics:
             raise PoiseLabError(f"run {run.folder} has no finished step yet")
     return [
-        {"run": label, "seeds": len(group), **{k: mean_interval([f(r) for r in group]) for k, f in SUMMARY.items()}}
+        {"run": label, "seeds": _seeds(group), **{k: mean_interval([f(r) for r in group]) for k, f in SUMMARY.items()}}
         for label, group in by_label(runs).items()
     ]
+
+
+def _seeds(group: Sequence[RunRecord]) -> int | str:
+    """The number of runs, and which of them are not at their last step."""
+    at = [
+        f"{run.name} at step {run.metrics[-1]['step']} of {run.config['train']['steps']}"
+        for run in group
+        if not run.finished
+    ]
+    return f"{len(group)}, unfinished: {', '.join(at)}" if at else len(group)
 
 
 def format_table(rows: list[dict]) -> str:
@@ -217,36 +232,48 @@ def to_json(rows: list[dict]) -> str:
     return json.dumps([{name: plain(value) for name, value in row.items()} for row in rows], indent=1)
 
 
-def claim_folder(folder: Path, settings: dict, resume: bool, made: dict) -> None:
-    """Make a run folder with its config.json, or see that it is this run's.
+def claim_folder(folder: Path, settings: dict, made: dict) -> None:
+    """Make a run folder with its config.json.
 
-    settings: must be the same to resume, but for the number of steps. made: kept beside them, from the first start.
+    made: kept beside the settings: what the run was begun with.
 
-    Raises PoiseLabError for a folder in use, nothing to resume, other settings, or a folder that cannot be written.
+    Raises PoiseLabError for a folder in use, one that cannot be written, or settings that JSON cannot hold.
     """
-    if resume:
-        if not (folder / "config.json").is_file():
-            raise PoiseLabError(f"nothing to resume: {folder} holds no run (no config.json)")
-        config = read_run(folder).config
-        # a setting that is not in it was not there when the run was started
-        found = differences(
-            {k: config[k] for k in settings if k in config}, {k: settings[k] for k in settings if k in config}
-        )
-        for path, old, new in sorted(found, key=lambda d: not d[0].endswith("name")):
-            if path != "train.steps":  # a run may be made longer
-                raise PoiseLabError(
-                    f"run folder {folder} belongs to another run: {path} is {old!r} there and "
-                    f"{new!r} here; resume with the same settings or use a new folder"
-                )
-        write_json(folder / "config.json", {**config, **settings})
-        return
     partial = "config.json.partial"  # all that a run leaves if it is killed while it claims its folder
-    if folder.exists() and (not folder.is_dir() or any(f.name != partial for f in folder.iterdir())):
-        raise PoiseLabError(f"run folder {folder} is in use already; resume it or choose another")
     try:
+        if folder.exists() and (not folder.is_dir() or any(f.name != partial for f in folder.iterdir())):
+            raise PoiseLabError(f"run folder {folder} is in use already; resume it or choose another")
         write_json(folder / "config.json", {**settings, **made})
     except OSError as e:
         raise PoiseLabError(f"run folder {folder} cannot be written: {e.strerror}") from None
+    except TypeError as e:
+        raise PoiseLabError(f"the settings of the baseline or the task cannot be written as JSON: {e}") from None
+
+
+def resumed_config(folder: Path, settings: dict) -> dict:
+    """What config.json of a run folder will say when the run goes on; nothing is written.
+
+    settings: must be those of the run, but for the number of steps: a run may be made longer.
+
+    Raises PoiseLabError for nothing to resume, other settings, fewer steps than it has, or a folder that cannot be written.
+    """
+    if not (folder / "config.json").is_file():
+        raise PoiseLabError(f"nothing to resume: {folder} holds no run (no config.json)")
+    run = read_run(folder)
+    for place in (folder, folder / "checkpoints"):
+        check_writable(place, "folder")
+    known = [name for name in settings if name in run.config]  # one that is not was not there when the run was started
+    found = differences({k: run.config[k] for k in known}, {k: settings[k] for k in known})
+    for path, old, new in sorted(found, key=lambda d: not d[0].endswith("name")):
+        if path != "train.steps":
+            raise PoiseLabError(
+                f"run folder {folder} belongs to another run: {path} is {old!r} there and "
+                f"{new!r} here; resume with the same settings or use a new folder"
+            )
+    done = run.metrics[-1]["step"] if run.metrics else 0
+    if settings["train"]["steps"] < done:
+        raise PoiseLabError(f"run {folder} has {done} steps already; it can be made longer, and not shorter")
+    return {**run.config, **settings}
 
 
 def free_folder(folder: Path) -> None:
@@ -260,11 +287,10 @@ def free_folder(folder: Path) -> None:
 
 
 def keep_policy(run: Path, policy: Policy, finished: bool) -> None:
-    """Write the final weights of a finished run into its folder `policy`; one that goes on, made longer, has none."""
+    """Write the weights of a run that has just saved its last step into its folder `policy`; before that it has none."""
     folder = run / "policy"
-    if not finished:
-        shutil.rmtree(folder, ignore_errors=True)
-    elif not folder.is_dir():
+    shutil.rmtree(folder, ignore_errors=True)  # of the run before it was made longer
+    if finished:
         try:
             policy.save(folder)
         except PoiseLabError as e:  # an adapter that has no place in the weights

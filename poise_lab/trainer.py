@@ -18,17 +18,26 @@ import torch
 from tqdm.auto import tqdm
 
 from . import checkpoints, threads
-from .baselines.base import Baseline
+from .baselines.base import Baseline, checked, checked_values
 from .config import TrainConfig
 from .errors import NotFiniteError, PoiseLabError, disk_is_full
 from .evaluation import evaluate
-from .files import json_line, provenance, read_json, write_text
+from .files import json_line, only_writer, provenance, read_json, write_json, write_text
 from .internals import Internals, batches_to_score, forward_rows, read_internals
 from .objective import clipped_surrogate, kl_penalty, token_weights
 from .policies import Policy
 from .process import finish_step_on_interrupt, peak_memory_mb, timed_as
 from .rollouts import Rollouts
-from .runs import RunRecord, baseline_metrics, claim_folder, free_folder, keep_policy, read_lines, read_metrics
+from .runs import (
+    RunRecord,
+    baseline_metrics,
+    claim_folder,
+    free_folder,
+    keep_policy,
+    read_lines,
+    read_metrics,
+    resumed_config,
+)
 from .sampler import Sampler, step_seed
 from .tasks import Problem, Task, TaskMixture, looked_for
 
@@ -78,9 +87,13 @@ class Trainer:
         self.errors = 0  # of the task's verifier, before the step
         self.baseline.start(policy)
         source = {"task_file": task.file} if getattr(task, "file", None) else {}
-        claim_folder(self.out, self._settings(), resume, {**source, **provenance()})
         if resume:
-            self._load_checkpoint()
+            with only_writer(self.out):
+                config = resumed_config(self.out, self._settings())
+                self._load_checkpoint()
+                write_json(self.out / "config.json", config)
+        else:
+            claim_folder(self.out, self._settings(), {**source, **provenance()})
 
     # --- the loop --------------------------------------------------------------------------------
 
@@ -91,12 +104,18 @@ class Trainer:
         of the first steps is the same. Where no step was finished, the run folder is free again.
         """
         threads.use_for(self.policy.model.num_parameters())  # another policy may have been loaded since
-        try:
-            return self._run()
-        except Exception as e:
-            if self.step == 0 and not disk_is_full(e):
-                free_folder(self.out)
-            raise
+        with only_writer(self.out):
+            written = read_metrics(self.out)
+            if len(written) != len(self.metrics):
+                raise PoiseLabError(
+                    f"run folder {self.out} has been written by another; make the Trainer anew, with resume"
+                )
+            try:
+                return self._run()
+            except BaseException as e:  # Ctrl-C among them
+                if self.step == 0 and not disk_is_full(e):
+                    free_folder(self.out)
+                raise
 
     def _run(self) -> RunRecord:
         config = self.config
@@ -105,7 +124,8 @@ class Trainer:
             evaluation = self._evaluate()
             self._record({"step": 0, **evaluation, "tokens": 0, "responses": 0, "seconds": time.perf_counter() - start})
             self._save_checkpoint(0)
-        keep_policy(self.out, self.policy, finished=self.step >= config.steps)
+        elif self.step >= config.steps and not (self.out / "policy").is_dir():  # killed before it was written
+            keep_policy(self.out, self.policy, finished=True)
         bar = tqdm(
             range(self.step + 1, config.steps + 1), initial=self.step, total=config.steps,
             desc=self.baseline.name, disable=not self.progress,
@@ -124,12 +144,12 @@ class Trainer:
                 stop = bool(interrupted)  # looked at once: a Ctrl-C after this line is the next step's
                 if step % config.checkpoint_every == 0 or step == config.steps or stop:
                     self._save_checkpoint(step)
+                    keep_policy(self.out, self.policy, finished=step == config.steps)
                 bar.set_postfix_str(self._postfix())
                 if stop and step < config.steps:
                     bar.close()
                     print(f"stopped after step {step}; run folder {self.out} is saved, go on with resume")
                     break
-        keep_policy(self.out, self.policy, finished=self.step >= config.steps)
         return self.record
 
     def _check_rewards(self, step: int) -> None:
@@ -198,18 +218,14 @@ class Trainer:
     @timed_as("baseline")
     def _take_advantages(self, rollouts: Rollouts, internals: Internals) -> torch.Tensor:
         """(P, M), or (P, M, T) with one per token. Raises PoiseLabError for another shape, and for what is not finite."""
-        advantages = self.baseline.advantages(rollouts, internals)
         shapes = rollouts.rewards.shape, rollouts.response_ids.shape
-        if advantages.shape not in shapes or not torch.isfinite(advantages).all():
-            raise PoiseLabError(
-                f"baseline {self.baseline.name!r} must give finite advantages of shape "
-                f"{tuple(shapes[0])} or {tuple(shapes[1])}, got shape {tuple(advantages.shape)}"
-            )
-        return advantages
+        return checked(self.baseline, "advantages", self.baseline.advantages(rollouts, internals), *shapes)
 
     @timed_as("baseline")
     def _predict(self, rollouts: Rollouts, internals: Internals) -> torch.Tensor | None:
-        return self.baseline.values(rollouts, internals) if rollouts.responses > 1 else None
+        if rollouts.responses == 1:
+            return None
+        return checked_values(self.baseline, rollouts, internals)
 
     @timed_as("baseline")
     def _learn(self, rollouts: Rollouts, internals: Internals) -> None:
@@ -231,6 +247,7 @@ class Trainer:
         weights = torch.zeros(mask.shape)
         weights[rows] = token_weights(mask[rows], config.aggregation)
         loss_sum = clip_sum = 0.0
+        self.optimizer.zero_grad(set_to_none=True)  # what others have left on the policy
         for batch in batches_to_score(self.policy, rollouts, rows):
             logprobs, _ = forward_rows(self.policy, rollouts, batch)
             w = weights[batch].to(device)
@@ -248,7 +265,7 @@ class Trainer:
         if not (math.isfinite(loss_sum) and torch.isfinite(norm)):
             raise NotFiniteError(f"the loss is {loss_sum}, its gradient norm {norm.item()}")
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=True)  # as large as the weights
         return {"loss": loss_sum, "gradient_norm": norm.item(), "clip_fraction": clip_sum}
 
     @timed_as("update")
@@ -328,7 +345,7 @@ class Trainer:
         """
         metrics, saved = read_metrics(self.out), checkpoints.saved(self.out / "checkpoints")
         reached = [c for c in saved if checkpoints.step_of(c) < len(metrics)]
-        if saved and checkpoints.step_of(saved[0]) and not reached:
+        if saved and checkpoints.step_of(saved[-1]) and not reached:
             raise PoiseLabError(
                 f"{self.out / 'metrics.jsonl'} ends before the checkpoint {saved[0]}, so the run cannot go on from there; "
                 "put the file back, or start a new run"

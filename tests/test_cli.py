@@ -157,7 +157,7 @@ def test_run_folders(capfd, tmp_path, runs):
         (tmp_path / "used", "is in use already"),
     ):
         assert message in refused(capfd, tmp_path, "train", "--out", out)
-    other = refused(capfd, runs, "train", "--out", runs / "poise-0", "--resume")
+    other = refused(capfd, runs, "train", "--out", runs / "poise-0", "--resume", "--task", "gcd", "--policy", "thinker")
     assert "belongs to another run: " in other
     assert "is in use already" in refused(capfd, runs, "train", "--out", runs / "poise-0")
 
@@ -325,6 +325,26 @@ def test_interrupt_outside_of_the_loop(capfd, monkeypatch, tmp_path):
     monkeypatch.setattr(pl, "load_policy", interrupted)
     assert main(["train", "--out", str(tmp_path / "r")]) == 130
     assert capfd.readouterr().err == "poise-lab: interrupted\n"
+
+
+def test_a_run_goes_on_as_it_was_begun_without_saying_its_settings_again(capfd, tmp_path, random_policy):
+    flags = [f"--{k.replace('_', '-')}={v}" for k, v in {**SMALL, "steps": 1, "seed": 3}.items()]
+    out = ["--out", str(tmp_path / "r")]
+    assert main(["train", "--policy", str(random_policy), "--baseline", "rloo", *flags, *out]) == 0
+    config = (tmp_path / "r" / "config.json").read_bytes()
+    assert main(["train", *out, "--resume"]) == 0  # nothing is left to do
+    assert (tmp_path / "r" / "config.json").read_bytes() == config and (tmp_path / "r" / "policy").is_dir()
+    assert main(["train", *out, "--resume", "--steps", "2"]) == 0
+    assert pl.read_run(tmp_path / "r").metrics[-1]["step"] == 2
+    assert main(["train", *out, "--resume", "--seed", "4"]) == 2
+    assert "belongs to another run: train.seed is 3 there and 4 here" in capfd.readouterr().err
+
+
+def test_a_report_takes_the_place_of_no_other_file(capfd, tmp_path, runs):
+    config = runs / "poise-0" / "config.json"
+    before = config.read_bytes()
+    assert "is there already and no report" in refused(capfd, runs, "report", runs / "poise-0", "-o", config)
+    assert config.read_bytes() == before
 
 
 # --- flags ---------------------------------------------------------------------------------------
@@ -616,7 +636,8 @@ def test_tags_are_a_setting_of_a_run(tmp_path, capsys):
     assert pl.read_run(out["shown"]).config["tags"] == ["<think>", "</think>"]
     assert pl.read_run(out["given"]).config["tags"] == ["", "####"]
     capsys.readouterr()
-    assert main(["train", *small, "--out", out["given"], "--resume"]) == 2
+    other = ["--tags", "<think>", "</think>"]
+    assert main(["train", *small, "--out", out["given"], "--resume", *other]) == 2
     assert "tags is ['', '####'] there and ['<think>', '</think>'] here" in capsys.readouterr().err
     assert main(["compare", *out.values()]) == 0
     table = capsys.readouterr().out

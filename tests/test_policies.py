@@ -388,3 +388,25 @@ def test_model_without_a_list_of_layers(qwen):
 
     with pytest.raises(pl.PoiseLabError, match="no list of decoder layers"):
         _ = pl.Policy(Odd(qwen.model), qwen.tokenizer, "odd").layers
+
+
+def test_what_was_saved_is_what_is_loaded_where_another_policy_lay(tmp_path):
+    """A template of the policy before, or a part of its weights, does not stay; a file of one's own does."""
+    problem = ToyProblem("1")
+    templated = dataclasses.replace(tiny_policy(), template="User: {question}\nAssistant:")
+    templated.save(tmp_path / "p")
+    for name in ("notes.txt", "model-00002-of-00002.safetensors"):
+        (tmp_path / "p" / name).write_text("mine")
+    plain = tiny_policy()
+    plain.save(tmp_path / "p")
+    assert pl.load_policy(tmp_path / "p").prompt_ids(problem) == plain.prompt_ids(problem)
+    assert (tmp_path / "p" / "notes.txt").exists() and not (
+        tmp_path / "p" / "model-00002-of-00002.safetensors"
+    ).exists()
+
+
+def test_a_policy_is_not_saved_where_a_file_is(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(pl.PoiseLabError, match="file cannot be written: Not a directory"):
+        tiny_policy().save(tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "mine"

@@ -404,7 +404,7 @@ def test_a_finished_run_can_be_made_longer(tmp_path):
     there = []
     longer.on_step = lambda metrics: there.append((tmp_path / "longer" / "policy").exists())
     record = longer.run()
-    assert there == [False, False], "a run that has gone on is not what its old final weights say"
+    assert there == [True, True], "until more is saved, its old final weights are its last"
     assert_same_run(tmp_path / "whole", tmp_path / "longer")
     whole, longer = ((tmp_path / name / "policy" / "model.safetensors").read_bytes() for name in ("whole", "longer"))
     assert whole == longer
@@ -553,6 +553,88 @@ def test_another_config_at_resume(tmp_path, changes, path):
     with pytest.raises(pl.PoiseLabError, match=f"belongs to another run: {path}"):
         trainer(tmp_path / "r", resume=True, **changes)
     assert {f: f.read_bytes() for f in (tmp_path / "r").rglob("*") if f.is_file()} == before
+
+
+def test_a_run_is_not_made_shorter_and_a_refused_resume_changes_nothing(tmp_path):
+    trainer(tmp_path / "r").run()
+    before = {f: f.read_bytes() for f in (tmp_path / "r").rglob("*") if f.is_file()}
+    with pytest.raises(pl.PoiseLabError, match="has 4 steps already; it can be made longer, and not shorter"):
+        trainer(tmp_path / "r", resume=True, steps=2)
+    weights = tmp_path / "r" / "checkpoints" / "step-000004" / "model.safetensors"
+    weights.write_bytes(b"cut off")
+    with pytest.raises(pl.PoiseLabError, match="is damaged"):
+        trainer(tmp_path / "r", resume=True, steps=9)
+    after = {f: f.read_bytes() for f in (tmp_path / "r").rglob("*") if f.is_file()}
+    assert after == before | {weights: b"cut off"}
+
+
+def test_a_checkpoint_that_does_not_fit_is_not_called_damaged(tmp_path):
+    class Reads(Median):
+        def load_state_dict(self, state):
+            state["weight"]
+
+    trainer(tmp_path / "r", Median(), steps=2).run()
+    with pytest.raises(pl.PoiseLabError, match="does not fit: its baseline cannot be read .KeyError") as error:
+        trainer(tmp_path / "r", Reads(), resume=True)
+    assert "damaged" not in str(error.value) and "delete" not in str(error.value)
+
+
+def test_folders_beside_the_checkpoints_are_not_checkpoints(tmp_path):
+    trainer(tmp_path / "r", steps=2).run()
+    saved = tmp_path / "r" / "checkpoints"
+    own = [saved / "step-000002-best1", saved / "step-000002 2", saved / "step-9"]
+    for folder in own:
+        shutil.copytree(saved / "step-000002", folder)
+    trainer(tmp_path / "r", resume=True).run()
+    assert all(folder.is_dir() for folder in own)
+    trainer(tmp_path / "whole").run()
+    for folder in own:
+        shutil.rmtree(folder)
+    assert_same_run(tmp_path / "r", tmp_path / "whole")
+
+
+def test_two_processes_do_not_write_one_run(tmp_path):
+    """A lock is held while a run is trained and while it is taken up; a Trainer that others have overtaken says so."""
+    trainer(tmp_path / "r", steps=2).run()
+    late = trainer(tmp_path / "r", resume=True)
+    before = (tmp_path / "r" / "metrics.jsonl").read_bytes()
+    with files.only_writer(tmp_path / "r"):
+        with pytest.raises(pl.PoiseLabError, match="is being written by another process"):
+            late.run()
+        with pytest.raises(pl.PoiseLabError, match="is being written by another process"):
+            trainer(tmp_path / "r", resume=True)
+    assert (tmp_path / "r" / "metrics.jsonl").read_bytes() == before
+    trainer(tmp_path / "r", resume=True).run()
+    with pytest.raises(pl.PoiseLabError, match="has been written by another; make the Trainer anew"):
+        late.run()
+    assert [m["step"] for m in read_metrics(tmp_path / "r")] == [0, 1, 2, 3, 4]
+
+
+def test_steps_out_of_order_are_a_damaged_record(tmp_path):
+    trainer(tmp_path / "r", steps=2).run()
+    metrics = tmp_path / "r" / "metrics.jsonl"
+    metrics.write_text(metrics.read_text() + json.dumps({"step": 2}) + "\n")
+    with pytest.raises(pl.PoiseLabError, match="is damaged: step 2 stands behind step 2"):
+        pl.read_run(tmp_path / "r")
+
+
+def test_gradients_that_others_have_left_are_no_part_of_the_first_update(tmp_path):
+    used = tiny_policy()
+    used.model(torch.tensor([[1, 2, 3]])).logits.sum().backward()
+    trainer(tmp_path / "used", policy=used).run()
+    trainer(tmp_path / "fresh").run()
+    assert_same_run(tmp_path / "used", tmp_path / "fresh")
+
+
+def test_an_interrupt_before_the_first_step_leaves_the_folder_free(tmp_path, monkeypatch):
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("poise_lab.trainer.evaluate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        trainer(tmp_path / "r").run()
+    monkeypatch.undo()
+    trainer(tmp_path / "r").run()
 
 
 def assert_named(error, step, checkpoint, folder):
@@ -771,7 +853,7 @@ def test_frozen_weights_stay_and_are_not_saved(tmp_path):
     trainer(tmp_path / "cut", policy=partly_frozen(), weight_decay=0.1, steps=2).run()
     trainer(tmp_path / "cut", policy=partly_frozen(), weight_decay=0.1, resume=True).run()
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
-    with pytest.raises(pl.PoiseLabError, match="is damaged"):  # other weights than those that were saved
+    with pytest.raises(pl.PoiseLabError, match="does not fit"):  # other weights than those that were saved
         trainer(tmp_path / "cut", weight_decay=0.1, resume=True)
 
 
@@ -809,17 +891,51 @@ def test_own_baseline_with_one_response(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "wrong", [lambda r: r.mean(1), lambda r: r * float("nan"), lambda r: r[:1]], ids=["shape", "nan", "rows"]
-)
-def test_own_baseline_with_wrong_advantages(tmp_path, wrong):
+    ("wrong", "got"),
+    [
+        (lambda r: r.mean(1), r"shape \(6,\)"), (lambda r: r * float("nan"), r"shape \(6, 2\)"), (lambda r: r[:1], "shape"),
+        (lambda r: r.tolist(), "list"), (lambda r: r.numpy(), "float32"), (lambda r: r > 0, "torch.bool"),
+        (lambda r: None, "NoneType"),
+    ],
+    ids=["shape", "nan", "rows", "list", "numpy", "bool", "none"],
+)  # fmt: skip
+def test_own_baseline_with_wrong_advantages(tmp_path, wrong, got):
     class Wrong(pl.Baseline):
         name = "wrong"
 
         def advantages(self, rollouts, internals):
             return wrong(rollouts.rewards)
 
-    with pytest.raises(pl.PoiseLabError, match=r"'wrong' must give finite advantages of shape \(6, 2\)"):
+    with pytest.raises(pl.PoiseLabError, match=rf"'wrong' must give finite advantages of shape \(6, 2\) .*got {got}"):
         trainer(tmp_path / "r", Wrong()).run()
+
+
+def test_own_baseline_with_wrong_values(tmp_path):
+    class Wrong(Median):
+        def values(self, rollouts, internals):
+            return rollouts.rewards.mean(1)
+
+    with pytest.raises(pl.PoiseLabError, match=r"must give finite values of shape \(5, 1\) .*got shape \(5,\)"):
+        trainer(tmp_path / "r", Wrong()).run()
+
+
+def test_own_baseline_with_a_state_that_cannot_be_saved(tmp_path):
+    class Wrong(Median):
+        def state_dict(self):
+            return {"mean": 0.5}
+
+    with pytest.raises(pl.PoiseLabError, match="baseline gives a float to save as 'mean'; it must be a tensor"):
+        trainer(tmp_path / "r", Wrong()).run()
+
+
+def test_own_baseline_with_a_setting_that_json_cannot_hold(tmp_path):
+    class Wrong(Median):
+        def settings(self):
+            return super().settings() | {"weight": np.float32(1)}
+
+    with pytest.raises(pl.PoiseLabError, match="settings of the baseline or the task cannot be written as JSON"):
+        trainer(tmp_path / "r", Wrong())
+    trainer(tmp_path / "r", Median())  # the folder is free
 
 
 def test_baseline_without_advantages(tmp_path):

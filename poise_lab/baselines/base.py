@@ -67,6 +67,24 @@ class Baseline:
         pass
 
 
+def checked(baseline: Baseline, what: str, given: object, *shapes: torch.Size) -> torch.Tensor:
+    """What a baseline has given. Raises PoiseLabError for another type or shape, and for what is not finite."""
+    number = isinstance(given, torch.Tensor) and given.is_floating_point()
+    if number and given.shape in shapes and torch.isfinite(given).all():
+        return given
+    kind = f"shape {tuple(given.shape)}" if number else getattr(given, "dtype", type(given).__name__)
+    wanted = " or ".join(str(tuple(shape)) for shape in shapes)
+    raise PoiseLabError(
+        f"baseline {baseline.name!r} must give finite {what} of shape {wanted}, a tensor of floating-point numbers; got {kind}"
+    )
+
+
+def checked_values(baseline: Baseline, rollouts: Rollouts, internals: Internals) -> torch.Tensor | None:
+    """(P, M) what a baseline predicts, or None if it predicts nothing. Raises PoiseLabError as `checked`."""
+    values = baseline.values(rollouts, internals)
+    return None if values is None else checked(baseline, "values", values, rollouts.rewards.shape)
+
+
 def checked_rewards(rollouts: Rollouts) -> torch.Tensor:
     """The rewards, (P, M). Raises PoiseLabError if one is NaN or outside [0, 1]."""
     rewards = rollouts.rewards

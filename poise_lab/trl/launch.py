@@ -26,11 +26,11 @@ from transformers import PrinterCallback, TrainerCallback
 from trl import TrlParser
 
 from ..errors import PoiseLabError
-from ..files import json_line, provenance, read_json, write_text
+from ..files import json_line, provenance, read_json, write_json, write_text
 from ..loading import read_tokenizer
 from ..policies import load_policy
 from ..process import without_bars
-from ..runs import RunRecord, claim_folder, read_metrics
+from ..runs import RunRecord, claim_folder, read_metrics, resumed_config
 from ..sampler import step_seed
 from ..sources import BUNDLED, SOURCES
 from ..tasks import TINY_TASKS, Problem, load_task
@@ -158,7 +158,12 @@ def run(
     if args.process_index == 0:
         made = {"processes": args.world_size, "device": args.device.type, **provenance()}
         made["versions"] |= {name: importlib.metadata.version(name) for name in ("trl", "accelerate")}
-        claim_folder(folder, settings, options.resume, made)
+        if options.resume:
+            config = resumed_config(folder, settings)
+            reached_checkpoint(folder, updates)
+            write_json(folder / "config.json", config)
+        else:
+            claim_folder(folder, settings, made)
     checkpoint = reached_checkpoint(folder, updates) if options.resume else None
 
     if policy:

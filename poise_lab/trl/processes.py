@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import sys
@@ -40,7 +41,8 @@ def cpu_environment() -> dict[str, str]:
 
 def whole_checkpoints(folder: Path) -> list[Path]:
     """The whole checkpoints of a run folder, oldest first. A kill may leave one that is not whole."""
-    found = sorted(folder.glob("checkpoint-*[0-9]"), key=lambda path: int(path.name.split("-")[1]))
+    named = (path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name))
+    found = sorted(named, key=lambda path: int(path.name.split("-")[1]))
     return [path for path in found if (path / "trainer_state.json").is_file()]
 
 

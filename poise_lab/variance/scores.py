@@ -109,6 +109,7 @@ def adam_scale(
     parameters = {n: q for n, q in policy.model.named_parameters() if q.requires_grad}
     moments = {name: torch.zeros_like(q) for name, q in parameters.items()}
     m, batches = rollouts.responses, min(batches, len(rollouts))
+    policy.model.zero_grad(set_to_none=True)  # what others have left
     for prompts in torch.arange(len(rollouts)).tensor_split(batches):
         rows = (prompts[:, None] * m + torch.arange(m)).flatten()
         for some in batches_to_score(policy, rollouts, rows):
