@@ -17,6 +17,7 @@ from .errors import PoiseLabError, unknown_name
 from .policies import SPOKEN
 from .probe import ValueProbe
 from .runs import SETTINGS
+from .tasks.answers import VERIFIERS
 
 ENGINES = ("lab", "trl")
 
@@ -157,11 +158,36 @@ def read_config(path: Path) -> dict:
     return values
 
 
+def check_questions(path: Path, args: argparse.Namespace) -> None:
+    """Refuse to repeat a run whose questions, or whose verifier, came from Python, unless flags name a file instead.
+
+    args: the flags alone.
+    """
+    config = json.loads(path.read_text(encoding="utf-8")) if path.suffix != ".toml" else {}
+    settings, file = config.get("task_settings"), config.get("task_file")
+    if "versions" not in config or not isinstance(settings, dict) or "sha256" not in settings:
+        return  # made by no run, or of tasks by name
+    function = str(settings.get("verify"))
+    function = None if function in VERIFIERS or ".py:" in function else function
+    told = named_values("--task-set", args.task_settings)
+    if not file and not args.task:
+        verify = f" and --task-set verify=FILE.py:NAME for {function}" if function else ""
+        raise PoiseLabError(
+            f"{path}: the run's questions came from Python, not from a file; give --task FILE, with --task-set for its "
+            f"settings{verify}"
+        )
+    if function and "verify" not in told and args.task in (None, file):
+        raise PoiseLabError(
+            f"{path}: the run's verifier {function!r} came from Python, not from a file; give --task-set verify=FILE.py:NAME"
+        )
+
+
 def with_config(parser: Parser, argv: list[str] | None, args: argparse.Namespace) -> argparse.Namespace:
     """The flags once more, over the settings in the file --config. Another baseline than in the file has none of its
     settings, and so with another task, and another policy.
     """
     values = read_config(args.config)
+    check_questions(args.config, args)
     args.parser.set_defaults(**values)
     both = parser.parse_args(argv)
     for name, own in (("baseline", ["settings"]), ("task", ["task_settings"]), ("policy", SPOKEN)):

@@ -17,9 +17,10 @@ from .errors import PoiseLabError, unknown_name
 from .files import read_json, whole_folder
 from .loading import read_model
 from .process import without_bars
-from .sources import BUNDLED, SOURCES, data_dir, fetched
+from .sources import check_folder, folder_of
 from .tasks import END_OF_REASONING, START_OF_REASONING, Problem
 from .templates import chat_template_of, check_prompt, from_template, read_template, reasoning_tags, without_end
+from .unknown import tell_unknown, unknown_token
 from .ways import Compared, Ways, find_ways, merged
 
 WORDINGS = ("compact", "question", "line")
@@ -93,6 +94,7 @@ class Policy:
                 )
             self.eos_token_ids += newlines
         check_prompt(self)
+        self._unknown = unknown_token(self.tokenizer)  # None once a prompt with it has been told of
 
     def _check_types(self) -> None:
         """Refuse what a file or a caller has given as another kind of value than a setting is of."""
@@ -167,12 +169,16 @@ class Policy:
         return chat_template_of(self) if self._chats else None
 
     def prompt_ids(self, problem: Problem) -> list[int]:
-        """Token ids of the prompt of a problem; the same on every day, also where the chat template prints the date."""
+        """Token ids of a problem's prompt, the same on every day; warns once of a character that has no token."""
         if self._chats:
-            return from_template(self, problem)
-        if self.wording == "compact" and not self.shots:
-            return self.tokenizer.encode(self.plain_text(problem), add_special_tokens=False)
-        return without_end(self.tokenizer, self.plain_text(problem))
+            ids = from_template(self, problem)
+        elif self.wording == "compact" and not self.shots:
+            ids = self.tokenizer.encode(self.plain_text(problem), add_special_tokens=False)
+        else:
+            ids = without_end(self.tokenizer, self.plain_text(problem))
+        if self._unknown in ids and tell_unknown(self, self._unknown, problem):
+            self._unknown = None
+        return ids
 
     def plain_text(self, problem: Problem) -> str:
         """The prompt where there is no chat template."""
@@ -272,30 +278,11 @@ def load_policy(
         shots=shots, wording=wording, tags=tags, system=system,
         template=template and read_template(template), template_args=template_args,
     )  # fmt: skip
-    if name in SOURCES:
-        source = fetched(name)
-        if source is None:
-            raise PoiseLabError(f"policy {name!r} has not been fetched; run `poise-lab fetch {name}` once")
-    else:
-        source = Path(data_dir() / BUNDLED[name]) if name in BUNDLED else Path(name)
+    source = folder_of(name)
     if (source / "metrics.jsonl").is_file() and not (source / "policy").is_dir():
         return _of_run(source, spoken, dtype=dtype, device=device)
     source = source / "policy" if (source / "metrics.jsonl").is_file() else source  # that of a finished run
-    if source.is_dir():
-        if (source / "adapter_config.json").is_file() and not (source / "config.json").is_file():
-            raise PoiseLabError(
-                f"folder {source} holds an adapter without its model; load both by peft and give them to pl.Policy, or "
-                "save the model with the adapter merged (Policy.save)"
-            )
-        if not (source / "config.json").is_file():
-            raise PoiseLabError(f"folder {source} holds no model: config.json is missing")
-        if not any(source.glob("*.safetensors")):
-            raise PoiseLabError(f"folder {source} holds no model: there is no .safetensors file in it")
-    elif str(name).count("/") != 1 or source.is_absolute() or str(name).startswith("."):
-        raise PoiseLabError(
-            f"unknown policy {str(name)!r}; known: {', '.join([*BUNDLED, *SOURCES])}, a folder that holds a "
-            "model, or a hub id such as 'Qwen/Qwen3-0.6B'"
-        )
+    check_folder(name, source)
     model, tokenizer = read_model(str(name), source, dtype)
     if (source / "poise_lab.json").is_file():
         try:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import warnings
 from pathlib import Path
+
+from .errors import PoiseLabError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,3 +70,40 @@ def data_dir() -> Path:
     package = Path(__file__).parent
     inside = package / "data"
     return inside if inside.is_dir() else package.parent / "data"
+
+
+def folder_of(name: str | Path) -> Path:
+    """Where the policy of a name lies; what is no name is a folder. A folder that is called like a policy is a warning.
+
+    Raises PoiseLabError for a model that has not been fetched.
+    """
+    if name not in BUNDLED and name not in SOURCES:
+        return Path(name)
+    if os.path.isdir(name):
+        warnings.warn(
+            f"{name!r} is the policy of that name, not the folder that is called so; write ./{name} for the folder",
+            stacklevel=3,
+        )
+    source = data_dir() / BUNDLED[name] if name in BUNDLED else fetched(name)
+    if source is None:
+        raise PoiseLabError(f"policy {name!r} has not been fetched; run `poise-lab fetch {name}` once")
+    return source
+
+
+def check_folder(name: str | Path, folder: Path) -> None:
+    """Refuse what can be no policy: a folder without a model, or a name that is neither known nor a hub id."""
+    if folder.is_dir():
+        if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+            raise PoiseLabError(
+                f"folder {folder} holds an adapter without its model; load both by peft and give them to pl.Policy, or "
+                "save the model with the adapter merged (Policy.save)"
+            )
+        if not (folder / "config.json").is_file():
+            raise PoiseLabError(f"folder {folder} holds no model: config.json is missing")
+        if not any(folder.glob("*.safetensors")):
+            raise PoiseLabError(f"folder {folder} holds no model: there is no .safetensors file in it")
+    elif str(name).count("/") != 1 or folder.is_absolute() or str(name).startswith("."):
+        raise PoiseLabError(
+            f"unknown policy {str(name)!r}; known: {', '.join([*BUNDLED, *SOURCES])}, a folder that holds a "
+            "model, or a hub id such as 'Qwen/Qwen3-0.6B'"
+        )

@@ -16,7 +16,7 @@ import pytest
 
 import poise_lab as pl
 from poise_lab.cli import _parser, main
-from poise_lab.flags import read_config, with_config
+from poise_lab.flags import named_values, read_config, with_config
 from poise_lab.logs import Log
 
 SMALL = "--prompts 4 --minibatches 2 --eval-prompts 4 --eval-responses 2 --max-new-tokens 12 --eval-every 1".split()
@@ -48,6 +48,47 @@ def test_a_runs_own_config_repeats_it(tmp_path, capfd):
     questions.write_text("".join(json.dumps(row) + "\n" for row in ROWS[:-9]))
     assert train(tmp_path / "c", "--config", tmp_path / "a" / "config.json") == 2
     assert "has other questions or answers than it had" in capfd.readouterr().err
+
+
+def paid_by_length(response, record) -> float:
+    return len(response) % 2
+
+
+def config_of_run(path, task) -> Path:
+    """As a run writes it, as far as its questions go."""
+    made = {"versions": {}, "policy": "thinker", "task": task.name, "task_settings": task.settings}
+    path.write_text(json.dumps({**made, **({"task_file": task.file} if task.file else {})}))
+    return path
+
+
+def test_a_run_whose_questions_came_from_python_asks_for_a_file(tmp_path, capfd):
+    questions, scored = tmp_path / "q.jsonl", ["--task-set", "verify=rewards.py:score"]
+    questions.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    by_list = config_of_run(tmp_path / "list.json", pl.load_task(ROWS, question="q", verify="number"))
+    by_function = config_of_run(tmp_path / "function.json", pl.load_task(ROWS, question="q", verify=paid_by_length))
+    from_file = config_of_run(tmp_path / "file.json", pl.load_task(questions, question="q", verify=paid_by_length))
+    from_python = (
+        "the run's questions came from Python, not from a file; give --task FILE, with --task-set for its settings"
+    )
+    for config, flags, says in (
+        (by_list, [], f"{from_python}\n"),
+        (by_list, scored, from_python),
+        (by_function, [], f"{from_python} and --task-set verify=FILE.py:NAME for paid_by_length\n"),
+        (
+            from_file,
+            [],
+            "the run's verifier 'paid_by_length' came from Python, not from a file; give --task-set verify=",
+        ),
+        (from_file, ["--task", questions], "the run's verifier 'paid_by_length' came from Python"),
+    ):
+        assert train(tmp_path / "r", "--config", config, *flags) == 2
+        err = capfd.readouterr().err
+        assert err.startswith(f"poise-lab: {config}: {says}") and err.count("\n") == 1, err
+    for config, flags in ((by_list, ["--task", str(questions)]), (from_file, scored)):
+        argv, parser = ["train", "--out", "x", "--config", str(config), *flags], _parser()
+        read = with_config(parser, argv, parser.parse_args(argv))
+        assert read.task == str(questions)
+    assert named_values("--task-set", read.task_settings)["verify"] == "rewards.py:score"
 
 
 def test_flags_win_over_the_file_and_what_belongs_to_another_is_left_out(tmp_path):

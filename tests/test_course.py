@@ -389,6 +389,52 @@ def test_a_corrected_deadline_and_extensions_reach_what_is_collected_and_graded(
         late()
 
 
+@pytest.mark.parametrize(
+    "name, text, says",
+    [
+        (
+            "deadlines.csv",
+            "Task;Due\ntoy;2026-11-20T12:00\n",
+            "deadlines.csv has no column 'assignment'; its first line must",
+        ),
+        ("deadlines.csv", "", "deadlines.csv has no column 'assignment'"),
+        (
+            "collected.csv",
+            "who,assignment\nann,toy\n",
+            "collected.csv has no column 'student'; its first line must name stud",
+        ),
+    ],
+)
+def test_a_table_without_its_columns_is_one_sentence(tmp_path, solved, capsys, name, text, says):
+    toy_course(tmp_path)
+    source = dated(tmp_path / "a.zip", solved, ann=(2026, 11, 21, 9, 0, 0))
+    (tmp_path / name).write_text(text)
+    assert course.main(["collect", str(source), "--course", str(tmp_path)]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"error: {says}") and err.count("\n") == 1, err
+    assert (tmp_path / name).read_text() == text and not (tmp_path / "submitted").exists()
+
+
+def test_columns_in_capitals_are_the_same_columns(tmp_path, solved):
+    toy_course(tmp_path)
+    source = dated(tmp_path / "a.zip", solved, ann=(2026, 11, 21, 9, 0, 0))
+    (tmp_path / "deadlines.csv").write_text("Assignment;Due\ntoy;2026-11-20T12:00\n")
+    collect(tmp_path, [source], ["toy"])
+    record = tmp_path / "collected.csv"
+    record.write_text(record.read_text().replace("student,name", "Student,Name", 1))
+    assert tell_late(tmp_path)["ann_1", "toy"] == "late"
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"cells": [1]}', '{"cells": null}', '{"a":' * 100_000, "\ud83d"])
+@pytest.mark.parametrize("command", ["collect", "grade"])
+def test_a_broken_master_is_one_sentence(tmp_path, capsys, command, text):
+    toy_course(tmp_path)
+    (tmp_path / "source" / "toy" / "toy.ipynb").write_bytes(text.encode(errors="surrogatepass"))
+    assert course.main([command, *([str(tmp_path)] if command == "collect" else []), "--course", str(tmp_path)]) == 2
+    err = capsys.readouterr().err
+    assert "toy.ipynb is no notebook that can be read (" in err and err.count("\n") == 1, err
+
+
 def test_nobody_is_late_by_the_time_of_a_download(tmp_path, solved):
     """Canvas, and many a Moodle, date all files of a zip with the moment at which they make it."""
     toy_course(tmp_path)

@@ -77,6 +77,13 @@ def test_mathematics_by_its_library():
     assert verify(r"\boxed{\frac{1}{3}}", "0.5") == verify("", "0.5") == verify("words", "0.5") == 0.0
 
 
+def nested(depth: int) -> list:
+    value = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
 def write(path, rows):
     if path.suffix == ".jsonl":
         path.write_text("\n".join(map(json.dumps, rows)) + "\n\n", encoding="utf-8-sig")
@@ -251,6 +258,17 @@ def test_bad_settings_are_one_sentence(settings, says):
         ("a.jsonl", "[1, 2]", "record 0 is a list"),
         ("a.csv", "question;answer\nq;a\n", "column 'question' is missing; the record has question;answer"),
         ("a.jsonl", '{"question": "q", "answer": null}', "column 'answer' is empty"),
+        ("a.csv", "question,answer\nq,3\nHalf of seven?,3,5\n", "a.csv: record 1 has more cells than the header; put"),
+        (
+            "a.jsonl",
+            f'{{"question": "q", "answer": {"1" * 5000}}}',
+            "a.jsonl, line 1: a number has more than 4300 digits",
+        ),
+        ("a.json", f'[{{"question": "q", "answer": {"1" * 5000}}}]', "a.json: a number has more than 4300 digits"),
+        ("a.json", "[" * 100_000, "a.json: lists or records lie too deep in one another; write them flat"),
+        ("a.jsonl", '{"a":' * 100_000, "a.jsonl, line 1: lists or records lie too deep"),
+        ("a.json", "[1", "a.json: no JSON"),
+        ("a.tsv", "question\tanswer\nq\ta\n", "a.tsv: questions are read from .jsonl, .json, .csv, .parquet; convert"),
     ],
 )
 def test_bad_files_are_one_sentence(tmp_path, name, content, says):
@@ -259,6 +277,53 @@ def test_bad_files_are_one_sentence(tmp_path, name, content, says):
         pl.load_task(tmp_path / name)
     with pytest.raises(pl.PoiseLabError, match="there is no file"):
         pl.load_task(tmp_path / "none.jsonl")
+
+
+def test_what_lies_on_the_disk_is_a_file_and_a_task_is_a_task(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "h.csv", ROWS).rename("h.CSV")
+    assert pl.load_task("h.CSV").settings["records"] == len(ROWS)
+    for folder in ("folder", "gcd"):
+        (tmp_path / folder).mkdir()
+    Path("plain").write_text("q\n")
+    for name, says in (
+        ("folder", "^folder is a folder; name a file in it$"),
+        ("plain", "^plain: questions are read from"),
+        ("none.tsv", "^there is no file none.tsv$"),
+        ("sub/none", "^there is no file sub/none$"),
+        ("a" * 300 + ".csv", "^there is no file a"),
+        ("nosuch", "unknown task 'nosuch'; known: "),
+    ):
+        with pytest.raises(pl.PoiseLabError, match=says):
+            pl.load_task(name)
+    assert pl.load_task("gcd").name == "gcd"
+
+
+@pytest.mark.parametrize("value", [10**5000, nested(100_000)], ids=["digits", "lists"])
+def test_what_python_cannot_write_out_is_one_sentence(value):
+    with pytest.raises(pl.PoiseLabError, match="^record 0 of task 'records': column 'answer' is no text: "):
+        pl.load_task([{"question": "q", "answer": value}])
+    with pytest.raises(pl.PoiseLabError, match="^column 'level' of task 'records' is no number in record 0"):
+        pl.load_task([{"question": "q", "answer": "a", "level": value}], difficulty="level")
+
+
+def test_a_question_that_differs_in_blanks_alone_is_the_same_question(recwarn):
+    rows = [*ROWS, {"question": f" {ROWS[0]['question']}\n", "answer": f"{ROWS[0]['answer']} "}, ROWS[3]]
+    task = pl.load_task(rows, prompt="{question} A number:")
+    assert task.settings == pl.load_task(ROWS, prompt="{question} A number:").settings and not recwarn.list
+    (kept,) = pl.load_task([{"question": " q ", "answer": " a "}]).problems
+    assert (kept.question, kept.answer) == (" q ", " a ")  # as it is in the file
+
+
+def test_a_question_with_two_answers_is_told():
+    rows = [*ROWS, ROWS[0], {**ROWS[1], "answer": "no"}, {**ROWS[2], "answer": "no"}]
+    with pytest.warns(UserWarning) as told:
+        task = pl.load_task(rows)
+    assert [str(w.message) for w in told] == [
+        "task 'records': 3 records repeat a question and were left out, and 2 of these have another answer than the first "
+        "that asks it; look at which answer is right"
+    ]
+    assert told[0].filename == __file__ and task.problems == pl.load_task(ROWS).problems
 
 
 def test_a_line_of_a_file_ends_at_its_line_end_alone(tmp_path):
@@ -289,6 +354,56 @@ def test_a_reference_that_another_number_would_match_is_refused(answer, says):
     with pytest.raises(pl.PoiseLabError, match=says):
         pl.load_task([{"question": "q", "answer": answer}], verify="number")
     assert pl.load_task([{"question": "q", "answer": f"{answer}, rounded: 42"}], verify="number").problems
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["3,5", "1.234,56", "2,50 €", "1 234", "1\u202f234", "1'234", "1_234", "12:30", "1.234.567", "1,2345", "3, 5", "(3; 5)",
+     "2026-11-30", "so 5+3", "10^5", r"3 \u00d7 10^{5}"],
+)  # fmt: skip
+def test_a_reference_of_joined_numbers_is_refused(answer):
+    """Only the last of them would count: 5 for 3,5, and 234 for 1 234."""
+    says = "has several numbers, of which only the last would count .write 3.5 or 1234.; mend it"
+    with pytest.raises(pl.PoiseLabError, match=says):
+        pl.load_task([{"question": "q", "answer": answer}], verify="number")
+    assert pl.load_task([{"question": "q", "answer": f"{answer}, so 42"}], verify="number").problems
+
+
+@pytest.mark.parametrize(
+    "answer, value",
+    [
+        ("She sold 48/2 = <<48/2=24>>24 in May, and 48, 24 in all.\n48+24 = <<48+24=72>>72\n#### 72", 72),
+        ("x = 42", 42),
+        ("$1,234.50", 1234.5),
+        ("-1,234,567 €", -1234567),
+        ("Part 2: 5", 5),
+        ("There are 3. 4 are left", 4),
+        ("42 (100%)", 100),
+        ("7\n8", 8),
+        ("2.5e-3", 0.0025),
+    ],
+)
+def test_a_reference_may_have_other_numbers_in_its_prose(answer, value):
+    (problem,) = pl.load_task([{"question": "q", "answer": answer}], verify="number").problems
+    assert problem.reward(str(value)) == 1.0
+
+
+@pytest.mark.parametrize(
+    "right, given, paid",
+    [
+        ("1000000", "1000001", 0.0),
+        ("1000000", "1,000,000", 1.0),
+        (str(10**20), str(10**20 + 1), 0.0),
+        (str(10**20), f"+00{10**20}", 1.0),
+        ("0", "-0", 1.0),
+        ("7", "1" * 10_000, 0.0),
+        ("1000000", "1000000.5", 1.0),
+        ("1e6", "1000001", 1.0),
+    ],
+)
+def test_whole_numbers_are_compared_exactly(right, given, paid):
+    (problem,) = pl.load_task([{"question": "q", "answer": right}], verify="number").problems
+    assert problem.reward(given) == paid and problem.source.verifier_errors == 0
 
 
 def test_a_name_that_sounds_like_no_number_costs_nothing():

@@ -6,6 +6,8 @@ import json
 import math
 import subprocess
 import sys
+import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -111,6 +113,57 @@ def test_unknown_characters_do_not_break(bundled):
 
 
 # --- loading -------------------------------------------------------------------------------------
+
+
+def spoken_to(tokenizer, wording="compact", **how) -> pl.Policy:
+    return pl.Policy(tiny_policy().model, tokenizer, "tiny", wording, **how)
+
+
+def asked(*questions) -> list:
+    return pl.load_task([{"question": q, "answer": "12"} for q in questions]).problems
+
+
+def test_a_character_without_a_token_is_told_once(recwarn):
+    """Questions that differ in it alone are the same to the policy."""
+    policy = spoken_to(tiny_policy().tokenizer)
+    times, over, plus = asked("3×4=", "3÷4=", "3+4=")
+    assert policy.prompt_ids(plus) and not recwarn.list
+    assert policy.prompt_ids(times) == policy.prompt_ids(over)
+    (told,) = recwarn.list
+    assert str(told.message).startswith("policy 'tiny' has no token for '×', so prompts do not say it")
+    template = spoken_to(tiny_policy().tokenizer, "question", template="Q: {question}\nA:")
+    shown = spoken_to(tiny_policy().tokenizer, shots=1)
+    for name, other in (("template", template), ("shown", shown)):
+        other.name = name
+        other.prompt_ids(times)
+    said = [str(w.message).partition(", so")[0] for w in recwarn.list[1:]]
+    assert said == [f"policy {name!r} has no token for '×'" for name in ("template", "shown")]
+
+
+def test_no_warning_where_the_token_means_something_else(recwarn):
+    """Byte-level vocabularies name one, and none of their texts becomes it."""
+    named, same = tiny_policy().tokenizer, tiny_policy().tokenizer
+    named.unk_token = None
+    same.eos_token = same.unk_token
+    (times, *_), tokenizer = asked("3×4="), tiny_policy().tokenizer
+    for policy in (spoken_to(named), spoken_to(same)):
+        assert policy.prompt_ids(times)
+    policy = spoken_to(tokenizer, "question", template="<unk>Q: {question}\nA:")
+    assert tokenizer.unk_token_id in policy.prompt_ids(asked("3+4=")[0]) and not recwarn.list
+
+
+def test_a_folder_that_is_called_like_a_policy_is_told(tmp_path, monkeypatch, qwen):
+    qwen.save(tmp_path / "thinker")
+    monkeypatch.chdir(tmp_path)
+    with pytest.warns(
+        UserWarning, match="^'thinker' is the policy of that name, .* write ./thinker for the folder$"
+    ) as told:
+        assert pl.load_policy("thinker").context != qwen.context
+    assert told[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for folder in ("./thinker", Path("thinker")):
+            assert pl.load_policy(folder).context == qwen.context
 
 
 def test_save_and_load(tmp_path, policy):

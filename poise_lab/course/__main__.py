@@ -20,6 +20,7 @@ from pathlib import Path
 
 from ..errors import PoiseLabError
 from . import ROOT, TIMEOUT, WHERE
+from .cells import grade_ids
 
 COURSE = ROOT / "notebooks" / "assignments"
 
@@ -72,6 +73,7 @@ def run(args) -> list[str]:
     for name in names:
         if not (course / "source" / name / f"{name}.ipynb").is_file():
             raise PoiseLabError(f"there is no assignment {name!r} under {course / 'source'}")
+        grade_ids(course / "source" / name / f"{name}.ipynb")  # whether it can be read
     for option in ("jobs", "timeout"):
         if getattr(args, option, 1) < 1:
             raise PoiseLabError(f"--{option} must be 1 or more")

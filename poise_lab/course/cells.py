@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import dis
+from pathlib import Path
 from types import CodeType
+
+from ..errors import PoiseLabError
+from ..files import read_json
 
 
 def instructions(code: CodeType, inner: bool = False):
@@ -37,6 +41,17 @@ def given_names(master) -> dict[str, list[str]]:
 
 def grade_id(cell) -> str | None:
     return cell["metadata"].get("nbgrader", {}).get("grade_id")
+
+
+def grade_ids(master: Path) -> set[str]:
+    """The names of the cells of an assignment's master. Raises PoiseLabError for a file that is no notebook."""
+    try:
+        found = {grade_id(cell) for cell in read_json(master)["cells"]}
+    except (OSError, ValueError, RecursionError, LookupError, TypeError, AttributeError) as e:
+        raise PoiseLabError(
+            f"{master} is no notebook that can be read ({type(e).__name__}: {e}); put the assignment's master right first"
+        ) from None
+    return found - {None}
 
 
 def is_answer(cell) -> bool:

@@ -14,14 +14,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
 from ..errors import PoiseLabError
-from ..files import read_json, write_bytes
-from .cells import grade_id
-from .deadlines import keep_deadlines, tell_late
+from ..files import write_bytes
+from .cells import grade_id, grade_ids
+from .deadlines import COLLECTED, keep_deadlines, kept_deadlines, tell_late
 from .papers import MOST_NOTEBOOK, hidden, mentions, plain
 from .roster import Roster, roster_of
 from .tables import Table
 
-COLLECTED = ["student", "name", "platform", "id", "assignment", "time", "late", "from", "kept"]
 MOODLE = re.compile(r"(?P<name>.+?)_(?P<id>\d+)_assignsubmission_[a-z]+(_.*)?$")  # a folder, or the file itself
 CANVAS = re.compile(r"(?P<name>.+?)_(?P<late>LATE_)?(?P<id>\d+)_\d+_.+$")  # the file itself
 MAY_BE_NOTEBOOKS = (".ipynb", ".json", ".txt")  # browsers and mail programs rename
@@ -156,10 +155,10 @@ def collect(
     """
     ids, roster, collected = {}, roster_of(course), set()
     for name in names:
-        master = read_json(course / "source" / name / f"{name}.ipynb")
-        ids[name] = {grade_id(cell) for cell in master["cells"] if grade_id(cell)}
+        ids[name] = grade_ids(course / "source" / name / f"{name}.ipynb")
+    kept_deadlines(course)  # whether they can be read
     record = course / "collected.csv"
-    table = Table.read(record) if record.is_file() else Table(list(COLLECTED), [])
+    table = Table.read(record, COLLECTED) if record.is_file() else Table(list(COLLECTED), [])
     left, new, strangers, undated = Table(["from", "student", "file", "reason"], []), 0, [], []
     for source in sources:
         files, before = without_wrapper(files_in(source), names), len(table.rows)

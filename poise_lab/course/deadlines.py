@@ -9,6 +9,9 @@ from ..errors import PoiseLabError
 from .roster import roster_of
 from .tables import Table
 
+DEADLINES = ("assignment", "due")  # columns of deadlines.csv
+COLLECTED = ("student", "name", "platform", "id", "assignment", "time", "late", "from", "kept")  # and of collected.csv
+
 
 def read_time(text: str, where: str) -> datetime.datetime:
     """A local time, as platforms give it. Raises PoiseLabError for a day alone, which might be its midnight or its end."""
@@ -35,7 +38,7 @@ def deadlines(given: list[str], names: list[str]) -> dict[str, datetime.datetime
 def kept_deadlines(course: Path) -> dict[str, datetime.datetime]:
     """Those in deadlines.csv, which people edit too."""
     path = course / "deadlines.csv"
-    rows = Table.read(path).rows if path.is_file() else []
+    rows = Table.read(path, DEADLINES).rows if path.is_file() else []
     return {row["assignment"]: read_time(row["due"], path.name) for row in rows if row["due"].strip()}
 
 
@@ -47,7 +50,7 @@ def keep_deadlines(course: Path, given: dict[str, datetime.datetime], collected:
     due |= {name: at for name, at in given.items() if name}
     if given:
         rows = [{"assignment": name, "due": f"{at}"} for name, at in sorted(due.items())]
-        Table(["assignment", "due"], rows).write(course / "deadlines.csv")
+        Table(list(DEADLINES), rows).write(course / "deadlines.csv")
     return due
 
 
@@ -60,7 +63,7 @@ def tell_late(course: Path) -> dict[tuple[str, str], str]:
     record = course / "collected.csv"
     if not record.is_file():
         return {}
-    table, due, roster = Table.read(record), kept_deadlines(course), roster_of(course)
+    table, due, roster = Table.read(record, COLLECTED), kept_deadlines(course), roster_of(course)
     before = [row["late"] for row in table.rows]
     for row in table.rows:
         at = due.get(row["assignment"])

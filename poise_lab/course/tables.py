@@ -6,6 +6,7 @@ import contextlib
 import csv
 import dataclasses
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import PoiseLabError
@@ -23,7 +24,11 @@ class Table:
     marked: bool = False  # whether it begins with a byte-order mark
 
     @classmethod
-    def read(cls, path: Path) -> Table:
+    def read(cls, path: Path, needed: Sequence[str] = ()) -> Table:
+        """needed: columns that must be there, in small letters; they are found in capitals too.
+
+        Raises PoiseLabError for a file that is no text, or lacks one of them.
+        """
         raw, text = path.read_bytes(), None
         for encoding in ("utf-16",) if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else ("utf-8-sig", "cp1252", "latin-1"):
             with contextlib.suppress(UnicodeDecodeError):
@@ -37,6 +42,13 @@ class Table:
         delimiter = max(",;\t", key=head.count)
         lines = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
         columns = [name.strip() for name in lines[0]] if lines else []
+        columns = [name.lower() if name.lower() in needed else name for name in columns]
+        missing = [name for name in needed if name not in columns]
+        if missing:
+            raise PoiseLabError(
+                f"{path.name} has no column {missing[0]!r}; its first line must name {', '.join(needed)}: put that right, or "
+                "move the file away"
+            )
         rows = [dict(zip(columns, line + [""] * len(columns), strict=False)) for line in lines[1:] if any(line)]
         return cls(columns, rows, delimiter, encoding != "utf-8-sig" or raw[:3] == b"\xef\xbb\xbf")
 

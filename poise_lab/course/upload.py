@@ -7,7 +7,7 @@ import zipfile
 from pathlib import Path
 
 from ..errors import PoiseLabError
-from .deadlines import attempt
+from .deadlines import COLLECTED, attempt
 from .gradebook import read_grades
 from .papers import mentions
 from .tables import Table, with_point
@@ -26,7 +26,7 @@ def upload(course: Path, names: list[str], worksheet: Path | None = None) -> lis
     if not grades:
         raise PoiseLabError(f"nothing is graded yet: there is no {course / 'grades.csv'}, or it is empty")
     if (course / "collected.csv").is_file():
-        rows = sorted(Table.read(course / "collected.csv").rows, key=attempt)
+        rows = sorted(Table.read(course / "collected.csv", COLLECTED).rows, key=attempt)
         who = {(row["student"], row["assignment"]): row for row in rows}  # that of the last attempt, which counts
     nobody = sorted({key[0] for key in grades if key[1] in names and not who.get(key, {}).get("id")})
     said = [f"{student} is in no table: the paper was not collected from Moodle or Canvas" for student in nobody]

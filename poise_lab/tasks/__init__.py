@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from reasoning_gym.factory import DATASETS
 
 from ..errors import PoiseLabError, unknown_name
-from .answers import FILES, LOOKED_FOR, rows_of
+from .answers import LOOKED_FOR, rows_of
 from .gym import (
     END_OF_REASONING,
     LAPTOP_SETTINGS,
@@ -56,7 +57,7 @@ def load_task(
     Raises PoiseLabError for an unknown task (lists the known ones), a setting it refuses, or a task whose verifier
     pays for anything.
     """
-    if not isinstance(name, str) or name.endswith(FILES):
+    if not isinstance(name, str) or _names_a_file(name):
         title = Path(name).name if isinstance(name, (str, Path)) else "records"
         try:
             task = RecordTask(title, rows_of(name, split), **settings)
@@ -80,6 +81,13 @@ def load_task(
     task = Task(name, {**LAPTOP_SETTINGS.get(name, {}), **settings})
     task.try_out()
     return task
+
+
+def _names_a_file(name: str) -> bool:
+    """Whether it is written as a file is, with an ending or folders; or, where it is no task, lies on the disk."""
+    if all(one in DATASETS for one in name.split("+")):
+        return False
+    return bool(Path(name).suffix) or Path(name).name != name or os.path.exists(name)
 
 
 def looked_for(problem: Problem) -> str | None:

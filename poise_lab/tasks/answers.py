@@ -10,10 +10,13 @@ import csv
 import io
 import json
 import math
+import os
 import re
 import runpy
+import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from decimal import Decimal
 from pathlib import Path
 
 from ..errors import PoiseLabError
@@ -22,6 +25,9 @@ FILES = (".jsonl", ".json", ".csv", ".parquet")
 NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:[eE][-+]?\d+)?|[-+]?\.\d+")
 MINUS = "\u2212"  # the sign as it is printed, which some policies write
 FRACTION = re.compile(r"(\d\s*/|frac\s*\{[^{}]*\})\s*\{?\d[\d.,]*\D*$")  # 3/4, or \frac{3}{4}, at the end
+# Between two numbers that are parts of one (3,5 or 12:30 or 1 234 or 10^5), or of a list: a mark, a blank, or no more
+JOINED = re.compile(r"[^\S\n]?|[.:'\u2019_]|[,;][^\S\n]*|[^\S\n]*[*\u00d7\u00b7^][^\S\n]*\{?")
+WHOLE = re.compile(r"[-+]?\d+")
 CHOICE = re.compile(r"(?<![A-Za-z])\(?([A-J])\)?(?![A-Za-z])")
 
 
@@ -40,8 +46,21 @@ def final_answer(text: str) -> str:
 
 def last_number(text: str) -> float | None:
     """The last number in a text, commas between thousands allowed; None if there is none."""
+    written = _written(text)
+    return None if written is None else float(written)
+
+
+def _written(text: str) -> str | None:
+    """The last number as it stands in a text, without commas."""
     numbers = NUMBER.findall(text.replace(MINUS, "-"))
-    return float(numbers[-1].replace(",", "")) if numbers else None
+    return numbers[-1].replace(",", "") if numbers else None
+
+
+def _has_parts(text: str) -> bool:
+    """Whether another number is joined to the last one."""
+    text = text.replace(MINUS, "-")
+    *_, before, last = [None, None, *NUMBER.finditer(text)]
+    return before is not None and JOINED.fullmatch(text, before.end(), last.start()) is not None
 
 
 def exact(text: str, answer: str) -> float:
@@ -50,9 +69,13 @@ def exact(text: str, answer: str) -> float:
 
 
 def number(text: str, answer: str) -> float:
-    """The last number of the final answer is the reference, to one part in a million."""
-    given, right = last_number(final_answer(text)), last_number(answer)
-    return float(given is not None and right is not None and abs(given - right) <= 1e-6 * max(1.0, abs(right)))
+    """The last number of the final answer is the reference: two whole ones exactly, others to one part in a million."""
+    given, right = _written(final_answer(text)), _written(answer)
+    if given is None or right is None:
+        return 0.0
+    if WHOLE.fullmatch(given) and WHOLE.fullmatch(right):
+        return float(Decimal(given) == Decimal(right))  # of any length, which int() is not
+    return float(abs(float(given) - float(right)) <= 1e-6 * max(1.0, abs(float(right))))
 
 
 def choice(text: str, answer: str) -> float:
@@ -102,6 +125,8 @@ def check_reference(verifier: str, answer: str) -> str | None:
             return "is too large a number"
         if FRACTION.search(answer):
             return "ends with a fraction, of which the lower number alone would count"
+        if _has_parts(answer):
+            return "has several numbers, of which only the last would count (write 3.5 or 1234)"
     if verifier == "choice" and not CHOICE.findall(answer):
         return "has no letter from A to J that stands alone"
     if verifier == "regex":
@@ -135,31 +160,51 @@ def read_records(path: str | Path) -> list[dict]:
     Raises PoiseLabError for a file that is not there, another ending, or a line that cannot be read.
     """
     path = Path(path)
-    if not path.is_file():
+    if os.path.isdir(path):
+        raise PoiseLabError(f"{path} is a folder; name a file in it")
+    if not os.path.isfile(path):  # Path's own raises on a name that is too long
         raise PoiseLabError(f"there is no file {path}")
-    if path.suffix not in FILES:
+    kind = path.suffix.lower()
+    if kind not in FILES:
         raise PoiseLabError(f"{path}: questions are read from {', '.join(FILES)}; convert the file to one of them")
     try:
-        if path.suffix == ".parquet":
+        if kind == ".parquet":
             return _parquet(path)
         text = path.read_text(encoding="utf-8-sig")  # with or without a byte-order mark
-        if path.suffix == ".csv":
-            return list(csv.DictReader(io.StringIO(text, newline="")))
-        if path.suffix == ".json":
-            rows = json.loads(text)
-            if not isinstance(rows, list):
-                raise PoiseLabError(
-                    f"{path}: a .json file must hold a list of records; write one record per line as .jsonl"
-                )
-            return rows
-    except (OSError, UnicodeDecodeError, csv.Error, json.JSONDecodeError) as e:
+        if kind == ".csv":
+            return _table(path, text)
+    except (OSError, UnicodeDecodeError, csv.Error) as e:
         raise PoiseLabError(f"{path} cannot be read: {e}") from None
+    if kind == ".json":
+        rows = _json(text, f"{path}")
+        if not isinstance(rows, list):
+            raise PoiseLabError(
+                f"{path}: a .json file must hold a list of records; write one record per line as .jsonl"
+            )
+        return rows
     rows = []
     for n, line in enumerate(text.split("\n"), 1):  # a text may hold what else Unicode calls the end of a line
-        try:
-            rows += [json.loads(line)] if line.strip() else []
-        except json.JSONDecodeError as e:
-            raise PoiseLabError(f"{path}, line {n}: no JSON ({e})") from None
+        rows += [_json(line, f"{path}, line {n}")] if line.strip() else []
+    return rows
+
+
+def _json(text: str, where: str) -> object:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as e:
+        raise PoiseLabError(f"{where}: no JSON ({e})") from None
+    except ValueError:  # the only other one
+        most = sys.get_int_max_str_digits()
+        raise PoiseLabError(f"{where}: a number has more than {most} digits; put it in quotes, as text") from None
+    except RecursionError:
+        raise PoiseLabError(f"{where}: lists or records lie too deep in one another; write them flat") from None
+
+
+def _table(path: Path, text: str) -> list[dict]:
+    rows = list(csv.DictReader(io.StringIO(text, newline="")))
+    for n, row in enumerate(rows):
+        if None in row:  # cells without a column
+            raise PoiseLabError(f"{path}: record {n} has more cells than the header; put a text with a comma in quotes")
     return rows
 
 

@@ -68,10 +68,29 @@ class RecordProblem(Problem):
         return number
 
 
+def _verifier(verify: str | Callable[[str, dict], float], called: str) -> str | Callable[[str, dict], float]:
+    """A verifier's name, or the function. Raises PoiseLabError for what is neither, or lacks its library."""
+    if isinstance(verify, str) and ".py:" in verify:
+        verify = function_at(verify)
+    if not isinstance(verify, str):
+        try:
+            inspect.signature(verify).bind("a response", {})
+        except TypeError as e:
+            raise PoiseLabError(f"verify={called} is no function of a response and its record: {e}") from None
+        except ValueError:  # one in C, which does not say what it takes
+            pass
+    elif verify not in VERIFIERS:
+        raise unknown_name("verifier", verify, VERIFIERS)
+    elif verify == "math" and importlib.util.find_spec("math_verify") is None:
+        raise PoiseLabError("the verifier 'math' needs math-verify: pip install \"poise-lab[math]\"")
+    return verify
+
+
 class RecordTask:
     """Questions and answers of one's own. Made by `load_task`.
 
-    Problems are the records with pairwise different questions, the first of each; every draw is without replacement.
+    Problems are the records with pairwise different questions (blanks at their ends aside), the first of each; a warning
+    says how many others are left out if some have another answer. Every draw is without replacement.
     file: where the records come from, if it is a file. sha256: that of questions and answers, if they must be the same.
     verifier_errors: as of `Task`.
     """
@@ -90,36 +109,10 @@ class RecordTask:
     ):
         self.name, self.verifier_errors, self.file = name, 0, None
         called = verify if isinstance(verify, str) else getattr(verify, "__qualname__", type(verify).__name__)
-        if isinstance(verify, str) and ".py:" in verify:
-            verify = function_at(verify)
-        self.verify = verify
-        if not isinstance(verify, str):
-            try:
-                inspect.signature(verify).bind("a response", {})
-            except TypeError as e:
-                raise PoiseLabError(f"verify={called} is no function of a response and its record: {e}") from None
-            except ValueError:  # one in C, which does not say what it takes
-                pass
-        if isinstance(verify, str) and verify not in VERIFIERS:
-            raise unknown_name("verifier", verify, VERIFIERS)
-        if verify == "math" and importlib.util.find_spec("math_verify") is None:
-            raise PoiseLabError("the verifier 'math' needs math-verify: pip install \"poise-lab[math]\"")
+        self.verify = _verifier(verify, called)
         if "{question}" not in prompt:
             raise PoiseLabError(f"prompt={prompt!r} must have {{question}} in it, where the question goes")
-        self.problems: list[Problem] = []
-        seen = set()
-        for n, row in enumerate(rows):
-            asked, right = self._column(n, row, question), self._column(n, row, answer)
-            wrong = check_reference(verify, right) if isinstance(verify, str) else None
-            if wrong:
-                raise PoiseLabError(
-                    f"record {n} of task {name!r}: the answer {right!r} {wrong}; mend it, or use another verifier"
-                )
-            text = prompt.replace("{question}", asked)
-            if text in seen:
-                continue
-            seen.add(text)
-            self.problems.append(self._problem(row, text, right, difficulty))
+        self.problems = self._different(rows, question, answer, difficulty, prompt)
         if not self.problems:
             raise PoiseLabError(f"task {name!r} has no records")
         rows_as_text = json.dumps([(p.question, p.answer) for p in self.problems])
@@ -134,24 +127,54 @@ class RecordTask:
             **{setting: value for setting, value in told.items() if value != DEFAULTS[setting]},
         }
 
+    def _different(
+        self, rows: Sequence[dict], question: str, answer: str, difficulty: str | None, prompt: str
+    ) -> list[Problem]:
+        """A problem for each question, blanks at its ends aside, by the first record that asks it."""
+        first: dict[str, RecordProblem] = {}
+        others = 0
+        for n, row in enumerate(rows):
+            asked, right = self._column(n, row, question), self._column(n, row, answer)
+            wrong = check_reference(self.verify, right) if isinstance(self.verify, str) else None
+            if wrong:
+                raise PoiseLabError(
+                    f"record {n} of task {self.name!r}: the answer {right[:60]!r} {wrong}; mend it, or use another verifier"
+                )
+            known = first.get(asked.strip())
+            if known:
+                others += known.answer.strip() != right.strip()
+            else:
+                text = prompt.replace("{question}", asked)
+                first[asked.strip()] = self._problem(n, row, text, right, difficulty)
+        if others:
+            warnings.warn(
+                f"task {self.name!r}: {len(rows) - len(first)} records repeat a question and were left out, and {others} of "
+                "these have another answer than the first that asks it; look at which answer is right",
+                stacklevel=4,
+            )
+        return list(first.values())
+
     def _column(self, n: int, row: dict, column: str) -> str:
         value = row.get(column)
-        if value is None or str(value).strip() == "" or isinstance(value, float) and math.isnan(value):
+        try:
+            text = str(value)
+            text.encode()
+        except (ValueError, RecursionError) as e:  # half a character, thousands of digits or of lists in lists
+            raise PoiseLabError(f"record {n} of task {self.name!r}: column {column!r} is no text: {e}") from None
+        if value is None or text.strip() == "" or isinstance(value, float) and math.isnan(value):
             what = "is empty" if column in row else f"is missing; the record has {', '.join(map(str, row))}"
             raise PoiseLabError(f"record {n} of task {self.name!r}: column {column!r} {what}")
-        try:
-            str(value).encode()
-        except UnicodeEncodeError as e:
-            raise PoiseLabError(f"record {n} of task {self.name!r}: column {column!r} is no text: {e}") from None
-        return str(value)
+        return text
 
-    def _problem(self, row: dict, text: str, right: str, difficulty: str | None) -> RecordProblem:
+    def _problem(self, n: int, row: dict, text: str, right: str, difficulty: str | None) -> RecordProblem:
         level = {}
         if difficulty is not None:
             try:
                 level = {difficulty: float(row[difficulty])}
-            except (KeyError, TypeError, ValueError):
-                raise PoiseLabError(f"column {difficulty!r} of task {self.name!r} is no number in {row!r}") from None
+            except (KeyError, TypeError, ValueError, OverflowError):
+                raise PoiseLabError(
+                    f"column {difficulty!r} of task {self.name!r} is no number in record {n}; mend it there"
+                ) from None
         return RecordProblem(
             task=self.name, question=text, compact=text, line=f"{text}\nAnswer:", difficulty=level,
             entry=row, dataset=None, source=self, reference=right,
