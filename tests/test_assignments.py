@@ -320,7 +320,7 @@ def test_check_accepts_what_is_right_and_names_what_is_not():
         ([0.5, 0.4], r"is \[0.5 0.4\], expected \[1. 0.\]"),
         ([1.0], r"shape \(1,\), expected \(2,\)"),
         ([1.0, float("nan")], "NaN"),
-        (None, "is there a `return`"),
+        (None, r"is still None: put your result there \(in a function: is there a `return`\?\)"),
         ("text", "where numbers are expected"),
         (lambda: 0, "where numbers are expected"),
     ):

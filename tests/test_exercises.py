@@ -5,16 +5,23 @@ All exercises are solved in test_notebooks.py as well, among the cells that they
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import re
 import textwrap
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import numpy as np
 import pytest
 import torch
 
+import poise_lab as pl
+from poise_lab import stats, variance
 from poise_lab.course.checks import answer
+from poise_lab.show.words import span
+from poise_lab.variance import exact
 
 LESSONS = Path(__file__).parent.parent / "notebooks"
 NOTEBOOKS = [path for path in sorted(LESSONS.glob("*.ipynb")) if path.name[:2] in "04 05 06 07 08 09 10 11".split()]
@@ -73,3 +80,38 @@ def test_solutions_are_correct_and_mistakes_are_named(capsys, name):
     head = re.match(r"def .*:\n", solution)[0]
     lines = said(capsys, head + "    return " + body, test)
     assert any(line.startswith("Not yet") and mistake in line for line in lines), lines
+
+
+@pytest.mark.parametrize(
+    ("own", "says"),
+    [
+        ((0.0, 0.0), "Correct."),
+        ((0.3, 0.0), "own reward is in its baseline"),
+        ((0.0, 0.3), "own reward is in its baseline"),
+    ],
+)
+def test_a_share_of_its_own_reward_is_found_in_either_response_of_a_pair(capsys, own, says):
+    """Exercise 4 of notebook 6, with a variance that passes and a baseline that subtracts `own` times a response's reward."""
+
+    class Yours(pl.Baseline):
+        name = "yours"
+
+        def advantages(self, rollouts, internals):
+            return rollouts.rewards * (1 - torch.tensor(own)) - self.learned
+
+        def update(self, rollouts, internals):
+            self.learned = rollouts.rewards.mean()
+
+    small = exact.ExactPolicy()
+    pool, pool_states = small.records(*small.draw(201, responses=16, seed=0))
+    quiet = SimpleNamespace(trace=lambda budget: np.full(3, 0.5))
+    noises = SimpleNamespace(group_advantages=variance.group_advantages, gradient_variance=lambda *given: quiet)
+    names = dict(
+        Yours=lambda: Yours(2), pool=pool, pool_states=pool_states, learned_from=[(pool, pool_states)], variance=noises,
+        scores=None, counts=None, pairs={"none": np.ones(3)}, answer=answer, dataclasses=dataclasses, itertools=itertools,
+        span=span, stats=stats, torch=torch,
+    )  # fmt: skip
+    path = LESSONS / "06_gradient_variance.ipynb"
+    (check,) = [cell.source for cell in nbformat.read(path, 4).cells if "def quiet_and_honest" in cell.source]
+    exec(check, names)
+    assert says in capsys.readouterr().out

@@ -75,6 +75,8 @@ def test_variance_reduction_shows_rloo_on_the_same_rewards():
         [0, 1],
         [-0.1, -0.1],
     )
+    alone, other = (run_curves(runs, metric, beside=False) for metric in ("variance_reduction", "accuracy"))
+    assert [trace.name for trace in alone.data] == [trace.name for trace in other.data]
 
 
 def test_a_metric_that_was_not_measured_draws_nothing():

@@ -81,7 +81,7 @@ def _tell(result) -> None:
 
 def _compare(found, right, mistakes: Mapping[str, object] | None = None, *, what="the result", tolerance=1e-5) -> None:
     if found is None or isinstance(found, list) and any(x is None for x in found):
-        raise NotYet(f"{what} is None: is there a `return`?")
+        raise NotYet(f"{what} is still None: put your result there (in a function: is there a `return`?)")
     try:
         found = _numbers(found)
     except (TypeError, ValueError, RuntimeError):

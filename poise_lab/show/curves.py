@@ -50,8 +50,11 @@ def measured(group: Sequence[RunRecord], metric: str, window: int = 1) -> tuple[
     return steps, np.array([mean_interval(by_step[step]) for step in steps]).reshape(-1, 3)
 
 
-def run_curves(runs: Sequence[RunRecord], metric: str) -> Figure:
-    """One metric over the steps of runs; runs that differ in their seed only become a mean with a 95 % band."""
+def run_curves(runs: Sequence[RunRecord], metric: str, beside: bool = True) -> Figure:
+    """One metric over the steps of runs; runs that differ in their seed only become a mean with a 95 % band.
+
+    beside: show with POISE's variance reduction that of RLOO on the same rewards; without, all metrics have as many lines.
+    """
     title, unit = METRICS[metric]
     groups = by_label(runs)
     fig = figure(title, "step", unit)
@@ -61,7 +64,7 @@ def run_curves(runs: Sequence[RunRecord], metric: str) -> Figure:
             continue
         name = f"{label}, {len(group)} seeds" if len(group) > 1 else f"{label}, seed {group[0].seed}"
         _add(fig, steps, points, name, len(group), **style)
-        if metric == "variance_reduction" and label.startswith("poise"):
+        if beside and metric == "variance_reduction" and label.startswith("poise"):
             common, points = measured(group, "variance_reduction_rloo")
             add_line(fig, common, points[:, 0], f"RLOO on the same rewards ({label})", COLORS[7])
     return fig
