@@ -75,6 +75,17 @@ def agreement(predictions, targets, weights=None) -> dict[str, float]:
     }
 
 
+def r_within(predictions, targets, labels) -> float:
+    """Pearson correlation of what is left of both once the mean of each label's rows is subtracted; 0.0 if nothing is.
+
+    predictions, targets: (P,). labels: (P,), anything that can be sorted. What differs between labels alone does not count.
+    """
+    at = np.unique(np.asarray(labels), return_inverse=True)[1]
+    columns = [np.asarray(x, dtype=np.float64).reshape(-1) for x in (predictions, targets)]
+    left = [x - (np.bincount(at, x) / np.bincount(at))[at] for x in columns]
+    return agreement(*left)["r"]
+
+
 def variance_reduction(advantages: torch.Tensor, rewards: torch.Tensor) -> float:
     """1 - Var(A) / Var(R) over a batch (Fig. 4 of arXiv 2605.07579); NaN if all rewards agree.
 

@@ -156,6 +156,15 @@ def test_share_explained_counts_degrees_of_freedom(labels):
     assert abs(np.mean(shuffled)) < 0.02  # without degrees of freedom 299/1199 at 300 labels
 
 
+def test_r_within_does_not_count_what_differs_between_labels_alone():
+    a, b = np.random.default_rng(0).normal(size=(2, 1200))
+    kinds = np.arange(1200) % 6
+    assert stats.agreement(10 * kinds + a, 10 * kinds + b)["r"] > 0.9
+    assert abs(stats.r_within(10 * kinds + a, 10 * kinds + b, kinds)) < 0.1
+    assert stats.r_within(10 * kinds + a, torch.from_numpy(a - 10 * kinds), [f"kind {k}" for k in kinds]) > 1 - 1e-9
+    assert stats.r_within(10 * kinds, 10 * kinds + b, kinds) == 0.0
+
+
 def test_rloo_row_is_one_minus_twice_the_variance_within():
     rng = np.random.default_rng(0)
     value = np.where(np.arange(20_000) % 2, 0.1, 0.9)
