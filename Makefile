@@ -46,7 +46,7 @@ grade-check: $(VENV)/.course  # the grader graded: untouched gets 0, the solutio
 	ls notebooks/assignments/source | $(ONE) xargs -P 2 -I{} $(BIN)/python -m poise_lab.course check {}
 lint: $(VENV)/.installed
 	$(BIN)/ruff check poise_lab tests tools && $(BIN)/ruff format --check poise_lab tests tools
-clean: ; rm -rf $(VENV) $(SCALE) $(VLLM) runs
+clean: ; rm -rf $(VENV) $(SCALE) $(VLLM)
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/$(PIP) -c constraints.txt -e ".[dev]" && touch $@

@@ -26,6 +26,7 @@ from nbclient import NotebookClient
 from packaging.requirements import Requirement
 
 import poise_lab as pl
+from poise_lab.course.cells import names_set
 from poise_lab.course.checks import check, require
 
 SOURCE = Path(__file__).parent.parent / "notebooks" / "assignments" / "source"
@@ -70,6 +71,17 @@ def test_every_answer_is_marked_and_every_test_locked(master):
     assert all(cell.metadata.get("nbgrader") for cell in master.cells if cell.cell_type == "code")
     ids = [cell.metadata.nbgrader.grade_id for cell in master.cells if cell.metadata.get("nbgrader")]
     assert len(ids) == len(set(ids))
+
+
+def test_students_are_told_every_name_that_tests_use(master):
+    """Where an answer is a name and no function, the student's cell is empty: the text must say the name."""
+    text, tests = "", "".join(cell.source for cell in of_kind(master, "grade"))
+    for cell in master.cells:
+        text += cell.source * (cell.cell_type == "markdown")
+        if cell.metadata.get("nbgrader", {}).get("solution"):
+            asked = {name for name in names_set(cell) if re.search(rf"\b{name}\b", tests)}
+            stub = set(re.findall(r"^(?:def|class) (\w+)", SOLUTION.sub("", cell.source), re.M))
+            assert asked and asked <= stub | set(re.findall(r"`(\w+)`", text)), asked
 
 
 def test_points_and_minutes_are_stated_as_they_are(master):
@@ -313,11 +325,14 @@ def test_nbgrader_is_pinned_within_its_bounds_and_installed_by_make():
 
 def test_check_accepts_what_is_right_and_names_what_is_not():
     mistakes = {"this is the mean over the whole group": [0.5, 0.5]}
-    for right in ([1.0, 0.0], np.array([1.0, 0.0]), torch.tensor([1.0, 0.0], requires_grad=True)):
+    learned = torch.tensor([1.0, 0.0], requires_grad=True)
+    for right in ([1.0, 0.0], np.array([1.0, 0.0]), learned, list(learned), (learned[0], 0)):
         check(right, [1, 0], mistakes)
     for found, says in (
         ([0.5, 0.5], "this is the mean over the whole group"),
         ([0.5, 0.4], r"is \[0.5 0.4\], expected \[1. 0.\]"),
+        ([learned[0] * 0.5, learned[0] * 0.5], "this is the mean over the whole group"),
+        ([learned, learned[0]], "list, where numbers are expected"),
         ([1.0], r"shape \(1,\), expected \(2,\)"),
         ([1.0, float("nan")], "NaN"),
         (None, r"is still None: put your result there \(in a function: is there a `return`\?\)"),
@@ -844,6 +859,24 @@ def test_medians_of_the_minutes_that_students_say(course, grading, tmp_path):
     assert gradebook.medians(tmp_path, "toy") == ["toy exercise 1: stated 15 minutes, median 22.5 of 3 students"]
 
 
+def anchors(page: Path) -> list[str]:
+    heads = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.M)
+    return [re.sub(r"[^\w -]", "", head).lower().replace(" ", "-") for head in heads]
+
+
+def test_the_page_that_opens_the_zip_has_links_here_and_there(course):
+    """In the repository they lead from START.md, in the zip from its top; the ten lines stand there, too."""
+    from poise_lab.course.handout import first_page
+
+    start = ROOT / "notebooks" / "assignments" / "START.md"
+    page = first_page(ROOT, "TABLE", "By Friday.")
+    for folder, text in ((start.parent, start.read_text(encoding="utf-8")), (ROOT, page)):
+        links = re.findall(r"\]\(([^)\s#]+)", text)
+        assert links and all((folder / link).exists() for link in links), links
+    assert "TABLE" in page and "By Friday." in page and not re.search(r"\{\w+\}", page)
+    assert page.count("```python") == 1 and "pl.load_task(" in page and page.count("## Hand in") == 1
+
+
 def test_what_is_handed_out_runs_and_shows_no_solution(course, tmp_path):
     """A single line that returns something may stand in the package as well; nothing longer, and no named choice."""
     name = "6_silent_bug"
@@ -883,8 +916,9 @@ def test_what_is_handed_out_runs_and_shows_no_solution(course, tmp_path):
             else [nbformat.v4.new_markdown_cell(held.read_text(encoding="utf-8"))]
         )
         for cell in (cell for cell in cells if cell.cell_type == "markdown"):
-            for link in re.findall(r"\]\((?!https?:|#|attachment:)([^)\s#]+)", cell.source):
+            for link, part in re.findall(r"\]\((?!https?:|attachment:)([^)\s#]*)#?([^)\s]*)\)", cell.source):
                 assert (held.parent / link).exists(), (file, link)
+                assert not part or part in anchors(held.parent / link if link else held), (file, link, part)
     project = tomllib.loads((folder / "pyproject.toml").read_text())
     assert (folder / project["project"]["readme"]).is_file()
     found = "import poise_lab as pl; print(pl.__file__); pl.load_policy('thinker')"

@@ -122,7 +122,7 @@ def test_the_guides_file_is_read(tmp_path):
     (tmp_path / "run.toml").write_text(guide.partition("```toml\n")[2].partition("```")[0])
     assert read_config(tmp_path / "run.toml") == {
         "policy": "thinker", "task": "questions.jsonl", "task_settings": [("verify", "number")], "baseline": "poise",
-        "settings": [("responses", 2)], "steps": 4, "template_args": [],
+        "settings": [("responses", 2), ("warmup", 1)], "steps": 4, "template_args": [],
     }  # fmt: skip
 
 

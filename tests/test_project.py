@@ -113,6 +113,7 @@ def test_makefile_is_short_and_no_target_makes_data():
     makefile = (ROOT / "Makefile").read_text()
     assert len(makefile.splitlines()) <= 60
     assert not re.search(r"^data/|^\tmv |> data/", makefile, re.M)
+    assert "runs" not in re.search(r"^clean: .*$", makefile, re.M)[0].split()  # policies that somebody has trained
     assert set(re.search(r"^\.PHONY: (.*)$", makefile, re.M)[1].split()) == set(
         re.findall(r"^([a-z-]+):", makefile, re.M)
     )
@@ -136,7 +137,8 @@ def test_the_front_page_is_one_page():
 
 
 def test_links_between_pages_lead_somewhere():
-    for page in (README, HOUSE, ROOT / "data" / "README.md", *(ROOT / "notebooks").glob("*.md")):
+    guides = *(ROOT / "notebooks").glob("*.md"), *(ROOT / "notebooks" / "assignments").glob("*.md")
+    for page in (README, HOUSE, ROOT / "data" / "README.md", *guides):
         for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
             path, _, part = target.partition("#")
             if not path.startswith("http"):

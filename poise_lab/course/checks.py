@@ -26,7 +26,7 @@ class NotYet(AssertionError):
 def check(found, right, mistakes: Mapping[str, object] | None = None, *, what: str = "the result", tolerance=1e-5):
     """Raise NotYet unless `found` equals `right`; the message names the mistake where it is a known one.
 
-    found, right: a number, a list, an array or a tensor. mistakes: from what to say to the value that
+    found, right: a number, an array, a tensor, or a list of them. mistakes: from what to say to the value that
     this mistake gives. tolerance: absolute, on top of a relative one of the same size.
     """
     _compare(found, right, mistakes, what=what, tolerance=tolerance)
@@ -115,6 +115,8 @@ def answer(found: Callable[[], object], right, mistakes: Mapping[str, object] | 
 def _numbers(x) -> np.ndarray:
     if hasattr(x, "detach"):  # a tensor, of any device, with or without a gradient
         x = x.detach().cpu()
+    elif isinstance(x, list | tuple) and any(hasattr(y, "detach") for y in x):  # numpy takes none with a gradient
+        x = [_numbers(y) for y in x]
     return np.asarray(x, dtype=np.float64)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import zipfile
 from pathlib import Path
@@ -45,13 +46,23 @@ def handout(course: Path, names: list[str], out: Path, where: str = WHERE, root:
             shutil.copy(source, target)
     for name in names:
         shutil.copytree(release(course, name), folder / "notebooks" / "assignments" / name)
-    page = (root / "notebooks" / "assignments" / "START.md").read_text(encoding="utf-8")
-    write_text(folder / "README.md", page.replace("{assignments}", listed(course, names)).replace("{where}", where))
+    write_text(folder / "README.md", first_page(root, listed(course, names), where))
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
         for path in sorted(p for p in folder.rglob("*") if p.is_file()):
             archive.write(path, Path(folder.name) / path.relative_to(folder))
     shutil.rmtree(folder)
     return out
+
+
+def first_page(root: Path, assignments: str, where: str) -> str:
+    """START.md, filled in, with links from the top of the zip, and that part of the front page which the guide refers to."""
+    folder = root / "notebooks" / "assignments"
+    page, front = (path.read_text(encoding="utf-8") for path in (folder / "START.md", root / "README.md"))
+    own_questions = re.search(r"^## In Python, .*?(?=^## |\Z)", front, re.M | re.S)[0].strip()
+    page = re.sub(r"\]\(\.\./(?=\w)", "](notebooks/", page)
+    for name, text in (("assignments", assignments), ("where", where), ("own_questions", own_questions)):
+        page = page.replace(f"{{{name}}}", text)
+    return page
 
 
 def listed(course: Path, names: list[str]) -> str:

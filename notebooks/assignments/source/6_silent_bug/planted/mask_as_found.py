@@ -1,5 +1,5 @@
 # cell: logit_mask
-# loses: test_mask
+# loses: test_mask_example, test_mask
 # says: off by one
 # recognised: the positions of the tokens for those of the logits
 def logit_mask(prompts, responses, T):
