@@ -176,6 +176,18 @@ def value_spread(rewards: torch.Tensor) -> float:
     return float(variance.clamp(min=0).sqrt())
 
 
+def value_covariance(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Covariance over prompts of the V(x) of two policies, the noise of the M >= 2 rewards of each, (P, M), taken out.
+
+    Column j of both may be drawn with the same random numbers, as `sample_rollouts` does for one seed: then the noise of
+    the two means is partly one, and the covariance of columns within a prompt says how much.
+    """
+    a, b = a.double(), b.double()
+    shared = (a - a.mean(1, keepdim=True)) * (b - b.mean(1, keepdim=True))
+    covariance = torch.stack([a.mean(1), b.mean(1)]).cov()[0, 1]
+    return float(covariance - shared.sum(1).mean() / (a.shape[1] - 1) / a.shape[1])
+
+
 def share_explained(rewards: torch.Tensor, labels: Sequence) -> float:
     """Share of the variance of prompts' mean rewards (P, M) that lies between labels, one per prompt.
 
