@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from scipy import special, stats
+from scipy import stats
 
 from .errors import PoiseLabError
 
@@ -50,7 +50,8 @@ def pass_at_k(rewards, k: int) -> float:
     n = np.shape(rewards)[1]
     if not 1 <= k <= n:
         raise PoiseLabError(f"pass@{k} of {n} responses: k must be between 1 and that")
-    return float(np.mean(1 - special.comb(n - right, k) / special.comb(n, k)))
+    none_right = np.cumprod([1, *(1 - k / np.arange(n, 0, -1))])  # of the k, by c; binomials of many responses overflow
+    return float(np.mean(1 - none_right[right]))
 
 
 def agreement(predictions, targets, weights=None) -> dict[str, float]:
@@ -153,9 +154,9 @@ def p_value(interval: tuple[float, float, float], seeds: int) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values corrected for how many there are (Holm 1979): at 0.05, the chance that any true 0 is called off zero is 0.05.
+    """p-values corrected for how many there are (Holm 1979).
 
-    The smallest of m is multiplied by m, the next by m - 1, and so on, none below the one before it, none above 1.
+    At 0.05, the chance that any true 0 is called off zero is at most 0.05. The smallest of m is multiplied by m, the next by m - 1, and so on, none below the one before it, none above 1.
     """
     p_values, largest = np.asarray(p_values, dtype=float), 0.0
     corrected = np.zeros(len(p_values))
