@@ -156,7 +156,8 @@ def p_value(interval: tuple[float, float, float], seeds: int) -> float:
 def holm(p_values: Sequence[float]) -> list[float]:
     """p-values corrected for how many there are (Holm 1979).
 
-    At 0.05, the chance that any true 0 is called off zero is at most 0.05. The smallest of m is multiplied by m, the next by m - 1, and so on, none below the one before it, none above 1.
+    At 0.05, the chance that any true 0 is called off zero is at most 0.05. The smallest of m is multiplied by m, the next
+    by m - 1, and so on, none below the one before it, none above 1.
     """
     p_values, largest = np.asarray(p_values, dtype=float), 0.0
     corrected = np.zeros(len(p_values))

@@ -252,7 +252,7 @@ def test_recorded_what_is_said_of_families():
 
 
 def test_recorded_a_probe_keeps_between_checkpoints_where_the_value_does():
-    """While the policy learns to think the value becomes another, and no map of states helps; then nearly all of it stays."""
+    """While the policy learns to think the value becomes another, and no map of states helps; then nearly all stays."""
     groups = {group["name"]: group for group in tr.recorded(FOLDER) if group["kind"] == "another checkpoint"}
     r, same = {}, {}
     for name in ("step 0 to 100", "step 100 to 200"):

@@ -1,9 +1,10 @@
 """Every baseline on the policy that learns to think, at equal responses a step, over seeds: `poise-lab study arena`.
 
 What is the same for all: policy, tasks, held-out problems of a seed, the clipped surrogate, mini-batches, and the
-responses sampled per step (but for DAPO, which draws more, until 16 groups disagree). What differs is the baseline, how it spends those responses on prompts, and the learning
-rate, which one search chooses for each: by sampled accuracy, averaged over seeds that are not used again, and widened
-until the best rate lies inside. Methods are made one after the other, so an interrupted study holds whole methods.
+responses sampled per step (but for DAPO, which draws more, until 16 groups disagree). What differs is the baseline, how
+it spends those responses on prompts, and the learning rate, which one search chooses for each: by sampled accuracy,
+averaged over seeds that are not used again, and widened until the best rate lies inside. Methods are made one after the
+other, so an interrupted study holds whole methods.
 """
 
 from __future__ import annotations
