@@ -76,8 +76,9 @@ def _draw(logits, rows, u, temperature: float, top_p: float, top_k: int):
         drop = torch.zeros_like(ordered, dtype=torch.bool)
         if top_k:
             drop[:, top_k:] = True
-        if top_p < 1:  # keep the smallest set whose mass reaches top_p
-            drop |= ordered.cumsum(-1) - ordered >= top_p * ordered.sum(-1, keepdim=True)
+        if top_p < 1:  # keep the smallest set whose mass reaches top_p of what top-k leaves
+            left = ordered.masked_fill(drop, 0)
+            drop |= left.cumsum(-1) - left >= top_p * left.sum(-1, keepdim=True)
         weights = weights.masked_fill(drop.scatter(1, order, drop), 0)
     cdf = weights.cumsum_(-1)
     cdf = cdf if len(rows) == len(cdf) and bool((rows[1:] > rows[:-1]).all()) else cdf[rows]
@@ -200,7 +201,7 @@ def sample_rollouts(
     a uniform number falls into a gap of that size; in bfloat16 expect changes. Two equal prompts in
     one call get equal rollouts.
 
-    temperature: 0 is greedy. top_p, top_k: 1.0 and 0 switch them off.
+    temperature: 0 is greedy. top_p, top_k: 1.0 and 0 switch them off; top_p is a share of what top_k leaves.
     batch_rows: responses sampled side by side; by default as many as a cache of 512 MB holds.
     keep: layer and pool of the internals to keep on the way (`Rollouts.internals`), which saves `read_internals`. They are
         kept in float32 on a CPU alone: elsewhere the two differ by more than 1e-4.

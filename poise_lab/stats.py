@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from scipy import special, stats
+from scipy import stats
 
 from .errors import PoiseLabError
 
@@ -50,7 +50,8 @@ def pass_at_k(rewards, k: int) -> float:
     n = np.shape(rewards)[1]
     if not 1 <= k <= n:
         raise PoiseLabError(f"pass@{k} of {n} responses: k must be between 1 and that")
-    return float(np.mean(1 - special.comb(n - right, k) / special.comb(n, k)))
+    none_right = np.cumprod([1, *(1 - k / np.arange(n, 0, -1))])  # of the k, by c; binomials of many responses overflow
+    return float(np.mean(1 - none_right[right]))
 
 
 def agreement(predictions, targets, weights=None) -> dict[str, float]:
@@ -164,9 +165,10 @@ def p_value(interval: tuple[float, float, float], seeds: int) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values corrected for how many there are (Holm 1979): at 0.05, the chance that any true 0 is called off zero is 0.05.
+    """p-values corrected for how many there are (Holm 1979).
 
-    The smallest of m is multiplied by m, the next by m - 1, and so on, none below the one before it, none above 1.
+    At 0.05, the chance that any true 0 is called off zero is at most 0.05. The smallest of m is multiplied by m, the next
+    by m - 1, and so on, none below the one before it, none above 1.
     """
     p_values, largest = np.asarray(p_values, dtype=float), 0.0
     corrected = np.zeros(len(p_values))
@@ -185,6 +187,18 @@ def value_spread(rewards: torch.Tensor) -> float:
     rewards = rewards.double()
     variance = rewards.mean(1).var() - rewards.var(1).mean() / rewards.shape[1]
     return float(variance.clamp(min=0).sqrt())
+
+
+def value_covariance(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Covariance over prompts of the V(x) of two policies, the noise of the M >= 2 rewards of each, (P, M), taken out.
+
+    Column j of both may be drawn with the same random numbers, as `sample_rollouts` does for one seed: then the noise of
+    the two means is partly one, and the covariance of columns within a prompt says how much.
+    """
+    a, b = a.double(), b.double()
+    shared = (a - a.mean(1, keepdim=True)) * (b - b.mean(1, keepdim=True))
+    covariance = torch.stack([a.mean(1), b.mean(1)]).cov()[0, 1]
+    return float(covariance - shared.sum(1).mean() / (a.shape[1] - 1) / a.shape[1])
 
 
 def share_explained(rewards: torch.Tensor, labels: Sequence) -> float:

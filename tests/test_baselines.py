@@ -327,6 +327,16 @@ def test_per_task_probes_are_fitted_on_their_own_rows():
     assert not torch.allclose(one.values(new, new_internals), values, atol=1e-3)
 
 
+def test_a_probe_of_a_task_with_a_slash_in_its_name_comes_back():
+    baseline = pl.make_baseline("poise", warmup=1, per_task=True)
+    baseline.update(*batch(0, tasks=["openai/gsm8k", "a//b/"] * 20))
+    again = pl.make_baseline("poise", warmup=1, per_task=True)
+    again.load_state_dict(baseline.state_dict())
+    assert set(again.probes) == set(again.buffers) == {"openai/gsm8k", "a//b/"}
+    for name, probe in baseline.probes.items():
+        assert np.array_equal(again.probes[name].coef_, probe.coef_)
+
+
 def test_a_task_without_a_probe_yet_means_rloo():
     baseline = pl.make_baseline("poise", warmup=1, per_task=True)
     baseline.update(*batch(0, tasks=["a"] * 40))

@@ -29,6 +29,9 @@ def test_pass_at_k_is_the_share_of_subsets_with_a_right_response():
         by_hand = np.mean([[max(row[list(s)]) >= 1 for s in subsets] for row in rewards])
         assert pass_at_k(rewards, k) == pytest.approx(by_hand, abs=1e-12)
     assert pass_at_k(torch.tensor([[1.0, 0.0]]), 1) == 0.5
+    many = np.arange(1100) < np.array([[0], [1], [550], [551]])  # C(1100, 550) is no float64
+    assert pass_at_k(many[:1], 550) == 0 and pass_at_k(many[1:2], 550) == 0.5
+    assert pass_at_k(many[2:3], 550) == pytest.approx(1, abs=1e-12) and pass_at_k(many[3:], 550) == 1
     for k in (0, 6):
         with pytest.raises(pl.PoiseLabError, match=f"pass@{k} of 5 responses"):
             pass_at_k(rewards, k)

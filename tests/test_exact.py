@@ -17,6 +17,7 @@ import poise_lab as pl
 from poise_lab.baselines import BASELINES
 from poise_lab.baselines.critic import Critic, EVSwitch
 from poise_lab.baselines.groups import JamesStein
+from poise_lab.variance import clouds
 from poise_lab.variance.exact import ExactPolicy, OwnStates, PerPrompt, RefitFirst, after_earlier_step, moments
 
 EPS = 1e-12
@@ -178,6 +179,18 @@ def test_a_switch_that_looks_at_the_batch_is_biased():
         assert unbiased(LEAST, critic, 1, prompts=prompts)
         assert unbiased(LEAST, pl.make_baseline("batch_mean"), 1, prompts=prompts)
         assert moments(LEAST, switch, 1, prompts=prompts).bias > 0.001
+
+
+def test_each_drawn_estimate_is_of_its_own_responses():
+    """With two responses the mean of the others in the batch is the other one, however many estimates are asked for."""
+    found = clouds.estimates(SMALL, pl.make_baseline("batch_mean"), 2, seed=1, number=50)
+    which, chosen = (x.view(50, 2) for x in SMALL.draw(100, responses=1, seed=1))
+    rewards = SMALL.reward[which, chosen]
+    by_hand = ((rewards - rewards.flip(1))[..., None] * SMALL.score[which, chosen]).mean(1) @ clouds.directions(SMALL).T
+    assert torch.allclose(found, by_hand, atol=1e-6)
+    for responses in (1, 3):
+        with pytest.raises(pl.PoiseLabError, match=f"responses={responses}: baseline 'rloo' needs a multiple of 2"):
+            clouds.estimates(SMALL, pl.make_baseline("rloo"), responses)
 
 
 def test_a_baseline_of_the_whole_call_is_called_alone_or_refused():

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from types import SimpleNamespace
 
+import pytest
 import torch
 
 from poise_lab import TrainConfig
@@ -55,6 +57,38 @@ def test_a_long_run_keeps_its_evaluations_its_last_texts_and_its_mistakes(tmp_pa
     rows = long.says(tmp_path).splitlines()[2:]
     assert [row.split(" | ")[2] for row in rows] == ["0", "100", "2"] and rows[0].startswith("| rloo x2 | 2 |")
     capsys.readouterr()
+
+
+def test_a_long_run_that_is_stopped_while_it_is_finished_can_be_finished(tmp_path, monkeypatch):
+    """Stopped after each thing that is written in turn, and called again."""
+    recorded = data_dir() / "runs" / "poise-0"
+    last = read_lines(recorded / "samples.jsonl")[-1]
+    evaluated = [metrics for metrics in read_run(recorded).metrics if "accuracy" in metrics]
+    monkeypatch.setattr(long, "mistakes", lambda run: {})
+    monkeypatch.setattr(arena, "finished", lambda run: (None, [], TrainConfig()))
+    monkeypatch.setattr(arena, "evaluate", lambda *_: ({}, []))
+    left = [0]
+
+    def stopping(write):
+        def then_stop(path, content):
+            write(path, content)
+            left[0] -= 1
+            if left[0] == 0:
+                raise KeyboardInterrupt
+
+        return then_stop
+
+    for module in (long, arena):
+        for name in ("write_json", "write_text"):
+            monkeypatch.setattr(module, name, stopping(getattr(module, name)))
+    for writes in (1, 2, 3, 4):
+        run = shutil.copytree(recorded, tmp_path / str(writes))
+        left[0] = writes
+        with pytest.raises(KeyboardInterrupt):
+            long.finish(run)
+        assert read_run(run).finished
+        long.finish(run)
+        assert read_lines(run / "samples.jsonl") == [last] and read_run(run).metrics == evaluated
 
 
 def test_mistakes_are_counted_by_the_size_of_the_problem(monkeypatch):

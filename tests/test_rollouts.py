@@ -176,11 +176,11 @@ def test_sampling_follows_the_softmax(policy, temperature):
 
 
 def nucleus(probabilities, top_k=0, top_p=1.0) -> torch.Tensor:
-    """The kept tokens by definition: the top_k likeliest; the fewest likeliest whose mass reaches top_p."""
-    ranked = sorted(range(len(probabilities)), key=lambda i: -probabilities[i])
-    kept, mass = [], 0.0
-    for rank, i in enumerate(ranked):
-        if (top_k and rank >= top_k) or mass >= top_p:
+    """The kept tokens by definition: the top_k likeliest; of these the fewest likeliest whose share reaches top_p."""
+    ranked = sorted(range(len(probabilities)), key=lambda i: -probabilities[i])[: top_k or None]
+    kept, mass, whole = [], 0.0, float(probabilities[ranked].sum())
+    for i in ranked:
+        if mass >= top_p * whole:
             break
         kept.append(i)
         mass += float(probabilities[i])
@@ -193,7 +193,7 @@ def nucleus(probabilities, top_k=0, top_p=1.0) -> torch.Tensor:
     "options",
     [
         dict(top_k=1), dict(top_k=2), dict(top_k=6), dict(top_p=0.1), dict(top_p=0.5), dict(top_p=0.8),
-        dict(top_k=5, top_p=0.999), dict(top_k=500),
+        dict(top_k=5, top_p=0.999), dict(top_k=5, top_p=0.8), dict(top_k=500),
     ],
     ids=str,
 )  # fmt: skip
@@ -226,7 +226,23 @@ def test_top_p_boundary_by_hand():
     assert support(top_p=0.51) == {0, 1}
     assert support(top_p=0.76) == {0, 1, 2}
     assert support(top_k=3) == {0, 1, 2}
-    assert support(top_k=3, top_p=0.51) == {0, 1}
+    assert support(top_k=3, top_p=0.56) == {0}  # of the three, token 0 has 0.571
+    assert support(top_k=3, top_p=0.58) == {0, 1}
+
+
+@pytest.mark.parametrize(("top_k", "top_p"), [(0, 0.7), (5, 1.0), (5, 0.7), (40, 0.9)])
+def test_top_k_and_top_p_leave_what_transformers_leaves(top_k, top_p):
+    from transformers import TopKLogitsWarper, TopPLogitsWarper
+
+    from poise_lab.generate import _draw
+
+    logits = 2 * torch.randn(6, 50, generator=torch.Generator().manual_seed(0))
+    left = TopKLogitsWarper(top_k)(None, logits) if top_k else logits
+    left = TopPLogitsWarper(top_p)(None, left) if top_p < 1 else left
+    for row, expected in zip(logits, left.softmax(-1), strict=True):
+        u = torch.linspace(0, 1 - 2**-24, 20_001)
+        tokens, *_ = _draw(row[None], torch.zeros(len(u), dtype=torch.long), u, 1.0, top_p, top_k)
+        assert torch.allclose(torch.bincount(tokens, minlength=50) / len(u), expected, atol=2e-4)
 
 
 def test_draw_inverts_the_cumulative_distribution():

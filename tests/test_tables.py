@@ -81,6 +81,13 @@ def test_value_spread_takes_the_noise_out():
     assert stats.value_spread((torch.rand(2000, 8) < 0.5).float()) < 0.06
 
 
+def test_value_covariance_of_a_policy_with_itself_is_the_square_of_its_spread():
+    rewards = (
+        torch.rand(50, 4, generator=torch.Generator().manual_seed(0)) < 0.5 + torch.arange(50)[:, None] / 100
+    ).float()
+    assert stats.value_covariance(rewards, rewards) == pytest.approx(stats.value_spread(rewards) ** 2, abs=1e-12)
+
+
 def test_ceiling_is_what_the_true_value_scores():
     rng = np.random.default_rng(1)
     value = rng.uniform(0, 1, 20_000)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
+import pytest
 
 import poise_lab as pl
 from poise_lab.studies import tracking
@@ -29,6 +32,22 @@ def test_watchers_learn_and_buffers_keep_their_length(tmp_path, monkeypatch):
     mae = [look["models"]["critic, online"]["mae"] for look in made["looks"]]
     assert mae[0] != mae[1] != mae[2]
     assert (tmp_path / "rows" / "seed-0-step-2.safetensors").is_file() and not list(tmp_path.glob("*.partial"))
+
+
+def test_the_frozen_probe_is_fitted_on_none_of_the_held_out_problems(tmp_path, monkeypatch):
+    config = dataclasses.replace(SMALL, eval_prompts=192)  # seed 0: 9 would be among them
+    task, asked = load_task(TINY_TASKS), []
+    trainer = pl.Trainer(pl.load_policy("thinker"), task, tracking.Watched(), config, out=tmp_path, progress=False)
+
+    def sample(policy, problems, *_, **__):
+        asked.extend(problems)
+        raise StopIteration
+
+    monkeypatch.setattr(tracking, "sample_rollouts", sample)
+    with pytest.raises(StopIteration):
+        tracking.start_probe(trainer)
+    assert len(asked) == tracking.FROZEN_PROMPTS
+    assert not {problem.question for problem in asked} & {problem.question for problem in trainer.held_out}
 
 
 def test_a_buffer_holds_the_newest_rows(tmp_path):

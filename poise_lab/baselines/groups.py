@@ -62,7 +62,8 @@ class DrGRPO(Baseline):
     """Group mean, undivided (Dr. GRPO, arXiv 2503.20783): A_i = r_i - mean.
 
     The mean contains r_i, so the expected gradient is (M - 1) / M of the true one. That method's other
-    half, no division by the response's length, is the trainer's `token_mean`.
+    half divides the sum over tokens by a constant; the trainer's `token_mean` divides by the tokens of the mini-batch.
+    Either way no response is divided by its own length.
     """
 
     responses: int = 8

@@ -102,7 +102,8 @@ class Poise(Baseline):
         parts: dict[tuple[str, str], dict] = {}
         for key, value in state.items():
             if "/" in key:
-                kind, name, field = key.split("/")
+                kind, rest = key.split("/", 1)
+                name, field = rest.rsplit("/", 1)  # a task's name may have a slash
                 parts.setdefault((kind, name), {})[field] = value
         for (kind, name), fields in parts.items():
             if kind == "buffer":

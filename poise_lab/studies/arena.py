@@ -1,9 +1,10 @@
 """Every baseline on the policy that learns to think, at equal responses a step, over seeds: `poise-lab study arena`.
 
 What is the same for all: policy, tasks, held-out problems of a seed, the clipped surrogate, mini-batches, and the
-responses sampled per step. What differs is the baseline, how it spends those responses on prompts, and the learning
-rate, which one search chooses for each: by sampled accuracy, averaged over seeds that are not used again, and widened
-until the best rate lies inside. Methods are made one after the other, so an interrupted study holds whole methods.
+responses sampled per step (but for DAPO, which draws more, until 16 groups disagree). What differs is the baseline, how
+it spends those responses on prompts, and the learning rate, which one search chooses for each: by sampled accuracy,
+averaged over seeds that are not used again, and widened until the best rate lies inside. Methods are made one after the
+other, so an interrupted study holds whole methods.
 """
 
 from __future__ import annotations
@@ -125,6 +126,12 @@ def finished(run: Path) -> tuple[Policy, list[Problem], TrainConfig]:
     return load_policy(run), problems, config
 
 
+def finish(run: Path) -> None:
+    """What is kept of a finished run: its evaluated steps, and `final`."""
+    final(run)
+    slim(run)
+
+
 def final(run: Path) -> None:
     """Write `final.json` into a finished run folder: its last policy on its held-out problems, at temperatures 1 and 0.5."""
     policy, problems, config = finished(run)
@@ -133,12 +140,16 @@ def final(run: Path) -> None:
         asked = dataclasses.replace(config, temperature=temperature)
         figures[name] = evaluate(policy, problems, make_baseline("none"), asked)[0]
     write_json(run / "final.json", figures)
-    slim(run)
 
 
 def slim(run: Path) -> None:
     """Keep of a finished run the steps that were evaluated, and no texts: of so many, all steps would weigh too much."""
     (run / "samples.jsonl").unlink(missing_ok=True)
+    keep_evaluated(run)
+
+
+def keep_evaluated(run: Path) -> None:
+    """Keep of a finished run the steps that were evaluated."""
     evaluated = [metrics for metrics in read_run(run).metrics if "accuracy" in metrics]
     write_text(run / "metrics.jsonl", "".join(map(json_line, evaluated)))
 
@@ -161,7 +172,7 @@ def record(out: Path) -> None:
             trained.record(runs, out / "search", finish=slim)
         rate = best_rate(scores(out, label))
         runs = {folder_of(label, s): flags(label, rate, s, TRAIN) for s in SEEDS}
-        trained.record(runs, out / "runs", finish=final)
+        trained.record(runs, out / "runs", finish=finish)
 
 
 def runs(out: Path, label: str) -> list[RunRecord]:
@@ -179,7 +190,11 @@ def curve(group: Sequence[RunRecord], spent: str, amounts: Sequence[float]) -> l
 
 
 def ends(out: Path) -> dict[str, dict[str, list[float]]]:
-    """Of each whole method, the final policies of its seeds: one number per seed for each of COLUMNS, and their entropy."""
+    """Of each whole method, the final policies of its seeds: one number per seed for each of COLUMNS, and "entropy".
+
+    The entropy is not of the final policy: it is that of the tokens of the last training batch (nats), which was sampled
+    before this step's updates; for DAPO of the groups that it keeps.
+    """
     found = {}
     for label in (label for label in METHODS if whole(out, label)):
         group = runs(out, label)
@@ -228,8 +243,8 @@ def beside(out: Path, of_method: dict[str, float], column: str, title: str, x: s
 
 
 def says(out: Path) -> str:
-    """One row for each whole method, best sampled accuracy first: its rate, and its final policies decoded in each way;
-    and how many pairs are told apart."""
+    """One row for each whole method, best sampled accuracy first: its rate, its final policies decoded in each way, and
+    the entropy of the last training batch, as `ends` has it; and how many pairs are told apart."""
     rows = [
         {"method": label, "learning rate": f"{best_rate(scores(out, label)):g}"}
         | {column: mean_interval(values) for column, values in each.items()}

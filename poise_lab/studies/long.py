@@ -23,6 +23,7 @@ from . import arena, thinking, trained
 METHODS = ("poise x2", "rloo x2", "none x1")
 STEPS, EVERY = 1000, 50
 TRAIN = f"--steps {STEPS} --eval-every {EVERY} --eval-responses 16"
+# of held-out problems; but the entropy is of the batch that a step trains on, sampled before its updates
 COLUMNS = thinking.COLUMNS | {"entropy": "entropy", "probe r": "probe_r_fresh"}
 
 
@@ -51,11 +52,14 @@ def mistakes(run: Path) -> dict[str, dict[str, list[int]]]:
 
 
 def finish(run: Path) -> None:
-    """What is kept of a finished run: its evaluated steps, the texts of its last evaluation, its mistakes, `arena.final`."""
-    last = read_lines(run / "samples.jsonl")[-1]
+    """What is kept of a finished run: its evaluated steps, the texts of its last evaluation, its mistakes, `arena.final`.
+
+    Stopped at any place, it can be called again.
+    """
     write_json(run / "mistakes.json", mistakes(run))
     arena.final(run)
-    write_text(run / "samples.jsonl", json_line(last))
+    write_text(run / "samples.jsonl", json_line(read_lines(run / "samples.jsonl")[-1]))
+    arena.keep_evaluated(run)
 
 
 def missing(out: Path) -> dict[str, float]:

@@ -30,7 +30,7 @@ from ..probe import ValueProbe
 from ..rollouts import leave_one_out_mean
 from ..show import plots
 from ..sources import cache_dir, data_dir
-from ..stats import agreement, bootstrap_interval, mean_interval, pair_reduction, value_spread
+from ..stats import agreement, bootstrap_interval, mean_interval, pair_reduction, value_covariance, value_spread
 from .common import piece, splits
 from .tracking import SEEDS, keep_rows, rows_file
 
@@ -147,20 +147,23 @@ def transfer(source: Rows, target: Rows, *, paired: bool, numbers: Sequence[int]
 def same_value(source: Rows, target: Rows) -> dict[str, list[float]]:
     """r between the V(x) of two settings with the same problems, and its interval over problems: [r, low, high].
 
-    "r" is of the mean rewards, which their noise pulls towards 0. "noise_free" divides the covariance by the spreads of
-    V(x) itself, for the noise of the two is independent; by chance it may pass 1. 0.0 where either has no spread.
+    Both divide `value_covariance`, for every policy was sampled with the same seed. "noise_free" by the spreads of V(x)
+    itself: the r of the two V(x), which by chance may pass 1. "r" by the spreads of the mean rewards: the r that these
+    would have if nothing random were shared, which their noise pulls towards 0. 0.0 where either has no spread.
     """
 
-    def noise_free(a: np.ndarray, b: np.ndarray) -> float:
-        spreads = value_spread(torch.from_numpy(a)) * value_spread(torch.from_numpy(b))
-        return float(np.cov(a.mean(1), b.mean(1))[0, 1]) / spreads if spreads else 0.0
+    def over(spread: Callable[[torch.Tensor], float]) -> Callable[[np.ndarray, np.ndarray], float]:
+        def r(*rewards: np.ndarray) -> float:
+            a, b = map(torch.from_numpy, rewards)
+            spreads = spread(a) * spread(b)
+            return value_covariance(a, b) / spreads if spreads > 1e-12 else 0.0
 
-    def plain(a: np.ndarray, b: np.ndarray) -> float:
-        return agreement(a.mean(1), b.mean(1))["r"]
+        return r
 
+    statistics = {"r": over(lambda rewards: float(rewards.mean(1).std())), "noise_free": over(value_spread)}
     return {
         name: [round(x, 4) for x in bootstrap_interval(statistic, source.rewards, target.rewards)]
-        for name, statistic in (("r", plain), ("noise_free", noise_free))
+        for name, statistic in statistics.items()
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from ..baselines.base import Baseline
+from ..errors import PoiseLabError
 from .exact import ExactPolicy
 
 
@@ -13,11 +14,17 @@ def estimates(
 ) -> torch.Tensor:
     """(number, 2) estimates, each from `responses` sampled responses, in units of the gradient's length.
 
-    The first direction is the gradient, where 1 is perfect; the second is at right angles to it.
+    The first direction is the gradient, where 1 is perfect; the second is at right angles to it. The baseline is called
+    once for each estimate, so a mean over the batch is one over its own responses.
+
+    Raises PoiseLabError unless the responses are whole groups of as many as the baseline needs.
     """
     group = baseline.least
+    if responses % group:
+        raise PoiseLabError(f"responses={responses}: baseline {baseline.name!r} needs a multiple of {group}")
     which, chosen = policy.draw(number * responses // group, responses=group, seed=seed)
-    advantages = baseline.advantages(*policy.records(which, chosen))
+    batches = zip(which.view(number, -1), chosen.view(number, -1, group), strict=True)
+    advantages = torch.cat([baseline.advantages(*policy.records(*batch)) for batch in batches])
     seen = policy.score @ directions(policy).T  # (X, N, 2)
     return (advantages[..., None] * seen[which[:, None], chosen]).reshape(number, -1, 2).mean(1)
 
