@@ -152,6 +152,11 @@ def test_no_warning_where_the_token_means_something_else(recwarn):
     assert tokenizer.unk_token_id in policy.prompt_ids(asked("3+4=")[0]) and not recwarn.list
 
 
+def test_no_warning_of_a_problem_that_the_library_made(bundled, recwarn):
+    problem = next(p for p in pl.load_task("word_sorting").sample(2000, 1) if "ê" in p.compact)
+    assert bundled.tokenizer.unk_token_id in bundled.prompt_ids(problem) and not recwarn.list
+
+
 def test_a_folder_that_is_called_like_a_policy_is_told(tmp_path, monkeypatch, qwen):
     qwen.save(tmp_path / "thinker")
     monkeypatch.chdir(tmp_path)
