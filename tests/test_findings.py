@@ -139,6 +139,10 @@ def numbers() -> dict[str, tuple[int, str]]:
         ("poise x2", "constant x2"),
         ("critic x1", "none x1"),
         ("critic x1", "poise x2"),
+        ("ppo x1", "none x1"),
+        ("poise x2", "ppo x1"),
+        ("poise x2", "dapo x8"),
+        ("poise x2", "remax x1"),
     ):
         for way in ("sampled accuracy", "greedy accuracy", "pass@16")[: 3 if (a, b) == ("poise x2", "none x1") else 2]:
             found[f"{way}, {a} minus {b}"] = 10, shown(arena.verdicts(DATA / "arena", way)[a, b][1])
@@ -204,7 +208,11 @@ def test_what_the_page_says_in_words(recomputed):
     assert not off_zero("engines")
     said = {way: arena.verdicts(DATA / "arena", way) for way in arena.WAYS}
     kept = [way for way in arena.WAYS if said[way]["poise x2", "none x1"][2]]
-    assert kept == list(arena.WAYS[:3])
+    assert kept == ["at temperature 0.5", "greedy accuracy"]
+    for way in ("sampled accuracy", "greedy accuracy"):
+        assert said[way]["ppo x1", "none x1"][::2] == ("worse", False)
+        assert said[way]["poise x2", "ppo x1"][0] == said[way]["poise x2", "dapo x8"][0] == "inconclusive"
+        assert said[way]["poise x2", "remax x1"][::2] == ("better", False)
     assert all(said[way]["poise x2", "none x2"][0] == "inconclusive" for way in arena.WAYS)
     for way in ("sampled accuracy", "greedy accuracy"):
         assert said[way]["none x2", "none x1"][0] == "worse" and not said[way]["none x2", "none x1"][2]

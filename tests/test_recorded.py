@@ -160,7 +160,7 @@ def test_arena_seeds_are_paired_and_every_method_learned(arena_runs):
 def test_what_the_front_page_says_of_methods_is_what_the_arena_says():
     ways = ("sampled accuracy", "greedy accuracy")
     sampled, greedy = (arena.verdicts(ARENA, way) for way in ways)
-    rloo, eight, pairs, single = (("poise x2", other) for other in ("rloo x2", "grpo x8", "none x2", "none x1"))
+    rloo, eight, single = (("poise x2", other) for other in ("rloo x2", "grpo x8", "none x1"))
     over_none = [found["poise x2", none][0] for found in (sampled, greedy) for none in ("none x1", "none x2")]
     said = {
         "With the same pairs POISE is ahead of RLOO in sampled accuracy, and in greedy accuracy five seeds do not decide": (
@@ -170,14 +170,26 @@ def test_what_the_front_page_says_of_methods_is_what_the_arena_says():
         "POISE is ahead of GRPO with groups of eight in sampled accuracy, but not in greedy accuracy": (
             sampled[eight][0] == "better" and greedy[eight][0] != "better"
         ),
-        "it cannot be told from training without a baseline on the same pairs": (
-            sampled[pairs][0] == greedy[pairs][0] == "inconclusive"
+        "it cannot be told from PPO, from DAPO, or from training without a baseline on the same pairs": all(
+            way["poise x2", other][0] == "inconclusive"
+            for way in (sampled, greedy)
+            for other in ("ppo x1", "dapo x8", "none x2")
         ),
-        "and is behind it where that takes one response to each of twice as many prompts": (
+        "and is behind the latter where that takes one response to each of twice as many prompts": (
             sampled[single][0] == greedy[single][0] == "worse"
         ),
-        "Corrected for the number of pairs, only the last remains": (
-            sampled[single][2] and greedy[single][2] and not sampled[eight][2]
+        "Corrected for the number of pairs, only that remains, in greedy accuracy": (
+            greedy[single][2]
+            and not any(
+                found[pair][2]
+                for found, pair in (
+                    (sampled, single),
+                    (sampled, eight),
+                    (sampled, rloo),
+                    (greedy, eight),
+                    (greedy, rloo),
+                )
+            )
         ),
     }
     front = one_line((ROOT / "README.md").read_text())
@@ -242,6 +254,18 @@ def test_what_notebook_08_says_in_words_of_the_recorded_runs(notebook_08):
         ),
         "It is ahead of GRPO with groups of eight when sampled, and cannot be told from it when decoded greedily": (
             poise("sampled", "grpo x8") == "better" and poise("greedy", "grpo x8") == "inconclusive"
+        ),
+        "It cannot be told from PPO, whose critic is a second network, nor from DAPO, in any way of decoding": all(
+            poise(way.split()[0], b) == "inconclusive" for way in arena.WAYS for b in ("ppo x1", "dapo x8")
+        ),
+        "It is ahead of ReMax, by about ten points": all(
+            poise(way, "remax x1") == "better" and 0.08 < found[way + " accuracy"]["poise x2", "remax x1"][1][0] < 0.12
+            for way in ("sampled", "greedy")
+        ),
+        "the interval leaves room for about four points either way": all(
+            0.03 < abs(x) < 0.05
+            for way in ("sampled accuracy", "greedy accuracy")
+            for x in found[way]["poise x2", "dapo x8"][1][1:]
         ),
         "Most of the pairs that lie off zero by themselves do not survive": all(
             kept < alone / 2 for _, alone, kept in counted
