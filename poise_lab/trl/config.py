@@ -11,7 +11,7 @@ import torch
 from ..baselines.poise import Poise
 from ..config import TrainConfig
 from ..errors import PoiseLabError, unknown_name
-from ..probe import PROBE_PRESETS
+from ..probe import PROBE_PRESETS, ValueProbe
 from .needed import check_trl
 
 check_trl()
@@ -134,6 +134,17 @@ class PoiseConfig(GRPOConfig):
         )
 
 
+def _preset_of(probe: ValueProbe) -> str:
+    """The name of a probe's preset. Raises PoiseLabError for a probe that is none."""
+    told = {name: tuple(value) if isinstance(value, list) else value for name, value in probe.get_params().items()}
+    for name in PROBE_PRESETS:
+        if ValueProbe.preset(name).get_params() == told:
+            return name
+    raise PoiseLabError(
+        f"engine trl takes a probe by the name of its preset, {' or '.join(PROBE_PRESETS)}, not {probe!r}"
+    )
+
+
 def from_train_config(config: TrainConfig, out: Path, baseline: str, settings: dict) -> PoiseConfig:
     """The settings of `poise-lab train` as TRL's: the same batches, mini-batches, clips and optimizer.
 
@@ -146,6 +157,8 @@ def from_train_config(config: TrainConfig, out: Path, baseline: str, settings: d
     if unknown := set(settings) - set(names):
         raise PoiseLabError(f"engine trl has no setting {', '.join(sorted(unknown))}; known: {', '.join(names)}")
     chosen = {names[k]: v for k, v in settings.items()}
+    if isinstance(chosen.get("poise_probe"), ValueProbe):  # from a run's config.json
+        chosen["poise_probe"] = _preset_of(chosen["poise_probe"])
     processes = int(os.environ.get("WORLD_SIZE", 1))
     rows, responses = config.prompts * chosen.get("num_generations", 2), config.eval_responses
     if rows % (config.minibatches * processes):

@@ -500,6 +500,15 @@ def test_resume_of_another_run(two, capsys):
 # --- settings ------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("preset", ["paper", "release"])
+def test_a_probe_that_a_config_spells_out_is_its_preset(tmp_path, preset):
+    spelt = {k: list(v) if isinstance(v, tuple) else v for k, v in pl.ValueProbe.preset(preset).get_params().items()}
+    args = from_train_config(pl.TrainConfig(), tmp_path, "poise", {"probe": pl.ValueProbe(**spelt)})
+    assert args.poise_probe == preset
+    with pytest.raises(pl.PoiseLabError, match="takes a probe by the name of its preset, release or paper"):
+        from_train_config(pl.TrainConfig(), tmp_path, "poise", {"probe": pl.ValueProbe(ridge=5.0)})
+
+
 def test_settings_of_the_laptop_as_trl_s(tmp_path):
     config = pl.TrainConfig()
     args = from_train_config(config, tmp_path, "poise", {"responses": 4, "probe": "paper"})
