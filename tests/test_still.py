@@ -16,6 +16,7 @@ import plotly.io as pio
 import pytest
 
 from poise_lab.show import plots
+from poise_lab.show.looks import line_styles
 from poise_lab.show.page import PLOTLY, bundle
 from poise_lab.show.sliders import Sliders
 from poise_lab.show.still import to_svg
@@ -173,3 +174,15 @@ def test_every_stored_figure_has_one(path):
                 if len(shown) > 1 and figure["layout"].get("showlegend", True):
                     assert {html.unescape(re.sub("<br>", " ", name)) for name in listed} <= set(said)
                 assert "nan" not in svg and "NaN" not in svg and "None" not in said
+
+
+def test_an_open_marker_is_not_a_filled_one():
+    """Sixteen lines have sixteen looks: the second eight are drawn open."""
+    stills = []
+    for style in line_styles(16):
+        fig = plots.figure("Points", "x", "y")
+        fig.add_scatter(
+            x=[1.0], y=[1.0], mode="markers", marker=dict(color=style["color"], symbol=style["symbol"], size=11)
+        )
+        stills.append(to_svg(json.loads(pio.to_json(fig))))
+    assert len(set(stills)) == 16

@@ -17,9 +17,11 @@ from .axes import LETTER, RIGHT, WIDTH, Axis, plain, stacked, tenth, written
 from .looks import dasharray
 
 INK = "#767676"
-_SHAPES = {  # of half a size s
+_SHAPES = {  # of half a size s, half of that h, and the arms of an open cross, which are as broad as they are long
     "diamond": "m0 -{s}l{s} {s}l-{s} {s}l-{s} -{s}z", "square": "m-{s} -{s}h{d}v{d}h-{d}z",
     "x": "m-{s} -{s}l{d} {d}m0 -{d}l-{d} {d}", "cross": "m-{s} 0h{d}m-{s} -{s}v{d}",
+    "x-open": "m0 {h}l{h} {h}l{h} -{h}l-{h} -{h}l{h} -{h}l-{h} -{h}l-{h} {h}l-{h} -{h}l-{h} {h}l{h} {h}l-{h} {h}l{h} {h}z",
+    "cross-open": "m-{a} -{s}h{w}v{w}h{w}v{w}h-{w}v{w}h-{w}v-{w}h-{w}v-{w}h{w}z",
     "triangle-up": "m-{s} {s}h{d}l-{s} -{d}z", "triangle-down": "m-{s} -{s}h{d}l-{s} {d}z",
     "hourglass": "m-{s} -{s}h{d}l-{d} {d}h{d}z", "circle": "m-{s} 0a{s} {s} 0 0 0 {d} 0a{s} {s} 0 0 0 -{d} 0",
 }  # fmt: skip
@@ -141,7 +143,9 @@ def _symbols(points: Sequence[tuple], symbol: str, size: float, color: str, opac
     style = f'stroke="{color}" stroke-opacity="{opacity:g}" fill-opacity="{opacity:g}"'
     if symbol == "circle":
         return f'<path d="{"".join(p + "h0" for p in at)}" stroke-width="{size}" stroke-linecap="round" {style}/>'
-    shape = _SHAPES[symbol.removesuffix("-open")].format(s=tenth(size / 2), d=tenth(size))
+    sizes = {"s": size / 2, "d": size, "h": size / 4, "a": size / 6, "w": size / 3}
+    shape = _SHAPES.get(symbol, _SHAPES[symbol.removesuffix("-open")])
+    shape = shape.format(**{name: tenth(part) for name, part in sizes.items()})
     filled = "none" if symbol.endswith("-open") or symbol in ("x", "cross") else fill or color
     return f'<path d="{"".join(p + shape for p in at)}" fill="{filled}" stroke-width="{1 if fill else 2}" {style}/>'
 
