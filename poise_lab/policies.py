@@ -19,8 +19,16 @@ from .loading import read_model
 from .process import without_bars
 from .sources import check_folder, folder_of
 from .tasks import END_OF_REASONING, START_OF_REASONING, Problem
-from .templates import chat_template_of, check_prompt, from_template, read_template, reasoning_tags, without_end
-from .unknown import tell_unknown, unknown_token
+from .templates import (
+    chat_template_of,
+    check_prompt,
+    from_template,
+    read_template,
+    reasoning_tags,
+    tell_unknown,
+    unknown_token,
+    without_end,
+)
 from .ways import Compared, Ways, find_ways, merged
 
 WORDINGS = ("compact", "question", "line")

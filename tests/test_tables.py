@@ -476,7 +476,7 @@ def test_the_results_quote_the_quick_probe_and_the_variance_of_the_real_model():
     runs = read_json(FOLDER / "sums.json")["runs"]
     interval = "{:.3f} [{:.3f}, {:.3f}]".format(*mean_interval([run["r"] for run in runs]))
     slowest = max(run["seconds"] for run in runs)
-    assert f"has r {interval} on held-out prompts over five seeds" in text
+    assert f"a probe of 256 of them has r {interval} on the other 64 over five seeds" in text
     assert f"took {slowest:.0f} s at most" in text
     poise = [pl.read_run(pl.data_dir() / "runs-smollm2" / f"poise-{seed}") for seed in range(5)]
     after = poise[0].config["train"]["steps"] - poise[0].config["baseline"]["warmup"]

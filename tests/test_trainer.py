@@ -915,7 +915,7 @@ def test_own_baseline_with_wrong_values(tmp_path):
         def values(self, rollouts, internals):
             return rollouts.rewards.mean(1)
 
-    with pytest.raises(pl.PoiseLabError, match=r"must give finite values of shape \(5, 1\) .*got shape \(5,\)"):
+    with pytest.raises(pl.PoiseLabError, match=r"must give finite values of shape \(5, 1\), .*got shape \(5,\)"):
         trainer(tmp_path / "r", Wrong()).run()
 
 
