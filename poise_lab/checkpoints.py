@@ -52,6 +52,21 @@ def saved(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("step-*") if re.fullmatch(r"step-\d{6,}", path.name))
 
 
+def reached(folder: Path, steps: int) -> Path | None:
+    """The newest whole checkpoint that a record of so many steps reaches; None where there is none at all, or the start's.
+
+    Raises PoiseLabError where the record reaches none.
+    """
+    found = saved(folder)
+    within = [checkpoint for checkpoint in found if step_of(checkpoint) <= steps]
+    if found and step_of(found[-1]) and not within:
+        raise PoiseLabError(
+            f"{folder.parent / 'metrics.jsonl'} ends before the checkpoint {found[0]}, so the run cannot go on from there; "
+            "put the file back, or start a new run"
+        )
+    return within[-1] if within else None
+
+
 def step_of(checkpoint: Path) -> int:
     """The step after which a checkpoint was made."""
     return int(checkpoint.name.removeprefix("step-"))

@@ -47,7 +47,10 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has gone away
         return 0
     except PermissionError as e:
-        print(f"poise-lab: {e.filename} cannot be read or written: {e.strerror}; see whose it is", file=sys.stderr)
+        print(
+            f"poise-lab: {e.filename or 'a file'} cannot be read or written: {e.strerror}; see whose it is",
+            file=sys.stderr,
+        )
         return 2
     except Exception as e:
         if not disk_is_full(e):

@@ -105,14 +105,8 @@ def field_docs(cls) -> dict[str, str]:
     return docs
 
 
-def read_config(path: Path) -> dict:
-    """The settings of a run from a file, JSON or TOML, by the names that its flags have in `argparse`.
-
-    The file is laid out as config.json of a run folder, any part of it may be left out, and the fields of TrainConfig
-    may stand at the top. So a run's own config.json repeats the run; what else it says (date, versions) is passed over.
-
-    Raises PoiseLabError for a file that cannot be read, or a name that is no setting.
-    """
+def _parsed(path: Path) -> dict:
+    """The settings in a file as it has them. Raises PoiseLabError for one that cannot be read, or holds none."""
     try:
         text = path.read_text(encoding="utf-8")
         config = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
@@ -122,6 +116,18 @@ def read_config(path: Path) -> dict:
         raise PoiseLabError(f"{path} is no {'TOML' if path.suffix == '.toml' else 'JSON'}: {e}") from None
     if not isinstance(config, dict) or not isinstance(config.get("train", {}), dict):
         raise PoiseLabError(f"{path} must hold the settings of a run by name")
+    return config
+
+
+def read_config(path: Path) -> dict:
+    """The settings of a run from a file, JSON or TOML, by the names that its flags have in `argparse`.
+
+    The file is laid out as config.json of a run folder, any part of it may be left out, and the fields of TrainConfig
+    may stand at the top. So a run's own config.json repeats the run; what else it says (date, versions) is passed over.
+
+    Raises PoiseLabError for a file that cannot be read, or a name that is no setting.
+    """
+    config = _parsed(path)
     fields = [field.name for field in dataclasses.fields(TrainConfig)]
     of_run = "versions" in config  # made by a run
     known = [name for name in (*SETTINGS, *fields) if name != "train"]
@@ -163,7 +169,7 @@ def check_questions(path: Path, args: argparse.Namespace) -> None:
 
     args: the flags alone.
     """
-    config = json.loads(path.read_text(encoding="utf-8")) if path.suffix != ".toml" else {}
+    config = _parsed(path)
     settings, file = config.get("task_settings"), config.get("task_file")
     if "versions" not in config or not isinstance(settings, dict) or "sha256" not in settings:
         return  # made by no run, or of tasks by name

@@ -181,27 +181,23 @@ def flat(config: dict, prefix: str = "") -> dict[str, object]:
 
 
 def compare(runs: Sequence[RunRecord]) -> list[dict]:
-    """One row per setting (`by_label`), its numbers as (mean, low, high) over seeds; runs that have not finished are named.
+    """One row per setting (`by_label`), its numbers as (mean, low, high) over seeds.
+
+    Where runs have not finished, a column "unfinished" says which ones, and how far they are.
 
     Raises PoiseLabError for a run without a finished step, and for the same run twice.
     """
     for run in runs:
         if not run.metrics:
             raise PoiseLabError(f"run {run.folder} has no finished step yet")
-    return [
-        {"run": label, "seeds": _seeds(group), **{k: mean_interval([f(r) for r in group]) for k, f in SUMMARY.items()}}
-        for label, group in by_label(runs).items()
-    ]
-
-
-def _seeds(group: Sequence[RunRecord]) -> int | str:
-    """The number of runs, and which of them are not at their last step."""
-    at = [
-        f"{run.name} at step {run.metrics[-1]['step']} of {run.config['train']['steps']}"
-        for run in group
-        if not run.finished
-    ]
-    return f"{len(group)}, unfinished: {', '.join(at)}" if at else len(group)
+    at = {run.folder: f"{run.name} at step {run.metrics[-1]['step']} of {run.config['train']['steps']}" for run in runs}
+    some = not all(run.finished for run in runs)
+    rows = []
+    for label, group in by_label(runs).items():
+        left = ", ".join(at[run.folder] for run in group if not run.finished)
+        row = {"run": label, "seeds": len(group)} | ({"unfinished": left or "-"} if some else {})
+        rows.append(row | {name: mean_interval([of(run) for run in group]) for name, of in SUMMARY.items()})
+    return rows
 
 
 def format_table(rows: list[dict]) -> str:

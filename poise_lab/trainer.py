@@ -343,23 +343,18 @@ class Trainer:
         A power cut may keep a checkpoint and lose the last lines of the metrics. Without any checkpoint (killed before
         the first one) the run starts over.
         """
-        metrics, saved = read_metrics(self.out), checkpoints.saved(self.out / "checkpoints")
-        reached = [c for c in saved if checkpoints.step_of(c) < len(metrics)]
-        if saved and checkpoints.step_of(saved[-1]) and not reached:
-            raise PoiseLabError(
-                f"{self.out / 'metrics.jsonl'} ends before the checkpoint {saved[0]}, so the run cannot go on from there; "
-                "put the file back, or start a new run"
-            )
-        if reached:
+        metrics = read_metrics(self.out)
+        checkpoint = checkpoints.reached(self.out / "checkpoints", len(metrics) - 1)
+        if checkpoint:
             checkpoints.load(
-                reached[-1],
+                checkpoint,
                 {
                     "model": lambda tensors: checkpoints.copy_weights(self.trained, tensors),
                     "optimizer": lambda tensors: checkpoints.load_named_moments(self.optimizer, self.trained, tensors),
                     "baseline": self.baseline.load_state_dict,
                 },
             )
-            self.metrics = metrics[: checkpoints.step_of(reached[-1]) + 1]
+            self.metrics = metrics[: checkpoints.step_of(checkpoint) + 1]
         write_text(self.out / "metrics.jsonl", "".join(map(json_line, self.metrics)))
         samples = [record for record in read_lines(self.out / "samples.jsonl") if record["step"] < len(self.metrics)]
         write_text(self.out / "samples.jsonl", "".join(map(json_line, samples)))

@@ -318,6 +318,17 @@ def test_other_errors_of_the_system_are_not_called_a_full_disk(tmp_path, monkeyp
         main(["train", "--out", str(tmp_path / "r")])
 
 
+@pytest.mark.parametrize("place", ["shared/policy", None])
+def test_what_may_not_be_read_is_one_sentence(capfd, monkeypatch, tmp_path, place):
+    def locked(*args, **kwargs):
+        raise PermissionError(errno.EACCES, "Permission denied", place)
+
+    monkeypatch.setattr(pl, "load_policy", locked)
+    assert main(["train", "--out", str(tmp_path / "r")]) == 2
+    said = f"poise-lab: {place or 'a file'} cannot be read or written: Permission denied; see whose it is\n"
+    assert capfd.readouterr().err == said
+
+
 def test_interrupt_outside_of_the_loop(capfd, monkeypatch, tmp_path):
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt

@@ -30,7 +30,7 @@ from poise_lab.show.sliders import Sliders
 from poise_lab.show.tables import Table
 from poise_lab.show.widgets import LiveCurves
 from poise_lab.show.words import Figure, describe, span
-from poise_lab.studies import bench, bench_training, bench_vllm
+from poise_lab.studies import bench, bench_shared, bench_training, bench_vllm
 from poise_lab.variance.scores import read_scores
 from tools.notebooks import PLOTLY, WIDGET_VIEW
 
@@ -305,10 +305,10 @@ def test_floor_of_the_bench_by_hand(qwen):
 
 def test_bench_beside_a_busy_process(monkeypatch):
     """Each time is of a process with its setting, and both ratios are of medians."""
-    monkeypatch.setattr(bench, "usable", lambda: 2)
-    assert bench._seconds_beside(1, "usable", {"LOKY_MAX_CPU_COUNT": "1"}) == 1
+    monkeypatch.setattr(bench_shared, "usable", lambda: 2)
+    assert bench_shared._seconds_beside(1, "usable", {"LOKY_MAX_CPU_COUNT": "1"}) == 1
     with pytest.raises(pl.PoiseLabError, match="the process of nothing ended with status 1"):
-        bench._seconds_beside(0, "nothing", {})
+        bench_shared._seconds_beside(0, "nothing", {})
     times = {("{}", 0): [4, 1, 2], ("{}", 1): [3, 3, 9]}
     times |= {("one", 0): [2, 2, 2], ("one", 1): [2, 2, 2], ("many", 0): [1, 1, 1], ("many", 1): [5, 5, 5]}
     keys = {None: "{}", "1": "one", "2": "many"}
@@ -316,8 +316,8 @@ def test_bench_beside_a_busy_process(monkeypatch):
     def timed(busy, work, settings):
         return times[keys[settings.get("OMP_NUM_THREADS")], busy].pop()
 
-    monkeypatch.setattr(bench, "_seconds_beside", timed)
-    rows = bench.bench_shared("work", "case")
+    monkeypatch.setattr(bench_shared, "_seconds_beside", timed)
+    rows = bench_shared.bench_shared("work", "case")
     assert [row["of the best alone"] for row in rows] == [2, 2, 1]
     assert [row["of its time alone"] for row in rows] == [1.5, 1, 5]
     assert rows[2]["case"] == "case, as installed, 2 threads"

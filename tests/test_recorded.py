@@ -282,6 +282,19 @@ def test_what_notebook_08_says_in_words_of_the_recorded_runs(notebook_08):
         assert true, sentence
 
 
+def test_settings_of_the_paper_and_of_its_release_are_those_of_the_presets():
+    """The table of notebook 07 and the library say the same of the probe and of the clips."""
+    paper = read_json(pl.data_dir() / "paper_results.json")
+    told = {"paper": paper["v2"]["table5_settings"], "release": paper["release"]["settings"]}
+    for name, settings in told.items():
+        probe = pl.ValueProbe.preset(name)
+        pca = f"PCA {probe.pca_prompt} and {probe.pca_reasoning}" if probe.pca_prompt else "no PCA"
+        assert settings["probe"] == f"{pca}, ridge {probe.ridge:g}"
+    ours = pl.TrainConfig()
+    assert told["release"]["clip down, up, dual"] == f"{ours.clip_low}, {ours.clip_high}, {ours.dual_clip:g}"
+    assert told["release"]["mean of the loss"] == ours.aggregation
+
+
 def test_the_papers_third_version_agrees_with_itself():
     """The overall scores are the means of the 17 benchmarks; each version names its source."""
     paper = read_json(pl.data_dir() / "paper_results.json")

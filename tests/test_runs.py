@@ -67,7 +67,7 @@ def test_runs_with_other_settings_are_no_seeds_of_each_other(changes, label):
     plain, other = by_label(runs)
     assert other == f"poise x2, {label}" and plain.startswith("poise x2, ")
     assert [[r.seed for r in group] for group in by_label(runs).values()] == [[0, 1], [0, 1]]
-    assert [str(row["seeds"])[0] for row in pl.compare(runs)] == ["2", "2"]
+    assert [row["seeds"] for row in pl.compare(runs)] == [2, 2]
     assert [trace.name for trace in run_curves(runs, "accuracy").data if trace.name][-1].startswith(other)
 
 
@@ -158,9 +158,11 @@ def test_a_damaged_run_folder_is_one_sentence(tmp_path, file, text, says):
 def test_runs_that_have_not_finished_are_named_among_the_seeds():
     """Of three seeds with 4 steps done, one was to make 8."""
     runs = [run("a", train__seed=0), run("b", train__seed=1), run("c", train__seed=2)]
-    assert [row["seeds"] for row in pl.compare(runs)] == [3]
+    assert [row["seeds"] for row in pl.compare(runs)] == [3] and "unfinished" not in pl.compare(runs)[0]
     runs[1].config["train"]["steps"] = 8
     runs[0].config["train"]["steps"] = runs[2].config["train"]["steps"] = 8
     for finished in (runs[0], runs[2]):
         finished.metrics = [*finished.metrics[:-1], finished.metrics[-1] | {"step": 8}]
-    assert [row["seeds"] for row in pl.compare(runs)] == ["3, unfinished: b at step 4 of 8"]
+    other = run("d", baseline__responses=4)
+    found = pl.compare([*runs, other])
+    assert [(row["seeds"], row["unfinished"]) for row in found] == [(3, "b at step 4 of 8"), (1, "-")]

@@ -7,38 +7,26 @@ sides alternate, and the ratio is that of the medians. Machines are shared and n
 from __future__ import annotations
 
 import multiprocessing
-import os
 import statistics
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 
-from ..baselines import make_baseline
-from ..errors import PoiseLabError, unknown_name
+from ..errors import unknown_name
 from ..generate import sample_rollouts
 from ..internals import batches_by_length, forward_rows, read_internals
-from ..models.pretrain import character_tokenizer
-from ..policies import Policy, load_policy
+from ..policies import Policy
 from ..probe import ValueProbe
 from ..process import peak_memory_mb
 from ..stats import resamples
-from ..tasks import TINY_TASKS, load_task
-from ..threads import COUNTS, WAITING, usable
-from ..trainer import TrainConfig, Trainer
 from ..variance.estimates import gradient_variance
 from ..variance.scores import Scores, read_scores
+from .bench_cases import ROUNDS, prompts_of
+from .bench_shared import WORK, bench_course, bench_shared
 from .bench_training import SAME_BATCH, bench_engines, bench_update
 from .bench_vllm import bench_vllm
-
-ROUNDS = 3
-COURSE_STEPS = 10  # of a live run in a notebook
-AS_INSTALLED = {"GOMP_SPINCOUNT": "300000", "KMP_BLOCKTIME": "200"}  # what the OpenMP libraries do by themselves
 
 
 def matmul_rate(n: int = 2048, seconds: float = 1.0) -> float:
@@ -60,19 +48,6 @@ def matmul_flops_per_token(policy: Policy) -> float:
     return 2.0 * (inside - embedding + head)
 
 
-def llama_shaped(seed: int = 0) -> Policy:
-    """A random 135M-parameter policy of SmolLM2's shape; its tokens mean nothing, its cost is real."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    config = LlamaConfig(
-        vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30,
-        num_attention_heads=9, num_key_value_heads=3, tie_word_embeddings=True,
-        bos_token_id=None, eos_token_id=1, pad_token_id=0,
-    )  # fmt: skip
-    torch.manual_seed(seed)
-    return Policy(LlamaForCausalLM(config).eval(), character_tokenizer(), "llama-135m", "compact")
-
-
 def _generate(policy: Policy, prompts: list[list[int]], responses: int, max_new_tokens: int) -> int:
     """`model.generate` on the same prompts; returns the number of sampled tokens."""
     longest, pad = max(map(len, prompts)), policy.tokenizer.pad_token_id
@@ -88,34 +63,9 @@ def _generate(policy: Policy, prompts: list[list[int]], responses: int, max_new_
     return int((out[:, longest:] != pad).sum())
 
 
-class _Fixed:
-    """A problem with given prompt tokens, for models whose tokenizer does not matter here."""
-
-    task, question, compact, difficulty = "fixed", "", "", {}
-
-    def __init__(self, ids):
-        self.ids = ids
-
-    def reward(self, response):
-        return 0.0
-
-
-def _prompts_of(case: str):
-    """(policy, problems, responses, max_new_tokens) of a case."""
-    if case == "llama":
-        policy = llama_shaped()
-        generator = torch.Generator().manual_seed(0)
-        problems = [_Fixed(torch.randint(2, 49152, (64,), generator=generator).tolist()) for _ in range(16)]
-        policy.prompt_ids = lambda problem: problem.ids
-        policy.tokenizer.batch_decode = lambda rows, **_: [""] * len(rows)
-        return policy, problems, 8, 16
-    n = int(case.removeprefix("thinker-"))
-    return load_policy("thinker"), load_task(TINY_TASKS).sample(n, seed=0), 8, 64
-
-
 def _sampling_side(case: str, side: str) -> tuple[float, float, float]:
     """(tokens per second, peak MB, floor in tokens per second) of one side of a case, in this process."""
-    policy, problems, responses, limit = _prompts_of(case)
+    policy, problems, responses, limit = prompts_of(case)
     prompts = [policy.prompt_ids(p) for p in problems]
 
     def ours(problems):
@@ -160,7 +110,7 @@ def bench_sampling(case: str) -> dict:
 
 def bench_internals(prompts: int = 384) -> dict:
     """Cost of `read_internals` over the same pass that gives log-probabilities only."""
-    policy, problems, _, _ = _prompts_of(f"thinker-{prompts}")
+    policy, problems, _, _ = prompts_of(f"thinker-{prompts}")
     rollouts = sample_rollouts(policy, problems, 2, seed=0)
 
     def logprobs_only():
@@ -229,7 +179,7 @@ def bench_variance(prompts: int, responses: int, sample: int = 128) -> dict:
 
     The latter is timed on `sample` of the responses, taken evenly over the prompts, and scaled up.
     """
-    policy, problems, _, _ = _prompts_of(f"thinker-{prompts}")
+    policy, problems, _, _ = prompts_of(f"thinker-{prompts}")
     rollouts = sample_rollouts(policy, problems, responses, seed=0)
     some = rollouts.select(slice(None, None, prompts * responses // sample))
     ours, theirs = [], []
@@ -254,93 +204,6 @@ def bench_variance(prompts: int, responses: int, sample: int = 128) -> dict:
     }
 
 
-def seconds_of_training(steps: int = 12) -> float:
-    """Seconds of the first steps of `poise-lab train` in this process, after everything is loaded."""
-    policy, task = load_policy("thinker"), load_task(TINY_TASKS)
-    config = TrainConfig(steps=steps)
-    with tempfile.TemporaryDirectory() as folder:
-        start = time.perf_counter()
-        Trainer(policy, task, make_baseline("poise"), config, out=Path(folder) / "run", progress=False).run()
-        return time.perf_counter() - start
-
-
-def seconds_of_sampling() -> float:
-    """Seconds of sampling from a policy of SmolLM2's shape in this process, after everything is loaded."""
-    policy, problems, responses, limit = _prompts_of("llama")
-    start = time.perf_counter()
-    sample_rollouts(policy, problems, responses, seed=0, max_new_tokens=limit)
-    return time.perf_counter() - start
-
-
-def _seconds_beside(busy: int, work: str, settings: dict[str, str]) -> float:
-    """What a function of this module returns in a process with these environment variables, beside `busy` processes that never wait."""
-    environment = {name: value for name, value in os.environ.items() if name not in (*COUNTS, *WAITING)} | settings
-    program = f"from {__name__} import {work}; print({work}())"
-    neighbours = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(busy)]
-    try:
-        done = subprocess.run([sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE, text=True)
-    finally:
-        for neighbour in neighbours:
-            neighbour.kill()
-            neighbour.wait()
-    if done.returncode:
-        raise PoiseLabError(f"the process of {work} ended with status {done.returncode}; see above")
-    return float(done.stdout.splitlines()[-1])
-
-
-def bench_shared(work: str, case: str) -> list[dict]:
-    """The same work alone and beside one busy process, in turn, for three settings of the threads."""
-    settings = {
-        "as the package sets it": {},
-        "one thread": {"OMP_NUM_THREADS": "1"},
-        f"as installed, {usable()} threads": {"OMP_NUM_THREADS": str(usable()), **AS_INSTALLED},
-    }
-    seconds = {(name, busy): [] for name in settings for busy in (0, 1)}
-    for _ in range(ROUNDS):
-        for name, busy in seconds:
-            seconds[name, busy].append(_seconds_beside(busy, work, settings[name]))
-    median = {key: statistics.median(each) for key, each in seconds.items()}
-    best = min(median[name, 0] for name in settings)
-    return [
-        {
-            "case": f"{case}, {name}",
-            "alone, s": round(median[name, 0], 1),
-            "of the best alone": round(median[name, 0] / best, 2),
-            "beside one busy process, s": round(median[name, 1], 1),
-            "of its time alone": round(median[name, 1] / median[name, 0], 2),
-        }
-        for name in settings
-    ]
-
-
-def _seconds_together(kernels: int) -> float:
-    """Seconds until so many processes, begun at once, have each loaded the package and made the first steps of a run."""
-    environment = {name: value for name, value in os.environ.items() if name not in (*COUNTS, *WAITING)}
-    command = [sys.executable, "-c", f"from {__name__} import seconds_of_training; seconds_of_training({COURSE_STEPS})"]
-    start = time.perf_counter()
-    begun = [subprocess.Popen(command, env=environment) for _ in range(kernels)]
-    ended = [process.wait() for process in begun]
-    if any(ended):
-        raise PoiseLabError(f"{sum(map(bool, ended))} of {kernels} processes ended with an error; see above")
-    return time.perf_counter() - start
-
-
-def bench_course(kernels: int = 10) -> dict:
-    """A course: as many runs at once as students, against one alone."""
-    alone = statistics.median(_seconds_together(1) for _ in range(ROUNDS))
-    together = _seconds_together(kernels)
-    return {
-        "case": f"{kernels} live runs of {COURSE_STEPS} steps at once on {usable()} cores",
-        "one alone, s": round(alone, 1),
-        "all, s": round(together, 1),
-        "of the work divided by the cores": round(together / (kernels * alone / usable()), 2),
-    }
-
-
-WORK = (
-    ("seconds_of_training", "twelve steps of the bundled policy"),
-    ("seconds_of_sampling", "sampling from llama-135m"),
-)
 # name: its rows, each made when it is asked for, so that a long part prints as it goes
 PARTS = {
     "rollouts": lambda: (bench_sampling(case) for case in ("thinker-256", "thinker-1024")),

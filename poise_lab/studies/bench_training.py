@@ -20,8 +20,8 @@ from ..policies import Policy, load_policy
 from ..runs import read_metrics
 from ..tasks import TINY_TASKS, load_task
 from ..trainer import Trainer
+from .bench_cases import ROUNDS
 
-ROUNDS = 3
 STEPS = 6  # of a run of each engine; the first two warm up
 SAME_BATCH = {  # what both engines are given
     "the bundled policy, 128 prompts x 2": ["--policy", "thinker", "--prompts", "128"],

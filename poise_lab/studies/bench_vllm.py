@@ -21,10 +21,10 @@ from ..generate import sample_rollouts
 from ..policies import load_policy
 from ..sources import fetched
 from ..tasks import TINY_TASKS, load_task
+from .bench_cases import ROUNDS
 
 POLICY = "smollm2-135m"
 PROMPTS, RESPONSES = 32, 8
-ROUNDS = 3
 CACHE_GB = 4  # of keys and values, which vLLM takes at the start
 Sample = Callable[[int, int], int]  # (most new tokens, seed) -> tokens sampled
 

@@ -155,16 +155,14 @@ def run(
         **{name: getattr(policy, name) for name in spoken}, "tags": args.poise_tags, "train": train,
         "baseline": {**args.baseline().settings(), "layer": args.poise_layer, "pool": args.poise_pool},
     }  # fmt: skip
+    checkpoint = reached_checkpoint(folder, updates) if options.resume else None
     if args.process_index == 0:
         made = {"processes": args.world_size, "device": args.device.type, **provenance()}
         made["versions"] |= {name: importlib.metadata.version(name) for name in ("trl", "accelerate")}
         if options.resume:
-            config = resumed_config(folder, settings)
-            reached_checkpoint(folder, updates)
-            write_json(folder / "config.json", config)
+            write_json(folder / "config.json", resumed_config(folder, settings))
         else:
             claim_folder(folder, settings, made)
-    checkpoint = reached_checkpoint(folder, updates) if options.resume else None
 
     if policy:
         policy.model.generation_config.eos_token_id = policy.eos_token_ids  # after examples a newline is one
