@@ -10,9 +10,11 @@ import pytest
 
 import poise_lab as pl
 from poise_lab.files import read_json
+from poise_lab.stats import holm, p_value, surviving
 from poise_lab.stats import interval as interval_of
 from poise_lab.studies import (
     arena,
+    common,
     noises,
     paper,
     tables,
@@ -40,6 +42,22 @@ def shown(interval) -> str:
 
 def difference(a: list[float], b: list[float]) -> str:
     return shown(pl.mean_interval(np.subtract(a, b)))
+
+
+def corrected_leads(ends: dict) -> dict[tuple[str, str], float]:
+    """By pair of methods: p, corrected for all pairs, of its lead when sampled minus its lead when decoded greedily."""
+    leads = {a: np.subtract(each["sampled accuracy"], each["greedy accuracy"]) for a, each in ends.items()}
+    alone = {(a, b): p_value(found[1], len(arena.SEEDS)) for (a, b), found in arena.judged(leads).items() if a < b}
+    return dict(zip(alone, holm(list(alone.values())), strict=True))
+
+
+def longer(one: noises.Measured) -> dict[str, tuple[float, float, float]]:
+    """Squared score of responses that were not to be expected, over that of others of their kind, with its interval."""
+    squares = one.by_value()
+    return {
+        "right, hard": interval_of(squares["right, hard"] / squares["right, easy"]),
+        "wrong, easy": interval_of(squares["wrong, easy"] / squares["wrong, hard"]),
+    }
 
 
 def of_runs(folder: str, name: str) -> list[pl.RunRecord]:
@@ -78,13 +96,28 @@ def numbers() -> dict[str, tuple[int, str]]:
     for a, b in MORE_WHEN_SAMPLED:
         sampled, greedy = (np.subtract(ends[a][way], ends[b][way]) for way in ("sampled accuracy", "greedy accuracy"))
         found[f"sampled minus greedy, {a} minus {b}"] = 4, difference(sampled, greedy)
+    kept = {row["decoded"]: row["survive Holm's correction"] for row in arena.counts(DATA / "arena")}
+    pairs = arena.counts(DATA / "arena")[0]["pairs"]
+    found["how many survive"] = 4, "Of {} pairs {} survive Holm's correction when sampled, {} at temperature 0.5, {} when decoded greedily and {} in pass@16".format(
+        pairs, *(kept[way] for way in arena.WAYS)
+    )  # fmt: skip
+    leads = corrected_leads(ends)
+    found["leads, corrected"] = 4, "Corrected for all {} such differences, the first two have p = {:.2f} and {:.2f}".format(
+        len(leads), *(leads[tuple(sorted(pair))] for pair in MORE_WHEN_SAMPLED[:2])
+    )  # fmt: skip
     for way in ("sampled accuracy", "greedy accuracy"):
         one, two, read = (np.array(ends[label][way]) for label in ("none x1", "none x2", "poise x2"))
         found[f"{way}, two losses"] = 10, difference(two - one, read - two)
+    of_critics = {}
     for model, tasks in tables.recorded(DATA / "real").items():
         for measure in ("variance_reduction", "r"):
             compared = paper.compared(list(tasks.values()), "critic", "probe", "critic", measure)
             found[f"{model} {measure}"] = 5, shown(compared[1])
+            of_critics[model, measure] = p_value(compared[1], common.SPLITS)
+    found["critics, corrected"] = (
+        5,
+        f"Corrected for these four, the first has p = {min(holm(list(of_critics.values()))):.2f}",
+    )
     seeds, frozen, refitted = tracking.recorded(DATA / "tracking"), "frozen at step 0", "refitted, 4096 rows"
     for measure in ("mae", "r"):
         found[f"frozen {measure}"] = 6, shown(tracking.differences(seeds, frozen, refitted, measure, looks=5)[200])
@@ -107,10 +140,15 @@ def numbers() -> dict[str, tuple[int, str]]:
     families = transfer.by_kind(transfer.recorded(DATA / "transfer"))["family"]
     for mode in ("affine map", "own states", "refitted"):
         found[f"transfer {mode}"] = 7, "{:.3f} [{:.3f}, {:.3f}]".format(*transfer.over_groups(families, mode)[1][-1])
+    needed = {task: transfer.labels_needed(groups) for task, groups in transfer.by_task(families).items()}
     found["labels"] = (
         7,
-        f"Refitted on {transfer.labels_needed(families)} labelled prompts it is already as good as the map",
+        (
+            f"from {needed['chain_sum']} labelled prompts on sums, from {needed['letter_counting']} in counting letters, from "
+            f"{needed['syllogism']} on syllogisms"
+        ),
     )
+    assert needed["gcd"] is None
     ends = {engine: [run.series("accuracy")[1][-1] for run in of_runs("engines", engine)] for engine in ("trl", "lab")}
     found["engines"] = 8, difference(ends["trl"], ends["lab"])
     settings = when.read(DATA / "when")
@@ -123,9 +161,9 @@ def numbers() -> dict[str, tuple[int, str]]:
                     9,
                     "{:.2f} [{:.2f}, {:.2f}]".format(*interval_of(one.noise("adam")[label])),
                 )
-    squares = settings["thinker-mixture"].by_value()
-    found["right, hard"] = 9, f"hard prompts have {squares['right, hard'] / squares['right, easy']:.1f} times"
-    found["wrong, easy"] = 9, f"easy prompts {squares['wrong, easy'] / squares['wrong, hard']:.1f} times"
+    for name, one in settings.items():
+        for what, ratio in longer(one).items():
+            found[f"{what} {name}"] = 9, "{:.2f} [{:.2f}, {:.2f}]".format(*ratio)
     for a, b in (
         ("poise x2", "none x1"),
         ("poise x2", "none x2"),
@@ -163,7 +201,7 @@ def test_every_number_of_the_page_is_recomputed(recomputed):
     """Each stands in its finding; and there is no interval on the page that is none of them."""
     for name, (number, text) in recomputed.items():
         assert text in section(number), f"finding {number}, {name}: {text}"
-    intervals = set(re.findall(r"[+-]?\d\.\d{2,3} \[[^]]*\]", " ".join(PAGE.read_text(encoding="utf-8").split())))
+    intervals = set(re.findall(r"[+-]?\d+\.\d{2,3} \[[^]]*\]", " ".join(PAGE.read_text(encoding="utf-8").split())))
     assert intervals == {text for _, text in recomputed.values() if "[" in text}
 
 
@@ -253,6 +291,42 @@ def test_what_the_page_says_in_words(recomputed):
     scaled = [one.noise("adam", ("V(x) x1", "prefix_weighted x1")) for one in settings if "adam" in one.kinds]
     assert len(scaled) == 4 and all(interval_of(noise["V(x) x1"])[2] > 1 for noise in scaled)
     assert [interval_of(noise["prefix_weighted x1"])[2] < 1 for noise in scaled] == [False, False, True, True]
-    for one in settings:
-        squares = one.by_value()
-        assert squares["right, hard"] > squares["right, easy"] and squares["wrong, easy"] > squares["wrong, hard"]
+    right, wrong = ([longer(one)[what] for one in settings] for what in ("right, hard", "wrong, easy"))
+    assert all(low > 1 for _, low, _ in right) and all(ratio > 1 for ratio, *_ in wrong)
+    assert [low > 1 for _, low, _ in wrong].count(True) == 4
+    leads = corrected_leads(arena.ends(DATA / "arena"))
+    assert all(leads[tuple(sorted(pair))] > 0.05 for pair in MORE_WHEN_SAMPLED)
+
+
+def test_the_table_of_methods_says_what_is_off_zero_and_what_survives():
+    said = {way: arena.verdicts(DATA / "arena", way) for way in arena.WAYS}
+    labels = {
+        name.split()[0]: name for name in arena.ends(DATA / "arena") if name.split()[0] not in ("none", "constant")
+    }
+    labels |= {"grpo": "grpo x8", "dapo": "dapo x8"}
+
+    def label(text):
+        name = text.replace("`", "").lower()
+        return name if " " in name else labels[name]
+
+    rows, survive = 0, []
+    for line in PAGE.read_text(encoding="utf-8").splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if " minus " not in cells[0] or not line.startswith("| ") or cells[0].startswith("the last"):
+            continue
+        a, b = map(label, cells[0].split(" minus "))
+        off = [way for way in ("sampled", "greedy") if said[f"{way} accuracy"][a, b][0] != "inconclusive"]
+        assert cells[3] == {0: "neither", 1: off[0] if off else "", 2: "both"}[len(off)], line
+        assert cells[1:3] == [shown(said[f"{way} accuracy"][a, b][1]) for way in ("sampled", "greedy")], line
+        rows, survive = rows + 1, [*survive, *((a, b, way) for way in arena.WAYS if said[way][a, b][2])]
+    assert rows >= 16
+    assert survive == [("poise x2", "none x1", "at temperature 0.5"), ("poise x2", "none x1", "greedy accuracy")]
+    together = surviving({(way, a, b): p_value(found[1], len(arena.SEEDS))
+                          for way, of in said.items() for (a, b), found in of.items() if a < b})  # fmt: skip
+    assert together and not [pair for pair in together if "poise x2" in pair]
+
+
+def test_how_much_dapo_sampled():
+    runs = arena.runs(DATA / "arena", "dapo x8")
+    each = np.mean([run.metrics[-1]["responses"] / run.metrics[-1]["step"] for run in runs])
+    assert f"{each:.0f} a step" in section(10) and 1.2 < each / arena.BUDGET < 1.3

@@ -163,14 +163,14 @@ def test_what_the_front_page_says_of_methods_is_what_the_arena_says():
     rloo, eight, single = (("poise x2", other) for other in ("rloo x2", "grpo x8", "none x1"))
     over_none = [found["poise x2", none][0] for found in (sampled, greedy) for none in ("none x1", "none x2")]
     said = {
-        "With the same pairs POISE is ahead of RLOO in sampled accuracy, and in greedy accuracy five seeds do not decide": (
+        "with the same pairs POISE is ahead of RLOO in sampled accuracy, and in greedy accuracy these seeds do not decide": (
             sampled[rloo][0] == "better" and greedy[rloo][0] == "inconclusive"
         ),
         "That it makes a better policy than no baseline nothing here shows": "better" not in over_none,
         "POISE is ahead of GRPO with groups of eight in sampled accuracy, but not in greedy accuracy": (
             sampled[eight][0] == "better" and greedy[eight][0] != "better"
         ),
-        "it cannot be told from PPO, from DAPO, or from training without a baseline on the same pairs": all(
+        "it cannot be told from PPO, from DAPO (which sampled a quarter more), or from training without a baseline on the same pairs": all(
             way["poise x2", other][0] == "inconclusive"
             for way in (sampled, greedy)
             for other in ("ppo x1", "dapo x8", "none x2")
@@ -178,8 +178,9 @@ def test_what_the_front_page_says_of_methods_is_what_the_arena_says():
         "and is behind the latter where that takes one response to each of twice as many prompts": (
             sampled[single][0] == greedy[single][0] == "worse"
         ),
-        "Corrected for the number of pairs, only that remains, in greedy accuracy": (
+        "only that remains, in greedy accuracy and at temperature 0.5": (
             greedy[single][2]
+            and arena.verdicts(ARENA, "at temperature 0.5")[single][2]
             and not any(
                 found[pair][2]
                 for found, pair in (
@@ -262,10 +263,10 @@ def test_what_notebook_08_says_in_words_of_the_recorded_runs(notebook_08):
             poise(way, "remax x1") == "better" and 0.08 < found[way + " accuracy"]["poise x2", "remax x1"][1][0] < 0.12
             for way in ("sampled", "greedy")
         ),
-        "the interval leaves room for about four points either way": all(
-            0.03 < abs(x) < 0.05
+        "the intervals leave room for about three or four points either way": all(
+            0.025 < max(abs(x) for x in found[way]["poise x2", label][1][1:]) < 0.05
             for way in ("sampled accuracy", "greedy accuracy")
-            for x in found[way]["poise x2", "dapo x8"][1][1:]
+            for label in ("dapo x8", "ppo x1")
         ),
         "Most of the pairs that lie off zero by themselves do not survive": all(
             kept < alone / 2 for _, alone, kept in counted

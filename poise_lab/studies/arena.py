@@ -10,7 +10,7 @@ other, so an interrupted study holds whole methods.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -204,13 +204,17 @@ def ends(out: Path) -> dict[str, dict[str, list[float]]]:
     return found
 
 
-def verdicts(out: Path, column: str) -> dict[tuple[str, str], tuple[str, tuple, bool]]:
-    """Each ordered pair of whole methods by one of WAYS: the word, a - b with its 95 % interval over paired seeds,
-    and whether that survives Holm's correction for the number of pairs."""
-    of = {label: each[column] for label, each in ends(out).items()}
+def judged(of: Mapping[str, Sequence[float]]) -> dict[tuple[str, str], tuple[str, tuple, bool]]:
+    """From each method's numbers, one a seed: each ordered pair by its word, a - b with its 95 % interval over paired
+    seeds, and whether that survives Holm's correction for the number of pairs."""
     found = {(a, b): verdict(of[a], of[b]) for a in of for b in of if a != b}
     kept = surviving({(a, b): p_value(found[a, b][1], len(SEEDS)) for a, b in found if a < b})
     return {(a, b): (word, gap, (min(a, b), max(a, b)) in kept) for (a, b), (word, gap) in found.items()}
+
+
+def verdicts(out: Path, column: str) -> dict[tuple[str, str], tuple[str, tuple, bool]]:
+    """Each ordered pair of whole methods by one of WAYS, as `judged` has it."""
+    return judged({label: each[column] for label, each in ends(out).items()})
 
 
 def counts(out: Path) -> list[dict]:

@@ -125,14 +125,19 @@ class Measured:
             "squared score, right": interval(right), "wrong": interval(wrong), "wrong over right": ratio,
         }  # fmt: skip
 
-    def by_value(self, edge: float = 0.5) -> dict[str, float]:
-        """Mean squared score of right and of wrong responses, to prompts whose V(x) lies below the edge (hard) or not (easy)."""
+    def by_value(self, edge: float = 0.5) -> dict[str, np.ndarray]:
+        """Mean squared score of right and of wrong responses, to prompts whose V(x) lies below the edge (hard) or not (easy).
+
+        Each (1 + draws,), as `interval` takes it, and NaN in a draw that has no such response.
+        """
         right, hard = self.arrays["rewards"].bool(), self.arrays["fresh"][:, :1] < edge
-        return {
-            f"{word}, {kind}": float(self.squares[of & prompts].mean())
-            for word, of in (("right", right), ("wrong", ~right))
-            for kind, prompts in (("hard", hard), ("easy", ~hard))
-        }
+        found = {}
+        for word, of in (("right", right), ("wrong", ~right)):
+            for kind, prompts in (("hard", hard), ("easy", ~hard)):
+                sums = torch.stack([self.squares * (of & prompts), of & prompts], -1).double().sum(1).numpy()
+                with np.errstate(invalid="ignore"):
+                    found[f"{word}, {kind}"] = np.divide(*(self.counts @ sums).T)
+        return found
 
     def top_share(self, label: str, share: float = 0.01) -> float:
         """What part of the sum of squared advantage times squared score the largest `share` of the responses have."""

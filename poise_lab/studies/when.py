@@ -228,13 +228,12 @@ def says(out: Path) -> str:
          "top 1 % of V(x)": plain(one.top_share("V(x) x1"))} for name, one in found.items()
     ])]  # fmt: skip
     squares = [
-        {"squared score": name, **one.by_value()}
-        | {f"{what}, quarter {n + 1}": mean for what in ("logprobs", "lengths") for n, (_, mean, _) in enumerate(one.by(what))}
+        {"squared score": name}
+        | {key: interval(drawn) for key, drawn in one.by_value().items()}
+        | {f"{what}, quarter {n + 1}": plain(mean) for what in ("logprobs", "lengths") for n, (_, mean, _) in enumerate(one.by(what))}
         for name, one in found.items()
     ]  # fmt: skip
-    said.append(
-        format_table([{key: x if key == "squared score" else plain(x) for key, x in row.items()} for row in squares])
-    )
+    said.append(format_table(squares))
     for label, other in PAIRS:
         ratios = {name: one.against(label, other) for name, one in found.items()}
         rows = [{"setting": name, f"{label} over {other}": r, "noise": verdict(r)} for name, r in ratios.items()]
