@@ -24,7 +24,7 @@ def test_runs_are_the_arenas_but_for_their_length():
         short = read_run(data_dir() / "arena" / "runs" / name).config["train"]
         said = dict(zip(flags.split()[::2], flags.split()[1::2], strict=True))
         assert float(said["--learning-rate"]) == short["learning_rate"] and int(said["--seed"]) == short["seed"]
-        assert int(said["--prompts"]) == short["prompts"] and int(said["--steps"]) == 10 * short["steps"]
+        assert int(said["--prompts"]) == short["prompts"] and int(said["--steps"]) == 6 * short["steps"]
 
 
 def test_a_long_run_keeps_its_evaluations_its_last_texts_and_its_mistakes(tmp_path, monkeypatch, capsys):

@@ -1,4 +1,4 @@
-"""What comes after the first hundred steps? Three methods of the arena, trained ten times as long: `poise-lab study long`.
+"""What comes after the first hundred steps? Three methods of the arena, trained six times as long: `poise-lab study long`.
 
 The paper (arXiv 2605.07579) names long horizons as untested. Does the probe still track V(x), does entropy collapse,
 does accuracy go on rising, and which mistakes are left? Everything is as in the arena, the learning rate that its search
@@ -21,7 +21,7 @@ from ..stats import mean_interval
 from . import arena, thinking, trained
 
 METHODS = ("poise x2", "rloo x2", "none x1")
-STEPS, EVERY = 1000, 50
+STEPS, EVERY = 600, 50
 TRAIN = f"--steps {STEPS} --eval-every {EVERY} --eval-responses 16"
 # of held-out problems; but the entropy is of the batch that a step trains on, sampled before its updates
 COLUMNS = thinking.COLUMNS | {"entropy": "entropy", "probe r": "probe_r_fresh"}
