@@ -24,9 +24,8 @@ from ..errors import PoiseLabError
 FILES = (".jsonl", ".json", ".csv", ".parquet")
 NUMBER = re.compile(r"(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:[eE][-+]?\d+)?|\.\d+")
 MINUS = "\u2212"  # the sign as it is printed, which some policies write
-SIGN = re.compile(
-    r"(?<![^\W_])(?<![)\]}%])([-+])(?:[^\S\n]*|\\?[$€£])$"
-)  # what it stands behind is no number, name or bracket
+# What a sign stands behind is no number, name or bracket
+SIGN = re.compile(r"(?<![^\W_])(?<![)\]}%])([-+])(?:[^\S\n]*|\\?[$€£])$")
 # 3/4, or \frac{3}{4}, at the end
 FRACTION = re.compile(r"(\d\s*/|frac\s*(\{[^{}]*\})?|\}\s*(?=\{))\s*\{?[-+]?\d[\d.,]*\D*$")
 # Between two numbers that are parts of one (3,5 or 12:30 or 1 234 or 10^5), or of a list: a mark, a blank, or no more
