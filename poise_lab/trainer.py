@@ -290,14 +290,14 @@ class Trainer:
         """What a step is remembered by. JSON has no NaN: a figure that is not defined is left out."""
         previous = self.metrics[-1] if self.metrics else {"tokens": 0, "responses": 0, "seconds": 0.0}
         errors = getattr(self.task, "verifier_errors", 0) - self.errors
-        on_scale = self.baseline.on_reward_scale and advantages.dim() == 2
+        compared = self.baseline.on_reward_scale and not self.baseline.holds_own_reward and advantages.dim() == 2
         metrics = {
             "step": step,
             "reward": rollouts.rewards.mean().item(),
             "entropy": internals.entropy[..., 0].mean().item(),
             "response_length": rollouts.lengths.float().mean().item(),
             **{name: sum(update[name] for update in updates) / len(updates) for name in updates[0]},
-            **baseline_metrics(rollouts, advantages if on_scale else None, values),
+            **baseline_metrics(rollouts, advantages if compared else None, values),
             **evaluation,
             **({"verifier_errors": errors} if errors else {}),
             "tokens": previous["tokens"] + self.sampler.tokens,
