@@ -14,7 +14,7 @@ from .policies import Policy
 from .rollouts import Rollouts
 from .sampler import step_seed
 from .stats import agreement, pass_at_k, value_spread
-from .tasks import Problem
+from .tasks import Problem, looked_for
 from .tasks.strategies import STRATEGIES, strategy
 
 KEPT = 24  # problems whose responses are kept as texts, the same ones at every evaluation
@@ -54,6 +54,15 @@ def evaluate(
         score = agreement(predicted, value)
         result |= {"probe_r_fresh": score["r"], "probe_mae_fresh": score["mae"]}
     return result, _samples(rollouts, greedy, predicted)
+
+
+def what_to_change(reward: float, problem: Problem, written: str) -> str:
+    """What may help where every response has the same reward. written: what the policy wrote to a problem."""
+    if reward not in (0, 1):
+        return "give a reward that is higher for better responses"
+    counts = looked_for(problem) if reward == 0 and isinstance(problem, Problem) else None
+    hint = f"what counts is {counts}: where {problem.answer!r} is right, the policy wrote {written[-120:]!r}; "
+    return f"{hint if counts else ''}choose easier or harder settings of the task, or examples in front of each problem (shots)"
 
 
 def strategy_shares(rollouts: Rollouts) -> dict[str, float]:

@@ -18,7 +18,7 @@ import torch
 
 from .engine import CachedRows, WholeRows, on_layer, window_of
 from .errors import NotFiniteError, PoiseLabError
-from .internals import assembled, check_layers_and_pools
+from .internals import assembled, check_layers_and_pools, finite
 from .policies import Policy, common_prefix
 from .rollouts import Rollouts, build_rollouts, join
 from .tasks import Problem
@@ -65,7 +65,7 @@ def _draw(logits, rows, u, temperature: float, top_p: float, top_k: int):
     weights = (logits - top.values).exp_()
     total = weights.sum(-1)
     log_norm = top.values[:, 0] + total.log()
-    entropy = log_norm - torch.linalg.vecdot(weights, logits) / total
+    entropy = log_norm - torch.linalg.vecdot(weights, finite(logits)) / total
     if not torch.isfinite(log_norm).all():
         raise NotFiniteError("the policy's logits are not finite")
     if temperature == 0:
@@ -147,7 +147,7 @@ def _prefilled(policy: Policy, prompts, limit: int) -> CachedRows | WholeRows:
     shared = common_prefix(prompts) if policy.ways.sampling == "shared" else 0
     if max(map(len, prompts)) + limit > window_of(policy.model.config):
         shared = 0  # padding would stand behind the beginning, and a window of attention counts it
-    return CachedRows(policy.model, prompts, shared, policy.eos_token_ids[0])
+    return CachedRows(policy.model, prompts, shared, policy.pad_id)
 
 
 def _branch(row: torch.Tensor, drawn: torch.Tensor, vocabulary: int):

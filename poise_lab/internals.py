@@ -105,7 +105,12 @@ def score_tokens(policy, hidden, tokens, temperature, with_entropy):
     logprobs = logits.gather(1, tokens[:, None])[:, 0] - log_norm
     if not with_entropy:
         return logprobs, None
-    return logprobs, log_norm - ((logits - log_norm[:, None]).exp() * logits).sum(-1)
+    return logprobs, log_norm - ((logits - log_norm[:, None]).exp() * finite(logits)).sum(-1)
+
+
+def finite(logits: torch.Tensor) -> torch.Tensor:
+    """Logits of any shape with the lowest number in place of -inf, which adds 0 to an entropy and not 0 times infinity."""
+    return logits.clamp(min=torch.finfo(logits.dtype).min)
 
 
 def scoring_states(policy: Policy, rollouts: Rollouts, rows: torch.Tensor, *, share: bool = True, pack: bool = True):

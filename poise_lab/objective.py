@@ -13,6 +13,7 @@ from .errors import unknown_name
 
 AGGREGATIONS = ("token_mean", "sequence_mean")
 MAX_LOG_RATIO = 20.0  # as verl has it; exp overflows in float32 above 88, and infinity times a clip's 0 is NaN
+MAX_KL = 10.0  # of a token, as verl has it
 
 
 def token_weights(mask: torch.Tensor, aggregation: str) -> torch.Tensor:
@@ -58,9 +59,10 @@ def clipped_surrogate(
 
 
 def kl_penalty(logprobs: torch.Tensor, reference: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """KL(policy || reference) per token by the k3 estimator, summed with weights: exp(d) - d - 1.
+    """KL(policy || reference) per token by the k3 estimator, summed with weights: exp(d) - d - 1, at most 10.
 
-    d = reference - logprobs, within +-20 (as verl's `kl_penalty`). All are (R, T).
+    d = reference - logprobs, within +-20. Both bounds are those of verl's `kl_penalty` (low_var_kl), and a token that is
+    at one of them has no gradient. All are (R, T).
     """
     d = (reference - logprobs).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
-    return ((d.exp() - d - 1) * weights).sum()
+    return ((d.exp() - d - 1).clamp(-MAX_KL, MAX_KL) * weights).sum()

@@ -139,6 +139,12 @@ class Policy:
         return context_of(self.model.config)
 
     @property
+    def pad_id(self) -> int:
+        """The token at places that hold none: the tokenizer's, or one that ends where the model has no embedding for it."""
+        own, vocabulary = self.tokenizer.pad_token_id, self.model.config.get_text_config().vocab_size
+        return self.eos_token_ids[0] if own is None or not 0 <= own < vocabulary else own
+
+    @property
     def layers(self) -> torch.nn.ModuleList:
         """The decoder layers, in order. Raises PoiseLabError if they are not found."""
         layers = decoder_layers(self.model)
@@ -180,8 +186,6 @@ class Policy:
         """Token ids of a problem's prompt, the same on every day; warns once of a character that has no token."""
         if self._chats:
             ids = from_template(self, problem)
-        elif self.wording == "compact" and not self.shots:
-            ids = self.tokenizer.encode(self.plain_text(problem), add_special_tokens=False)
         else:
             ids = without_end(self.tokenizer, self.plain_text(problem))
         if self._unknown in ids and tell_unknown(self, self._unknown, problem):

@@ -234,10 +234,8 @@ def build_rollouts(policy, problems, prompts, tokens, lengths, logprobs, tempera
     A response that was cut off has reasoned, and this way the two cases need not be told apart; see `Internals`.)
     """
     p, m, width = tokens.shape
-    pad = policy.tokenizer.pad_token_id
-    pad = policy.eos_token_ids[0] if pad is None else pad
     mask = torch.arange(width) < lengths[..., None]
-    tokens = tokens.masked_fill(~mask, pad)
+    tokens = tokens.masked_fill(~mask, policy.pad_id)
     ids = [[tokens[i, j, : lengths[i, j]].tolist() for j in range(m)] for i in range(p)]
     eos = set(policy.eos_token_ids)
     flat = [row for group in ids for row in group]
@@ -258,5 +256,5 @@ def build_rollouts(policy, problems, prompts, tokens, lengths, logprobs, tempera
         rewards=rewards,
         texts=texts,
         temperature=temperature,
-        pad_id=pad,
+        pad_id=policy.pad_id,
     )

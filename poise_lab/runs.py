@@ -308,8 +308,9 @@ def differences(old: dict, new: dict, prefix: str = "") -> list[tuple[str, objec
 def baseline_metrics(rollouts, advantages: torch.Tensor | None, values: torch.Tensor | None) -> dict[str, float]:
     """How good the baselines of a batch were, for both engines. NaN where that is not defined.
 
-    rollouts: anything with rewards (P, M), responses and partner_rewards(). advantages: (P, M), on the scale of the
-    rewards. values: (P, M), predicted before the batch was learned from.
+    rollouts: anything with rewards (P, M), responses and partner_rewards(). advantages: (P, M), each a reward minus
+    something that this reward is not in. values: (P, M), predicted before these responses were learned from; their
+    prompts may have come before.
     """
     metrics, rewards = {}, rollouts.rewards
     if advantages is not None:

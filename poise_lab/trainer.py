@@ -1,8 +1,8 @@
 """The loop: sample, read internals, take advantages, refit the probe, update the policy.
 
-Every random number of a step is a function of the seed and the step, so a checkpoint holds no random
-state, and a resumed run equals one that was never stopped. Left out on purpose: learning-rate
-schedules, mixed precision, several devices.
+Every random number of a step is a function of the seed and the step (the order of a critic's mini-batches, of the step
+alone), so a checkpoint holds no random state, and a resumed run equals one that was never stopped. Left out on purpose:
+learning-rate schedules, mixed precision, several devices.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import copy
 import dataclasses
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from . import checkpoints, threads
 from .baselines.base import Baseline, checked, checked_values
 from .config import TrainConfig
 from .errors import NotFiniteError, PoiseLabError, disk_is_full
-from .evaluation import evaluate
+from .evaluation import evaluate, what_to_change
 from .files import json_line, only_writer, provenance, read_json, write_json, write_text
 from .internals import Internals, batches_to_score, forward_rows, read_internals
 from .objective import clipped_surrogate, kl_penalty, token_weights
@@ -39,7 +40,7 @@ from .runs import (
     resumed_config,
 )
 from .sampler import Sampler, step_seed
-from .tasks import Problem, Task, TaskMixture, looked_for
+from .tasks import Task, TaskMixture
 
 PATIENCE = 3  # steps after which a run stops if every reward was the same
 
@@ -51,7 +52,7 @@ class Trainer:
     on_step: called with the metrics of each step (step 0 is the evaluation before training).
 
     Raises PoiseLabError at once for a run folder that cannot be written, is used already, or (with
-    `resume`) belongs to a run with other settings.
+    `resume`) belongs to a run with other settings. Warns where weights to train are in half precision.
     """
 
     def __init__(
@@ -72,6 +73,12 @@ class Trainer:
         self.trained = {name: p for name, p in policy.model.named_parameters() if p.requires_grad}
         if not self.trained:
             raise PoiseLabError(f"policy {policy.name!r} has no weights to train: none of them requires a gradient")
+        if half := {p.dtype for p in self.trained.values()} & {torch.bfloat16, torch.float16}:
+            warnings.warn(
+                f"policy {policy.name!r} has weights in {str(half.pop()).removeprefix('torch.')} to train, which rounds most "
+                "steps of a small learning rate away; load it in float32",
+                stacklevel=2,
+            )
         _ = policy.ways  # a model that cannot be used is refused here
         self.optimizer = torch.optim.AdamW(
             self.trained.values(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
@@ -83,6 +90,7 @@ class Trainer:
             max_new_tokens=config.max_new_tokens, temperature=config.temperature, keep=(config.layer, config.pool),
         )  # fmt: skip
         self.metrics: list[dict] = []
+        self.paid: set[float] = set()  # the lowest and the highest reward of each step that was made here
         self.seconds: dict[str, float] = {}  # of the step, by its parts
         self.errors = 0  # of the task's verifier, before the step
         self.baseline.start(policy)
@@ -153,24 +161,17 @@ class Trainer:
         return self.record
 
     def _check_rewards(self, step: int) -> None:
-        """Save and stop where every reward so far is 0, or every one is 1; resumed after that, a run goes on."""
-        rewards = {m[name] for m in self.metrics for name in ("accuracy", "reward") if name in m}
-        if rewards in ({0.0}, {1.0}):
-            self._save_checkpoint(step)
-            hint = self._why_nothing_is_right() if rewards == {0.0} else ""
-            raise PoiseLabError(
-                f"every response to task {self.task.name!r} has the reward {rewards.pop():g}, on held-out problems and in "
-                f"{step} steps, so there is nothing to learn from; {hint}choose easier or harder settings of the task, or "
-                f"examples in front of each problem (shots); what was done is kept in {self.out}"
-            )
-
-    def _why_nothing_is_right(self) -> str:
-        """What counts of a response, and one that the policy wrote to a held-out problem."""
+        """Save and stop where every reward so far is the same, whatever it is; resumed after that, a run goes on."""
+        means = {m[name] for m in self.metrics for name in ("accuracy", "reward") if name in m}
+        reward = max(means)
+        if not all(math.isclose(other, reward, rel_tol=1e-6) for other in means | self.paid):
+            return
+        self._save_checkpoint(step)
         problem, written = self.held_out[0], read_lines(self.out / "samples.jsonl")[-1]["samples"][0]["greedy"]
-        counts = looked_for(problem) if isinstance(problem, Problem) else None
-        if not counts:
-            return ""
-        return f"what counts is {counts}: where {problem.answer!r} is right, the policy wrote {written[-120:]!r}; "
+        raise PoiseLabError(
+            f"every response to task {self.task.name!r} has the reward {reward:g}, on held-out problems and in {step} steps, "
+            f"so there is nothing to learn from; {what_to_change(reward, problem, written)}; what was done is kept in {self.out}"
+        )
 
     @property
     def step(self) -> int:
@@ -192,7 +193,7 @@ class Trainer:
         internals = self._read(rollouts)
         # 3. Predict each response's baseline b from its *partner's* phi, with the probe of the steps before: A = r - b.
         advantages = self._take_advantages(rollouts, internals)
-        # 4. What the probe says of problems that it has not seen is measured now, before it sees them.
+        # 4. What the probe says of responses that it has not learned from is measured now, before it learns from them.
         values = self._predict(rollouts, internals)
         # 5. Put (phi, the partner's reward) into the buffer and fit the probe anew, for the next step.
         self._learn(rollouts, internals)
@@ -208,7 +209,9 @@ class Trainer:
     @timed_as("sample")
     def _sample(self, step: int) -> Rollouts:
         self.sampler.begin(step)
-        return self.baseline.sample(self.sampler)
+        rollouts = self.baseline.sample(self.sampler)
+        self.paid |= {reward.item() for reward in rollouts.rewards.aminmax()}
+        return rollouts
 
     @timed_as("internals")
     def _read(self, rollouts: Rollouts) -> Internals:
@@ -287,14 +290,14 @@ class Trainer:
         """What a step is remembered by. JSON has no NaN: a figure that is not defined is left out."""
         previous = self.metrics[-1] if self.metrics else {"tokens": 0, "responses": 0, "seconds": 0.0}
         errors = getattr(self.task, "verifier_errors", 0) - self.errors
-        on_scale = self.baseline.on_reward_scale and advantages.dim() == 2
+        compared = self.baseline.on_reward_scale and not self.baseline.holds_own_reward and advantages.dim() == 2
         metrics = {
             "step": step,
             "reward": rollouts.rewards.mean().item(),
             "entropy": internals.entropy[..., 0].mean().item(),
             "response_length": rollouts.lengths.float().mean().item(),
             **{name: sum(update[name] for update in updates) / len(updates) for name in updates[0]},
-            **baseline_metrics(rollouts, advantages if on_scale else None, values),
+            **baseline_metrics(rollouts, advantages if compared else None, values),
             **evaluation,
             **({"verifier_errors": errors} if errors else {}),
             "tokens": previous["tokens"] + self.sampler.tokens,

@@ -261,7 +261,7 @@ def test_what_other_libraries_will_drop_is_not_shown(monkeypatch, recwarn):
     assert [str(w.message) for w in recwarn] == ["this is for the user"]
 
 
-@pytest.mark.parametrize("reward", [0.0, 1.0])
+@pytest.mark.parametrize("reward", [0.0, 0.1, 0.5, 1.0])
 def test_every_reward_equal(capfd, tmp_path, random_policy, monkeypatch, reward):
     """A sentence instead of steps that teach nothing; what was done is kept and can be gone on with."""
     monkeypatch.setattr(pl.Problem, "reward", lambda self, text: reward)
@@ -270,6 +270,12 @@ def test_every_reward_equal(capfd, tmp_path, random_policy, monkeypatch, reward)
     assert main(command) == 2
     last = capfd.readouterr().err.splitlines()[-1]
     assert f"poise-lab: every response to task 'chain_sum' has the reward {reward:g}" in last and "in 3 steps" in last
+    advice = (
+        "choose easier or harder settings"
+        if reward in (0, 1)
+        else "; give a reward that is higher for better responses"
+    )
+    assert advice in last and ("what counts is" in last) == (reward == 0)
     assert [m["step"] for m in pl.read_run(tmp_path / "r").metrics] == [0, 1, 2, 3]
     assert main([*command, "--resume"]) == 0
     assert pl.read_run(tmp_path / "r").finished

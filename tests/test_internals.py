@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,7 +10,8 @@ from support import EOS, PAD, ToyProblem, assert_close, plain_logits, response, 
 
 import poise_lab as pl
 from poise_lab import internals as module
-from poise_lab.internals import batches_by_length, batches_to_score, forward_rows, packs
+from poise_lab.generate import _draw
+from poise_lab.internals import batches_by_length, batches_to_score, forward_rows, packs, score_tokens
 from poise_lab.rollouts import build_rollouts, join
 
 LAYER, POOL = 1, 4
@@ -109,6 +112,18 @@ def test_entropy_is_that_of_the_sampling_temperature(qwen, toys):
         logits = plain_logits(qwen, prompt + response(rollouts, i, 0)).logits[0, len(prompt) - 1].double() / 0.6
         p = logits.softmax(-1)
         assert found.token_entropy[i, 0, 0].item() == pytest.approx(-(p * p.log()).sum().item(), abs=1e-4)
+
+
+@pytest.mark.parametrize("mask, temperature", [(-torch.inf, 1.0), (torch.finfo(torch.float32).min, 0.5)])
+def test_a_masked_token_has_no_entropy(mask, temperature):
+    """Where a model masks tokens: by -inf, or by the lowest number, which a temperature below 1 makes -inf."""
+    logits = torch.tensor([[0.0, mask, 0.0], [mask, 3.0, mask]])
+    _, _, drawn = _draw(logits, torch.arange(2), torch.zeros(2), temperature, 1.0, 0)
+    stub, tokens = SimpleNamespace(head=lambda hidden: hidden), torch.tensor([0, 1])
+    logprobs, read = score_tokens(stub, logits, tokens, temperature, True)
+    for entropy in (drawn, read):
+        assert entropy.tolist() == pytest.approx([math.log(2), 0.0])
+    assert logprobs.tolist() == pytest.approx([-math.log(2), 0.0])
 
 
 def test_spans_by_hand(qwen):

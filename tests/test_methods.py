@@ -42,6 +42,22 @@ def test_opo_by_hand():
     assert found.tolist() == [[0.25, -0.75, 0.25]]
 
 
+@pytest.mark.parametrize(
+    "name", "none batch_mean constant rloo james_stein poise fused same_rollout dr_grpo opo".split()
+)
+def test_which_baselines_hold_the_own_reward(name):
+    """What is subtracted from a reward moves with it, or not. Of tosses of a coin, half of the variance is so taken."""
+    tosses = toy_rollouts(torch.randint(2, (2000, 2), generator=torch.Generator().manual_seed(0)).float())
+    other = toy_rollouts(tosses.rewards.clone())
+    other.rewards[0, 0] = 1 - other.rewards[0, 0]
+    baseline, internals = pl.make_baseline(name, responses=2), random_internals(2000, 2, 2)
+    one, two = ((r.rewards - baseline.advantages(r, internals))[0, 0].item() for r in (tosses, other))
+    assert baseline.holds_own_reward == (one != two) == (name in ("dr_grpo", "opo"))
+    if baseline.holds_own_reward:
+        found = pl.variance_reduction(baseline.advantages(tosses, internals), tosses.rewards)
+        assert found == pytest.approx(0.5, abs=0.05)
+
+
 def test_extra_rewards_by_hand():
     rollouts = dataclasses.replace(toy_rollouts([[1.0, 0.0]]), extra_rewards=torch.tensor([[1.0]]))
     assert pl.make_baseline("remax", responses=2).advantages(rollouts, None).tolist() == [[0.0, -1.0]]

@@ -184,6 +184,26 @@ def test_kl_by_hand():
     assert kl_penalty(logprobs, logprobs, weights).item() == 0
 
 
+@pytest.mark.parametrize(
+    ("ratio", "penalty", "gradient"),
+    [
+        (2.0, 1 - math.log(2), -1.0),  # reference / policy; the gradient is 1 - ratio
+        (0.5, math.log(2) - 0.5, 0.5),
+        (12.0, 11 - math.log(12), -11.0),
+        (14.0, 10.0, 0.0),  # 13 - log 14 = 10.4
+        (math.exp(-10.5), 9.5 + math.exp(-10.5), 1 - math.exp(-10.5)),
+        (math.exp(-12), 10.0, 0.0),
+        (math.exp(30), 10.0, 0.0),
+    ],
+)
+def test_a_tokens_kl_is_at_most_10(ratio, penalty, gradient):
+    logprobs = torch.zeros(1, 1, requires_grad=True)
+    found = kl_penalty(logprobs, torch.tensor([[math.log(ratio)]]), torch.ones(1, 1))
+    found.backward()
+    assert found.item() == pytest.approx(penalty, rel=1e-5)
+    assert logprobs.grad.item() == pytest.approx(gradient, rel=1e-5)
+
+
 def test_kl_estimator_has_the_right_mean():
     """Summed over all actions with their probabilities it is KL(policy || reference) exactly."""
     p, q = torch.tensor([[0.5, 0.3, 0.2], [0.2, 0.2, 0.6]], dtype=torch.float64)

@@ -44,7 +44,9 @@ def test_final_answer_by_hand(text, answer):
         ("2e3", 2000),
         ("none", None),
         ("1,2", 2),
-        ("7-3", -3),
+        ("7-3", 3),
+        ("7, -3", -3),
+        ("- 3", -3),
     ],
 )
 def test_last_number_by_hand(text, value):
@@ -354,6 +356,58 @@ def test_a_reference_that_another_number_would_match_is_refused(answer, says):
     with pytest.raises(pl.PoiseLabError, match=says):
         pl.load_task([{"question": "q", "answer": answer}], verify="number")
     assert pl.load_task([{"question": "q", "answer": f"{answer}, rounded: 42"}], verify="number").problems
+
+
+@pytest.mark.parametrize("answer", ["x^2", "x + 2", "so x/2", r"2\sqrt{3}", r"5\pi", "2^n"])
+def test_a_reference_that_is_an_expression_is_refused(answer):
+    with pytest.raises(pl.PoiseLabError, match="ends with an expression, of which the last number alone would count"):
+        pl.load_task([{"question": "q", "answer": answer}], verify="number")
+
+
+@pytest.mark.parametrize(
+    "text, number",
+    [
+        (r"\boxed{\frac{3}{4}}", "4"), (r"\frac34", "34"), (r"\frac{\sqrt{3}}{4}", "4"), ("3/4", "4"), ("3/-4", "-4"),
+        ("10-3", "-3"), ("10-3", "3"), ("10 - 3", "3"), ("10 -3", "-3"), ("x-3", "-3"), ("(x+1)-3", "-3"), ("4 + 5", "5"),
+        ("10 apples - 3 apples", "3"), ("$10 - $3", "3"), ("2*3", "3"), (r"3 \times 4", "4"), (r"x = \pm 3", "3"),
+        ("it is 12:30", "30"), ("3,5", "5"), ("1 234", "234"), ("10\u20133", "3"),
+        ("x^2", "2"), ("x^{2}", "2"), ("2^n", "2"), ("2 + x", "2"), (r"\sqrt{2}", "2"), (r"5\pi", "5"), ("5 m/s^2", "2"),
+        ("- 5", "5"), ("\u2212 5", "5"), ("-$5", "5"),
+    ],
+)  # fmt: skip
+def test_a_part_of_an_answer_is_not_paid(text, number):
+    assert VERIFIERS["number"](text, number) == 0.0
+
+
+@pytest.mark.parametrize(
+    "text, number",
+    [
+        ("4 + 5 = 9", "9"), ("so 10 - 3 = 7", "7"), ("7/2 = 3.5", "3.5"), ("$x^2 = 4$", "4"), ("x = 5", "5"), ("x_1 = 5", "5"),
+        ("the answer is -3", "-3"), ("x=-5", "-5"), ("- 5", "-5"), ("= - 5", "-5"), ("(-5)", "-5"), ("$-3$", "-3"), ("-$5", "-5"),
+        ("(a) -5", "-5"), ("$1,234", "1234"), (r"\$18", "18"), ("50%", "50"), (r"$30^{\circ}$", "30"), ("$5/day", "5"),
+        ("5 km/h", "5"), ("a 5-year-old", "5"), ("5 - no more", "5"), ("It took 10 minutes, 5 too many", "5"),
+        ("**5**", "5"), ("it is **-5**.", "-5"), ("**Answer:** 5", "5"), ("2) **5**", "5"), ("is __5__", "5"), ("_-5_", "-5"),
+        (r"\boxed{12", "12"), (r"\text{Total = }42", "42"), ("2024\n5", "5"),
+    ],
+)  # fmt: skip
+def test_a_number_that_stands_alone_is_paid(text, number):
+    assert VERIFIERS["number"](text, number) == 1.0
+
+
+@pytest.mark.parametrize(
+    "text, letter",
+    [
+        ("The answer is B, I think.", "B"), ("B. I'm sure", "B"), ("(B) A triangle has three sides", "B"),
+        ("Answer: I think it is B", "B"), ("I'd say B because A circle is round", "B"), ("B and I am sure", "B"),
+        ("The answer is A because B is wrong", "A"), ("C is wrong so A is right", "A"), ("not (A), but (B)", "B"),
+        ("The answer is not A but B", "B"), ("the answer is option C, as A is not", "C"), (r"\boxed{\text{B}}", "B"),
+        ("B) 42", "B"), ("A or B? B", "B"), ("**B**", "B"), ("A", "A"), ("I", "I"), ("A triangle", "A"),
+        ("The answer is (I).", "I"), ("I choose C", "C"),
+    ],
+)  # fmt: skip
+def test_the_chosen_letter_is_no_word(text, letter):
+    choice = VERIFIERS["choice"]
+    assert [choice(text, other) for other in "ABCI"] == [float(other == letter) for other in "ABCI"]
 
 
 @pytest.mark.parametrize(

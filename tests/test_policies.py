@@ -300,6 +300,18 @@ def test_no_pad_token(toys):
     assert torch.equal(pl.read_internals(with_pad, a).features(), pl.read_internals(without, b).features())
 
 
+def test_a_pad_token_without_an_embedding_is_not_used(toys):
+    """Such as tokenizer.add_special_tokens makes, where the model's embeddings are not made more."""
+    policy, other = tiny_policy(), tiny_policy()
+    other.tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    assert other.tokenizer.pad_token_id == other.model.config.vocab_size and (policy.pad_id, other.pad_id) == (PAD, EOS)
+    a, b = (pl.sample_rollouts(p, toys, 2, seed=0, max_new_tokens=12) for p in (policy, other))
+    assert (
+        b.pad_id == EOS and len(b.lengths.unique()) > 1 and torch.equal(a.response_ids[a.mask], b.response_ids[b.mask])
+    )
+    assert torch.equal(pl.read_internals(policy, a).features(), pl.read_internals(other, b).features())
+
+
 # --- prompts, layers, head -----------------------------------------------------------------------
 
 

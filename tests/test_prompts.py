@@ -60,7 +60,7 @@ def test_prompts_by_hand(problem, chat, how, text):
 
 
 def test_a_text_begins_as_the_tokenizer_begins_texts(problem):
-    for how in ({}, dict(template="{question}")):
+    for how in ({}, dict(template="{question}"), dict(wording="compact")):
         assert prompt(spoken_to(begins=True, **how), problem) == "<s>1+1"
 
 

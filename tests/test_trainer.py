@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import itertools
 import json
 import os
 import re
@@ -108,10 +109,18 @@ def test_variance_reduction_is_that_of_the_step(tmp_path):
         assert m["reward"] == pytest.approx(r.mean().item())
 
 
-@pytest.mark.parametrize("name", ["grpo", "ppo", "random_rewards", "sharpen"])
-def test_advantages_that_are_no_reward_minus_something_have_no_variance_reduction(tmp_path, name):
+@pytest.mark.parametrize("name", ["grpo", "ppo", "random_rewards", "sharpen", "dr_grpo", "opo"])
+def test_advantages_that_are_no_reward_minus_something_else_have_no_variance_reduction(tmp_path, name):
+    """Nor have those whose baseline holds the own reward: for tosses of a coin half of the variance would be gone."""
     for m in trainer(tmp_path / "r", name).run().metrics[1:]:
         assert "variance_reduction" not in m and "variance_reduction_rloo" in m
+
+
+def test_rewards_that_differ_around_one_mean_are_something_to_learn_from(tmp_path, monkeypatch):
+    monkeypatch.setattr(ToyProblem, "reward", lambda self, text: next(rewards))
+    rewards = itertools.cycle([0.0, 1.0])
+    record = trainer(tmp_path / "r", "rloo", eval_prompts=2, eval_responses=4, eval_every=9, prompts=4).run()
+    assert {m["reward"] for m in record.metrics[1:]} == {record.metrics[0]["accuracy"]} == {0.5} and record.finished
 
 
 def test_folder_holds_what_made_it(run):
@@ -970,6 +979,24 @@ def test_a_step_in_half_precision_takes_the_pass(tmp_path, monkeypatch):
     monkeypatch.setattr(pl.trainer, "read_internals", lambda *args: passes.append(1) or read(*args))
     trainer(tmp_path / "r", policy=policy).train_step(1)
     assert passes == [1]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_weights_to_train_in_half_precision_are_told_of(tmp_path, dtype, recwarn):
+    policy = tiny_policy()
+    policy.model.to(dtype)
+    trainer(tmp_path / "half", policy=policy)
+    (told,) = [w for w in recwarn if "to train" in str(w.message)]
+    name = str(dtype).removeprefix("torch.")
+    assert str(told.message) == (
+        f"policy 'random-qwen3' has weights in {name} to train, which rounds most steps of a small learning rate away; "
+        "load it in float32"
+    )
+    policy.model.requires_grad_(False).get_output_embeddings().float().requires_grad_(True)  # as an adapter has it
+    recwarn.clear()
+    trainer(tmp_path / "head", policy=policy)
+    trainer(tmp_path / "whole")
+    assert not [w for w in recwarn if "to train" in str(w.message)]
 
 
 def test_a_run_computes_on_the_threads_of_its_policy(tmp_path, monkeypatch):

@@ -23,6 +23,8 @@ class Baseline:
 
     responses: responses per prompt that it wants. least: the fewest it can work with.
     on_reward_scale: whether an advantage is a reward minus something, or is rescaled on top of that.
+    holds_own_reward: whether the response's own reward is in what is subtracted. Advantages then vary less without any
+        knowledge of the prompt, so their variance is no metric.
     """
 
     responses: int = 2
@@ -30,6 +32,7 @@ class Baseline:
     name = ""
     least = 1
     on_reward_scale = True
+    holds_own_reward = False
 
     def __post_init__(self):
         check_settings(self, f"baseline {self.name!r}: ")

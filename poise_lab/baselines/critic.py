@@ -28,6 +28,8 @@ class Critic(Baseline):
 
     A_i = r_i - V(x), with V as it was before the step. Trained by binary cross-entropy on the rewards.
 
+    The order of its mini-batches depends on the number of the pass alone, not on the seed of the run.
+
     learning_rate: of the critic's AdamW. epochs: passes over each batch. minibatches: optimizer steps per pass.
     """
 

@@ -68,7 +68,7 @@ class DrGRPO(Baseline):
 
     responses: int = 8
 
-    name, least = "dr_grpo", 2
+    name, least, holds_own_reward = "dr_grpo", 2, True
 
     def advantages(self, rollouts, internals):
         rewards = checked_rewards(rollouts)
@@ -79,12 +79,13 @@ class DrGRPO(Baseline):
 class OPO(Baseline):
     """Group mean weighted by response length (OPO, arXiv 2505.23585): A_i = r_i - sum_j l_j r_j / sum_j l_j.
 
-    The length stands for the squared norm of the score, which the best constant baseline is weighted by.
+    The length stands for the squared norm of the score, which the best constant baseline is weighted by. The mean contains
+    r_i and l_i, so the expected gradient is turned, and not only made shorter as `DrGRPO` makes it.
     """
 
     responses: int = 8
 
-    name, least = "opo", 2
+    name, least, holds_own_reward = "opo", 2, True
 
     def advantages(self, rollouts, internals):
         rewards, lengths = checked_rewards(rollouts), rollouts.lengths
@@ -96,8 +97,13 @@ class DAPO(GRPO):
     """GRPO with dynamic sampling (DAPO, arXiv 2503.14476): groups whose rewards all agree are thrown away.
 
     Groups of newly drawn prompts come in their place (in a small task the same prompt may come again, with other
-    responses); what is thrown away was sampled and is counted. That method's other parts, the decoupled clip and the
-    token mean, are the trainer's defaults.
+    responses); what is thrown away was sampled and is counted. Each draw from a mixture of tasks begins at the first of
+    them, so more groups are kept of the first tasks than of the last (of three whose groups agree equally often about
+    0.41, 0.32 and 0.27 with 16 prompts in a step). The metrics `reward`, `entropy` and `response_length` are of the kept
+    groups alone.
+
+    Of that method's other parts, the decoupled clip and the token mean are the trainer's defaults; its penalty for
+    responses that are too long is left out.
 
     rounds: how often it draws for what is still missing; after that the batch stays smaller.
     """

@@ -35,7 +35,7 @@ CAPTIONS = {
     "a grey dotted line is what leave-one-out (RLOO) would have given on the same rewards.",
     "probe_r_fresh": "The probe reads one response to a held-out problem; V(x) is the mean reward of others.",
     "probe_mae_fresh": "The same predictions, mean absolute error.",
-    "probe_r_partner": "Before its refit, on the step's new prompts, against single rewards.",
+    "probe_r_partner": "Before its refit, on the step's new responses, against single rewards.",
     "probe_mae_partner": "The same predictions, mean absolute error.",
     "entropy": "Mean over the sampled tokens.",
     "gradient_norm": "Mean over the mini-batches of a step.",

@@ -50,7 +50,7 @@ def matmul_flops_per_token(policy: Policy) -> float:
 
 def _generate(policy: Policy, prompts: list[list[int]], responses: int, max_new_tokens: int) -> int:
     """`model.generate` on the same prompts; returns the number of sampled tokens."""
-    longest, pad = max(map(len, prompts)), policy.tokenizer.pad_token_id
+    longest, pad = max(map(len, prompts)), policy.pad_id
     ids = torch.full((len(prompts), longest), pad)
     for i, prompt in enumerate(prompts):
         ids[i, longest - len(prompt) :] = torch.tensor(prompt)

@@ -22,13 +22,37 @@ from pathlib import Path
 from ..errors import PoiseLabError
 
 FILES = (".jsonl", ".json", ".csv", ".parquet")
-NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:[eE][-+]?\d+)?|[-+]?\.\d+")
+NUMBER = re.compile(r"(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:[eE][-+]?\d+)?|\.\d+")
 MINUS = "\u2212"  # the sign as it is printed, which some policies write
-FRACTION = re.compile(r"(\d\s*/|frac\s*\{[^{}]*\})\s*\{?\d[\d.,]*\D*$")  # 3/4, or \frac{3}{4}, at the end
+# What a sign stands behind is no number, name or bracket
+SIGN = re.compile(r"(?<![^\W_])(?<![)\]}%])([-+])(?:[^\S\n]*|\\?[$€£])$")
+# 3/4, or \frac{3}{4}, at the end
+FRACTION = re.compile(r"(\d\s*/|frac\s*(\{[^{}]*\})?|\}\s*(?=\{))\s*\{?[-+]?\d[\d.,]*\D*$")
 # Between two numbers that are parts of one (3,5 or 12:30 or 1 234 or 10^5), or of a list: a mark, a blank, or no more
-JOINED = re.compile(r"[^\S\n]?|[.:'\u2019_]|[,;][^\S\n]*|[^\S\n]*[*\u00d7\u00b7^][^\S\n]*\{?")
+JOINED = re.compile(r"(?:[^\S\n]?|[.:'\u2019_\u2013]|[,;][^\S\n]*|[^\S\n]*[-+*\u00d7\u00b7^][^\S\n]*\{?)[-+]?")
+# An operator has a blank on both sides or on none, and a sign (-5) or a mark of bold type (**5**) on one side alone
+OPERATOR = re.compile(
+    r"(?:(?:[^\W_]|[)\]}%])(?:[-+*/_\u00d7\u00b7\u00f7]+|[^\S\n]+[-+*/\u00d7\u00b7\u00f7]+[^\S\n]+)"
+    r"|\$[^\S\n]+[-+*/\u00d7\u00b7\u00f7][^\S\n]+|[\^\u221a\u00b1][^\S\n]*"
+    r"|\\(?:times|cdot|div|pm)[^\S\n]*|sqrt[^\S\n]*(?:\[\d+\])?)[({]*[-+]?(?:\\?[$€£])?$"
+)
+# What makes the number in front of it a part: 2^n, 5\pi, 2+x; an angle (30^\circ) or a unit (km/h) does not
+GOES_ON = re.compile(
+    r"[^\S\n]*\^(?!\s*\{?\s*\\circ)|[^\S\n]*\\(?:sqrt|pi|times|cdot|div|pm)(?![a-z])"
+    r"|(?:[-+*/\u00d7\u00b7\u00f7]|[^\S\n]+[+*/\u00d7\u00b7\u00f7][^\S\n]+)(?:[A-Za-z](?!\w)|\()"
+)
 WHOLE = re.compile(r"[-+]?\d+")
 CHOICE = re.compile(r"(?<![A-Za-z])\(?([A-J])\)?(?![A-Za-z])")
+# Behind the word "I" or "A": an apostrophe, or a word that does not speak of a choice
+WORD = r"(?!['\u2019]|\s+(?!(?:is|are|or|and|but|because|since)\b)[a-z])"
+LETTER = rf"(?<![A-Za-z])([B-HJ]|[AI]{WORD})(?![A-Za-z])"
+CHOSEN = [  # the first of them that is found decides
+    re.compile(rf"[Aa]nswer(?: is)?(?: option| choice)?(?:\\text|[^\w\n]){{0,9}}\b([A-HJ]|I{WORD})(?![A-Za-z])"),
+    re.compile(rf"{LETTER}(?=[)\]}}])"),
+    re.compile(rf"{LETTER}(?=[.:]|\W*$)"),
+    re.compile(LETTER),
+    CHOICE,
+]
 
 
 def final_answer(text: str) -> str:
@@ -50,10 +74,19 @@ def last_number(text: str) -> float | None:
     return None if written is None else float(written)
 
 
+def _last(text: str) -> tuple[str, str, str] | None:
+    """The last number of a text as it stands there, and what stands before and behind it; None if there is none."""
+    *_, last = [None, *NUMBER.finditer(text)]
+    return last and (last[0], text[: last.start()], text[last.end() :])
+
+
 def _written(text: str) -> str | None:
-    """The last number as it stands in a text, without commas."""
-    numbers = NUMBER.findall(text.replace(MINUS, "-"))
-    return numbers[-1].replace(",", "") if numbers else None
+    """The last number of a text with its sign, without commas."""
+    found = _last(text.replace(MINUS, "-"))
+    if found is None:
+        return None
+    sign = SIGN.search(found[1])
+    return (sign[1] if sign else "") + found[0].replace(",", "")
 
 
 def _has_parts(text: str) -> bool:
@@ -63,15 +96,31 @@ def _has_parts(text: str) -> bool:
     return before is not None and JOINED.fullmatch(text, before.end(), last.start()) is not None
 
 
+def _only_part(text: str) -> str | None:
+    """What the last number of a text is a part of, in words that go on after the text; None where it stands alone."""
+    if FRACTION.search(text.replace(MINUS, "-")):
+        return "ends with a fraction, of which the lower number alone would count"
+    if _has_parts(text):
+        return "has several numbers, of which only the last would count (write 3.5 or 1234)"
+    found = _last(text.replace(MINUS, "-"))
+    if found and (OPERATOR.search(found[1]) or GOES_ON.match(found[2])):
+        return "ends with an expression, of which the last number alone would count"
+    return None
+
+
 def exact(text: str, answer: str) -> float:
     """The final answer is the reference, letter for letter but for blanks at the ends."""
     return float(final_answer(text) == answer.strip())
 
 
 def number(text: str, answer: str) -> float:
-    """The last number of the final answer is the reference: two whole ones exactly, others to one part in a million."""
-    given, right = _written(final_answer(text)), _written(answer)
-    if given is None or right is None:
+    """The last number of the final answer is the reference: two whole ones exactly, others to one part in a million.
+
+    It must stand alone: 3/4 is not 4, nor are 12:04, 10-4, x^4. A sign may have a blank behind it: - 5 is -5.
+    """
+    said = final_answer(text)
+    given, right = _written(said), _written(answer)
+    if given is None or right is None or _only_part(said):
         return 0.0
     if WHOLE.fullmatch(given) and WHOLE.fullmatch(right):
         return float(Decimal(given) == Decimal(right))  # of any length, which int() is not
@@ -79,9 +128,19 @@ def number(text: str, answer: str) -> float:
 
 
 def choice(text: str, answer: str) -> float:
-    """The last letter from A to J that stands alone in the final answer is the reference's."""
-    given, right = CHOICE.findall(final_answer(text)), CHOICE.findall(answer)
-    return float(bool(given and right) and given[-1] == right[-1])
+    """The chosen letter, from A to J, is the reference's.
+
+    Of the letters that stand alone in the final answer it is the last one behind "answer" or "answer is"; if there is
+    none, the last one in brackets; else before a full stop, a colon or the end; else the last one. The words "I" and "A"
+    (I think, A triangle) count only where nothing else does.
+    """
+    given, right = _chosen(final_answer(text)), _chosen(answer)
+    return float(given is not None and given == right)
+
+
+def _chosen(text: str) -> str | None:
+    """The letter that a text chooses; None if there is none."""
+    return next((found[-1] for found in (pattern.findall(text) for pattern in CHOSEN) if found), None)
 
 
 def regex(text: str, answer: str) -> float:
@@ -108,8 +167,8 @@ VERIFIERS: dict[str, Callable[[str, str], float]] = {
 IN_FINAL = " (the last \\boxed{...}, else the last <answer>...</answer>, else all that follows the reasoning)"
 LOOKED_FOR = {  # what of a response each of them compares with the answer, in words
     "exact": "the final answer" + IN_FINAL + ", letter for letter",
-    "number": "the last number in the final answer" + IN_FINAL,
-    "choice": "the last letter from A to J that stands alone in the final answer" + IN_FINAL,
+    "number": "the last number in the final answer" + IN_FINAL + ", unless it is a part of 3/4, 12:30 or x^2",
+    "choice": "the letter from A to J that the final answer chooses" + IN_FINAL,
     "regex": "the whole final answer" + IN_FINAL,
     "math": "the expression that math-verify finds",
 }
@@ -123,10 +182,7 @@ def check_reference(verifier: str, answer: str) -> str | None:
             return "has no number in it"
         if math.isinf(right):
             return "is too large a number"
-        if FRACTION.search(answer):
-            return "ends with a fraction, of which the lower number alone would count"
-        if _has_parts(answer):
-            return "has several numbers, of which only the last would count (write 3.5 or 1234)"
+        return _only_part(answer)
     if verifier == "choice" and not CHOICE.findall(answer):
         return "has no letter from A to J that stands alone"
     if verifier == "regex":

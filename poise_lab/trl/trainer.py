@@ -178,7 +178,7 @@ class PoiseTrainer(GRPOTrainer):
         # 3. Predict each response's baseline b from its partner's phi, with the probe of the batches before: A = r - b.
         poise = self._fitted_probe()
         values, advantages = self._advantages(poise, rollouts, internals)
-        # 4. What the probe says of problems that it has not seen is measured before it sees them.
+        # 4. What the probe says of responses that it has not learned from is measured before it learns from them.
         self._note_metrics(poise, rollouts, internals, advantages, values)
         # 5. Put (phi, the partner's reward) into the buffer and fit the probe anew, in a thread beside the update.
         if training:
