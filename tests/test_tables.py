@@ -533,4 +533,4 @@ def test_what_notebook_09_says_of_the_critics():
         assert true, sentence
     results = " ".join((pl.data_dir().parent / "notebooks" / "RESULTS.md").read_text(encoding="utf-8").split())
     gap = paper.compared(every[gemma], "critic", "probe", "critic", "variance_reduction")[1]
-    assert "ahead on Gemma (1 - Var(A)/Var(R) {:+.3f} [{:+.3f}, {:+.3f}])".format(*gap) in results
+    assert "ahead on Gemma (1 - Var(A)/Var(R) {:+.3f} [{:+.3f}, {:+.3f}],".format(*gap) in results
