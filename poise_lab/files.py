@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from safetensors.numpy import save_file
 
 from .errors import PoiseLabError
@@ -25,6 +26,7 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
+LOCK = ".lock"
 PACKAGES = ("torch", "transformers", "reasoning-gym", "scikit-learn", "numpy")
 
 
@@ -77,17 +79,20 @@ def check_writable(path: str | Path, what: str, file: bool = False) -> None:
 def only_writer(folder: Path) -> Iterator[None]:
     """Within the context no other process that asks for the same gets it; a killed one holds nothing.
 
-    A folder that is not there, and a system or a network drive without such locks, keeps nobody out.
+    The folder itself is locked, or a file LOCK in it where a system locks no folders (Windows). A folder that is not
+    there, and a network drive without such locks, keeps nobody out.
 
     Raises PoiseLabError while another process is in it.
     """
     with contextlib.ExitStack() as stack:
         try:
-            place = os.open(folder, os.O_RDONLY)
-            stack.callback(os.close, place)
             if fcntl:
+                place = os.open(folder, os.O_RDONLY)
+                stack.callback(os.close, place)
                 fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            elif folder.is_dir():
+                stack.enter_context(FileLock(folder / LOCK, timeout=0))
+        except (BlockingIOError, Timeout):
             raise PoiseLabError(
                 f"folder {folder} is being written by another process; wait until that ends, or choose another folder"
             ) from None
@@ -146,7 +151,12 @@ def write_bytes(path: str | Path, content: bytes) -> None:
 
 def write_json(path: str | Path, value) -> None:
     """Write JSON atomically, indented."""
-    write_text(path, json.dumps(value, indent=1) + "\n")
+    write_text(path, as_json(value))
+
+
+def as_json(value) -> str:
+    """A value as `write_json` writes it. Raises TypeError for what JSON cannot hold."""
+    return json.dumps(value, indent=1) + "\n"
 
 
 def write_arrays(path: str | Path, arrays: dict[str, np.ndarray]) -> None:

@@ -16,6 +16,10 @@ import torch
 from ..errors import PoiseLabError
 
 
+class ProcessLostError(PoiseLabError):
+    """Another process of the run was lost; what this one has written is gone on with."""
+
+
 def free_port() -> int:
     """A port of this machine that nothing listens on now."""
     with socket.socket() as s:
@@ -87,7 +91,7 @@ def one_sentence_if_a_process_is_lost(folder: Path, processes: int):
         if not (isinstance(e, torch.distributed.DistError) or any(word in str(e).lower() for word in words)):
             raise
         reason = f"another process of the run was lost or stopped answering ({str(e).strip().splitlines()[0]})"
-        raise PoiseLabError(how_to_go_on(reason)) from None
+        raise ProcessLostError(how_to_go_on(reason)) from None
     finally:
         signal.signal(signal.SIGTERM, before[0])
         signal.set_wakeup_fd(before[1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -38,7 +39,12 @@ from poise_lab.trl.launch import (
     train,
 )
 from poise_lab.trl.launch import main as launch_main
-from poise_lab.trl.processes import accelerate_command, last_checkpoint, one_sentence_if_a_process_is_lost
+from poise_lab.trl.processes import (
+    ProcessLostError,
+    accelerate_command,
+    last_checkpoint,
+    one_sentence_if_a_process_is_lost,
+)
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from support import tiny_policy  # noqa: E402
@@ -490,6 +496,52 @@ def test_folder_in_use(tmp_path, capsys):
     (tmp_path / "note").write_text("mine")
     assert main(["train", "--engine", "trl", "--steps", "2", "--out", str(tmp_path)]) == 2
     assert "is in use already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flags", [["--task", "chain_sm"], ["--task", "chain_sum", "--task-set", "nonsense=3"]])
+def test_what_is_refused_leaves_no_run_folder(tmp_path, capsys, flags):
+    out = tmp_path / "run"
+    assert main(["train", "--engine", "trl", *SMALL, "--out", str(out), *flags]) == 2
+    assert "poise-lab: " in capsys.readouterr().err and not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "step", "stays"),
+    [
+        (RuntimeError("no"), 0, False),
+        (KeyboardInterrupt(), 0, False),
+        (RuntimeError("no"), 1, True),
+        (ProcessLostError("start the same command again with --resume"), 0, True),
+        (OSError(errno.ENOSPC, "no space"), 0, True),
+    ],
+)
+def test_the_folder_is_free_again_unless_a_step_was_finished(tmp_path, monkeypatch, error, step, stays):
+    out = tmp_path / "run"
+
+    def failing(self, **_):
+        (out / "runs").mkdir()  # of TensorBoard
+        self.state.global_step = step
+        raise error
+
+    monkeypatch.setattr(PoiseTrainer, "train", failing)
+    with pytest.raises(type(error)):
+        short_run(out)
+    assert (out / "config.json").exists() == stays and out.exists() == stays
+
+
+def test_two_processes_do_not_write_one_run(whole, tmp_path, monkeypatch):
+    """A lock is held while a run is trained, and from before a resume reads anything."""
+    out = tmp_path / "run"
+
+    def others(self, **_):
+        with pytest.raises(pl.PoiseLabError, match="is being written by another process"):
+            short_run(out, resume=True)
+
+    monkeypatch.setattr(PoiseTrainer, "train", others)
+    short_run(out)
+    shutil.rmtree(out)
+    shutil.copytree(whole.folder, out)
+    short_run(out, resume=True)
 
 
 def test_resume_of_another_run(two, capsys):
