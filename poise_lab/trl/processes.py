@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import signal
 import socket
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from ..checkpoints import numbered
 from ..errors import PoiseLabError
 
 
@@ -45,8 +45,7 @@ def cpu_environment() -> dict[str, str]:
 
 def whole_checkpoints(folder: Path) -> list[Path]:
     """The whole checkpoints of a run folder, oldest first. A kill may leave one that is not whole."""
-    named = (path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name))
-    found = sorted(named, key=lambda path: int(path.name.split("-")[1]))
+    found = numbered(folder, r"checkpoint-(\d+)")
     return [path for path in found if (path / "trainer_state.json").is_file()]
 
 
