@@ -229,3 +229,25 @@ def test_names_of_the_package_in_notebooks_and_planted_answers_exist():
     names = {name for name in names if not name.startswith("poise_lab.trl.")}  # its modules need the extra scale
     assert len(names) > 20
     assert sorted(name for name in names if pydoc.locate(name) is None) == []
+
+
+def test_a_site_replaces_no_other_folder(tmp_path, monkeypatch):
+    """`python -m tools.site .` would empty the checkout."""
+    pytest.importorskip("sphinx", reason="the extra site installs it")
+    from tools import site
+
+    built = []
+    monkeypatch.setattr(site, "write_sources", lambda source: built.append(source) or sys.exit("begun"))
+    (tmp_path / "notes.txt").write_text("mine")
+    for other in (tmp_path, tmp_path / "notes.txt"):
+        with pytest.raises(SystemExit, match="holds other things than a site made by this; name a new or empty folder"):
+            site.build(other)
+    assert (tmp_path / "notes.txt").read_text() == "mine" and not built
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "site").mkdir()
+    for name in (".buildinfo", "plotly.min.js", "index.html"):
+        (tmp_path / "site" / name).touch()
+    for place in ("empty", "site", "new"):
+        with pytest.raises(SystemExit, match="begun"):
+            site.build(tmp_path / place)
+    assert len(built) == 3 and not (tmp_path / "site" / "index.html").exists()

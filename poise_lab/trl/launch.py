@@ -16,7 +16,6 @@ import dataclasses
 import importlib.metadata
 import math
 import os
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +25,7 @@ from datasets import Dataset
 from transformers import PrinterCallback, TrainerCallback
 from trl import TrlParser
 
-from ..errors import PoiseLabError, disk_is_full
+from ..errors import PoiseLabError, disk_is_full, exit_status
 from ..files import json_line, only_writer, provenance, read_json, write_json, write_text
 from ..loading import read_tokenizer
 from ..policies import Policy, load_policy
@@ -335,12 +334,11 @@ def parse(argv: list[str] | None = None) -> tuple[RunOptions, PoiseConfig]:
 
 def main(argv: list[str] | None = None) -> int:
     """`python -m poise_lab.trl`: the fields of RunOptions and PoiseConfig, as flags or from --config FILE."""
-    try:
+
+    def command() -> None:
         options, args = parse(argv)
         record = run(options, args)
-    except PoiseLabError as e:
-        print(f"poise-lab: {e}", file=sys.stderr)
-        return 2
-    if args.process_index == 0:
-        print(f"run folder {record.folder}, {record.metrics[-1]['step'] if record.metrics else 0} batches")
-    return 0
+        if args.process_index == 0:
+            print(f"run folder {record.folder}, {record.metrics[-1]['step'] if record.metrics else 0} batches")
+
+    return exit_status(command, resumes=True)

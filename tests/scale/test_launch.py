@@ -474,6 +474,35 @@ def test_one_line_for_what_the_module_is_given(tmp_path, capsys, monkeypatch, fl
     assert said.startswith("poise-lab: ") and message in said
 
 
+@pytest.mark.parametrize(
+    ("error", "status", "message"),
+    [
+        (
+            OSError(errno.ENOSPC, "no space"),
+            2,
+            "the disk is full; make room and run the same command again with --resume",
+        ),
+        (
+            PermissionError(13, "Permission denied", "a.txt"),
+            2,
+            "a.txt cannot be read or written: Permission denied; see",
+        ),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+)
+def test_one_line_for_what_ends_the_module(tmp_path, capsys, monkeypatch, error, status, message):
+    """The same as of `poise-lab`."""
+
+    def failing(options, args):
+        raise error
+
+    monkeypatch.setattr("poise_lab.trl.launch.run", failing)
+    plain = ["--output_dir", str(tmp_path / "run"), "--use_cpu", "True", "--bf16", "False", "--max_steps", "1"]
+    assert launch_main(plain) == status
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith(f"poise-lab: {message}")
+
+
 def test_several_gpus_for_one_process(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(PoiseConfig, "n_gpu", 4)
     flags = [
