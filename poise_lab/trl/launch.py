@@ -37,7 +37,7 @@ from ..tasks import TINY_TASKS, Problem, Task, TaskMixture, load_task
 from ..templates import undated
 from ..trainer import TrainConfig
 from .config import PoiseConfig, from_train_config
-from .processes import ProcessLostError, one_sentence_if_a_process_is_lost, whole_checkpoints
+from .processes import ProcessLostError, one_sentence_if_a_process_is_lost, refused_by_all, whole_checkpoints
 from .trainer import PoiseTrainer
 
 
@@ -167,12 +167,13 @@ def run(
         trainer = trainer_of(
             options, args, policy, task, Recorder(folder, updates, args.generation_batch_size), batches
         )
-        if options.resume and first:
-            write_json(folder / "config.json", config)
-        elif first:
-            claim_folder(folder, settings, made_by(args))
-            held.enter_context(only_writer(folder))
-            held.enter_context(freed_without_a_step(folder, trainer))
+        with refused_by_all():
+            if options.resume and first:
+                write_json(folder / "config.json", config)
+            elif first:
+                claim_folder(folder, settings, made_by(args))
+                held.enter_context(only_writer(folder))
+                held.enter_context(freed_without_a_step(folder, trainer))
         with one_sentence_if_a_process_is_lost(folder, args.world_size):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         trainer.accelerator.wait_for_everyone()

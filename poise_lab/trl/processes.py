@@ -11,6 +11,7 @@ import threading
 from pathlib import Path
 
 import torch
+from accelerate.utils import broadcast_object_list
 
 from ..checkpoints import numbered
 from ..errors import PoiseLabError
@@ -52,6 +53,19 @@ def whole_checkpoints(folder: Path) -> list[Path]:
 def last_checkpoint(folder: Path) -> Path | None:
     """The newest whole checkpoint of a run folder, None if there is none."""
     return (whole_checkpoints(folder) or [None])[-1]
+
+
+@contextlib.contextmanager
+def refused_by_all():
+    """What one process refuses within the context, the first, all refuse in its words, instead of waiting for it."""
+    said: list[str | None] = [None]
+    try:
+        yield
+    except PoiseLabError as e:
+        said = [str(e)]
+    broadcast_object_list(said)
+    if said[0] is not None:
+        raise PoiseLabError(said[0])
 
 
 @contextlib.contextmanager

@@ -573,6 +573,15 @@ def test_two_processes_do_not_write_one_run(whole, tmp_path, monkeypatch):
     short_run(out, resume=True)
 
 
+def test_processes_refuse_a_folder_in_the_same_words(tmp_path):
+    """None of them advises to go on with --resume in the folder of somebody else."""
+    (tmp_path / "note").write_text("mine")
+    done = launch(2, *TRAIN, tmp_path)
+    said = {line for line in done.stderr.splitlines() if line.startswith("poise-lab: ")}
+    assert said == {f"poise-lab: run folder {tmp_path} is in use already; resume it or choose another"}
+    assert done.returncode and [path.name for path in tmp_path.iterdir()] == ["note"]
+
+
 def test_resume_of_another_run(two, capsys):
     assert main(["train", "--engine", "trl", *SMALL, "--seed", "1", "--out", str(two.folder), "--resume"]) == 2
     assert "belongs to another run: train.seed is 0 there and 1 here" in capsys.readouterr().err
