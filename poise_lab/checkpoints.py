@@ -47,9 +47,15 @@ def copy_weights(parameters: Tensors, weights: Tensors) -> None:
             parameter.copy_(weights[name])
 
 
+def numbered(folder: Path, pattern: str) -> list[Path]:
+    """What is in a folder by a name whose pattern has one group, its number; in the order of the numbers."""
+    named = [(re.fullmatch(pattern, path.name), path) for path in folder.glob("*")]
+    return [path for _, path in sorted((int(match[1]), path) for match, path in named if match)]
+
+
 def saved(folder: Path) -> list[Path]:
     """The whole checkpoints in a folder, oldest first."""
-    return sorted(path for path in folder.glob("step-*") if re.fullmatch(r"step-\d{6,}", path.name))
+    return numbered(folder, r"step-(\d{6,})")
 
 
 def reached(folder: Path, steps: int) -> Path | None:

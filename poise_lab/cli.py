@@ -8,11 +8,10 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
-import sys
 import warnings
 from pathlib import Path
 
-from .errors import PoiseLabError, disk_is_full
+from .errors import PoiseLabError, exit_status
 from .flags import (
     ENGINES,
     Parser,
@@ -30,36 +29,20 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     formatwarning, warnings.formatwarning = warnings.formatwarning, _one_line
     try:
-        with warnings.catch_warnings():
-            # names that other libraries will drop are nothing that who runs a command can act on
-            warnings.simplefilter("ignore", FutureWarning)
-            if getattr(args, "resume", False) and not args.config and (args.out / "config.json").is_file():
-                args.config = args.out / "config.json"  # what no flag says is as it was
-            if getattr(args, "config", None):
-                args = with_config(parser, argv, args)
-            return args.run(args) or 0
-    except PoiseLabError as e:
-        print(f"poise-lab: {e}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:  # outside of the training loop, which saves by itself
-        print("poise-lab: interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # the reader of our output has gone away
-        return 0
-    except PermissionError as e:
-        print(
-            f"poise-lab: {e.filename or 'a file'} cannot be read or written: {e.strerror}; see whose it is",
-            file=sys.stderr,
-        )
-        return 2
-    except Exception as e:
-        if not disk_is_full(e):
-            raise
-        again = " with --resume" if hasattr(args, "resume") else ""
-        print(f"poise-lab: the disk is full; make room and run the same command again{again}", file=sys.stderr)
-        return 2
+        return exit_status(lambda: _run(parser, argv, args), resumes=hasattr(args, "resume"))
     finally:
         warnings.formatwarning = formatwarning
+
+
+def _run(parser: argparse.ArgumentParser, argv: list[str] | None, args: argparse.Namespace) -> int | None:
+    with warnings.catch_warnings():
+        # names that other libraries will drop are nothing that who runs a command can act on
+        warnings.simplefilter("ignore", FutureWarning)
+        if getattr(args, "resume", False) and not args.config and (args.out / "config.json").is_file():
+            args.config = args.out / "config.json"  # what no flag says is as it was
+        if getattr(args, "config", None):
+            args = with_config(parser, argv, args)
+        return args.run(args)
 
 
 def _one_line(message, *where, **more) -> str:

@@ -94,8 +94,8 @@ def check_weights(name: str, source: str | Path, model: PreTrainedModel, info: d
     """See to it that a model has the weights of its files; what a library has changed in them is read again.
 
     Raises PoiseLabError if weights were not in the files, and so are random, or in another shape, or more layers than
-    the model has, or as whole numbers, whose scales are not known, or in a code that transformers does not know, or if
-    they cannot be read again.
+    the model has, or as whole numbers, whose scales are not known, or in a code that transformers does not know, or
+    NaN, or if they cannot be read again.
     """
     code = getattr(model.config, "quantization_config", None)
     # transformers warns in a log, and takes them for plain numbers
@@ -113,13 +113,20 @@ def check_weights(name: str, source: str | Path, model: PreTrainedModel, info: d
         "are in its files, but not in a model of its config": foreign,
     }
     if not any(refused.values()) and not getattr(model, "hf_quantizer", None):
-        whole, changed = [], False
+        whole, no_numbers, changed = [], [], False
         for key, mine, held in _both(source, model):
             if mine.is_floating_point() and not held.is_floating_point():
                 whole.append(key)
             elif not _same(mine, held):
+                if held.to(mine.dtype).isnan().any():  # never the same as itself
+                    no_numbers.append(key)
                 mine.copy_(held)
                 changed = True
+        if no_numbers:
+            raise PoiseLabError(
+                f"policy {name!r}: {len(no_numbers)} weights are not finite (NaN) in its files, such as {no_numbers[0]!r}; "
+                "take files from before the loss became NaN, or fetch them again"
+            )
         refused["are whole numbers in its files, without their scales"] = whole
         refused["are changed while transformers loads them"] = [
             key for key, mine, held in (_both(source, model) if changed else ()) if not _same(mine, held)

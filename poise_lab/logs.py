@@ -18,7 +18,8 @@ class Log:
     """Called with the metrics of each step, as `Trainer` does with `on_step`; `close` at the end.
 
     name: one of LOGS. run: a run folder, whose name and settings the log has; TensorBoard's files and wandb's lie in its
-    folder `logs`, trackio keeps a place of its own. wandb stays offline unless WANDB_MODE says otherwise.
+    folder `logs`, trackio keeps a place of its own. wandb stays offline unless WANDB_MODE says otherwise. A
+    resumed run goes on in trackio by its name, in wandb online by the id in WANDB_RUN_ID.
 
     Raises PoiseLabError at once if the library is missing.
     """
@@ -53,7 +54,9 @@ class Log:
         how = {"resume": "allow"}
         if self.name == "wandb":
             (self.run / "logs").mkdir(exist_ok=True)
-            how = {"dir": str(self.run / "logs"), "mode": os.environ.get("WANDB_MODE", "offline")}
+            mode = os.environ.get("WANDB_MODE", "offline")
+            # offline each start is a run of its own, and wandb would warn that it resumes none
+            how = {"dir": str(self.run / "logs"), "mode": mode} | ({} if mode == "offline" else how)
         library.init(project="poise-lab", name=self.run.name, config=read_json(self.run / "config.json"), **how)
         return lambda figures, step: library.log(figures, step=step), library.finish
 

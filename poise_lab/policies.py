@@ -241,7 +241,8 @@ class Policy:
     def save(self, folder: str | Path) -> None:
         """Write config, safetensors weights, tokenizer, and how it is spoken to, to a folder that `load_policy` reads.
 
-        All of it or nothing: a folder that a kill or a full disk has cut off would be spoken to in another way.
+        All of it or nothing, since a part would be spoken to in another way: an error leaves what was there, and a kill
+        while a folder that is there is replaced leaves one without config.json, which is not loaded.
         An adapter is merged into the weights. Raises PoiseLabError where it cannot be (`ways.merged`).
         """
         with whole_folder(

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from .errors import PoiseLabError
-from .files import check_writable, read_json, write_json
+from .files import LOCK, as_json, check_writable, only_writer, read_json, write_text
 from .policies import SPOKEN, Policy
 from .rollouts import leave_one_out_mean
 from .stats import agreement, mean_interval, variance_reduction
@@ -235,11 +235,15 @@ def claim_folder(folder: Path, settings: dict, made: dict) -> None:
 
     Raises PoiseLabError for a folder in use, one that cannot be written, or settings that JSON cannot hold.
     """
-    partial = "config.json.partial"  # all that a run leaves if it is killed while it claims its folder
+    ours = {"config.json.partial", LOCK}  # all that a run leaves if it is killed while it claims its folder
     try:
-        if folder.exists() and (not folder.is_dir() or any(f.name != partial for f in folder.iterdir())):
-            raise PoiseLabError(f"run folder {folder} is in use already; resume it or choose another")
-        write_json(folder / "config.json", {**settings, **made})
+        text = as_json({**settings, **made})
+        if not folder.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+        with only_writer(folder):  # of two starts at once one finds the other here, or its config.json
+            if not folder.is_dir() or any(f.name not in ours for f in folder.iterdir()):
+                raise PoiseLabError(f"run folder {folder} is in use already; resume it or choose another")
+            write_text(folder / "config.json", text)
     except OSError as e:
         raise PoiseLabError(f"run folder {folder} cannot be written: {e.strerror}") from None
     except TypeError as e:
@@ -274,7 +278,7 @@ def resumed_config(folder: Path, settings: dict) -> dict:
 
 def free_folder(folder: Path) -> None:
     """Take away what a run that finished no step has left; a link, and files of others, stay."""
-    for name in ("checkpoints", "logs"):
+    for name in ("checkpoints", "logs", "runs", "wandb", "completions"):  # the last three are TRL's
         shutil.rmtree(folder / name, ignore_errors=True)
     for name in ("config.json", "metrics.jsonl", "samples.jsonl"):
         (folder / name).unlink(missing_ok=True)

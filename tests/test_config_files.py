@@ -179,8 +179,10 @@ def test_a_missing_library_is_one_sentence_at_once(tmp_path, capfd, monkeypatch)
     assert capfd.readouterr().err == "poise-lab: the log 'wandb' needs the library of that name: pip install wandb\n"
 
 
-@pytest.mark.parametrize("name", ["trackio", "wandb"])
-def test_a_tracker_gets_settings_and_every_step(tmp_path, monkeypatch, name):
+@pytest.mark.parametrize(
+    ("name", "mode", "resume"), [("trackio", None, "allow"), ("wandb", None, None), ("wandb", "online", "allow")]
+)
+def test_a_tracker_gets_settings_and_every_step(tmp_path, monkeypatch, name, mode, resume):
     """With a stand-in that has the three calls of both libraries."""
     told = []
     stand_in = types.ModuleType(name)
@@ -190,12 +192,15 @@ def test_a_tracker_gets_settings_and_every_step(tmp_path, monkeypatch, name):
     stand_in.finish = lambda: told.append("end")
     monkeypatch.setitem(sys.modules, name, stand_in)
     monkeypatch.delenv("WANDB_MODE", raising=False)
+    if mode:
+        monkeypatch.setenv("WANDB_MODE", mode)
     assert train(tmp_path / "r", "--log", name, "--steps", 2, *SMALL) == 0
     (_, how), *steps, end = told
     assert how["name"] == "r" and how["config"] == pl.read_run(tmp_path / "r").config and end == "end"
     assert [step for step, _ in steps] == [0, 1, 2]
     assert [{"step": step, **values} for step, values in steps] == pl.read_run(tmp_path / "r").metrics
-    assert how.get("mode") == {"wandb": "offline"}.get(name) and "WANDB_MODE" not in os.environ
+    assert how.get("mode") == (mode or {"wandb": "offline"}.get(name)) and os.environ.get("WANDB_MODE") == mode
+    assert how.get("resume") == resume  # wandb would warn offline, where it cannot
 
 
 def test_tensorboard_reads_what_is_written(tmp_path):

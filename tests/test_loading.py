@@ -52,6 +52,14 @@ def test_what_cannot_be_read_again_is_refused(folder, monkeypatch):
     assert "weights are changed while transformers loads them, such as 'model" in refusal(folder)
 
 
+def test_weights_that_are_no_numbers_are_named_so(folder):
+    weights = load_file(folder / "model.safetensors")
+    weights["model.norm.weight"][2] = torch.nan
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    said = "1 weights are not finite (NaN) in its files, such as 'model.norm.weight'; take files from before the loss"
+    assert said in refusal(folder)
+
+
 def test_experts_that_are_put_together_are_compared_too(tmp_path):
     policy = zoo_policy("mixtral", dict(num_local_experts=4, num_experts_per_tok=2))
     policy.save(tmp_path)

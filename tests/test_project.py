@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import pydoc
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -74,7 +76,10 @@ def test_conda_environment_installs_what_pyproject_says(file):
     assert "pip" in conda and set(section) == {"pip"}
     (python,) = (d for d in conda if d.startswith("python="))
     assert SpecifierSet(PROJECT["requires-python"]).contains(python.split("=")[1] + ".0")
-    assert set(conda) == {"pip", python}  # all requirements come from pyproject, through pip
+    compiled = (
+        f"pycosat={constraints()['pycosat']}"  # which has no wheel: conda brings it, so that no compiler is needed
+    )
+    assert set(conda) == {"pip", python, compiled}  # all other requirements come from pyproject, through pip
     lines = list(section["pip"])
     if file.startswith("."):  # the same, with the small build of torch; paths are from where the file lies
         index, torch = lines.pop(0), Requirement(lines.pop(0))
@@ -91,6 +96,43 @@ def test_make_and_readme_install_the_same():
     for text in (makefile, readme, guide):
         assert re.search(r"-c constraints\.txt -e [\"']?\.\[dev\]", text)
     assert PROJECT["requires-python"].removeprefix(">=") in readme
+
+
+@pytest.mark.parametrize(
+    "page",
+    ["README.md", *(f"notebooks/{name}.md" for name in ("GUIDE", "INSTRUCTORS", "STUDENTS", "assignments/START"))],
+)
+def test_where_it_is_said_how_to_install_a_compiler_is_named(page):
+    """pycosat, which reasoning-gym needs, is built by pip."""
+    text = " ".join((ROOT / page).read_text(encoding="utf-8").split())
+    assert "C compiler" in text
+    by_link = page in ("notebooks/GUIDE.md", "notebooks/INSTRUCTORS.md")
+    for words in ("[the front page](../README.md",) if by_link else ("pycosat", "build-essential python3-dev", "xcode-select --install", "Build Tools for Visual Studio"):  # fmt: skip
+        assert words in text
+
+
+@pytest.mark.parametrize("target", [".venv/.installed", ".venv-scale/.installed", ".venv-vllm/.installed"])
+def test_make_refuses_an_old_python_and_begins_anew_with_another(tmp_path, target):
+    """What the wrong interpreter has left in the folder is gone, so that the right one is not misled by it."""
+    for name in ("Makefile", "pyproject.toml", "constraints.txt", "tests/vllm_cpu/requirements.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    left = tmp_path / target.split("/")[0] / "bin" / "left-behind"
+    left.parent.mkdir(parents=True)
+    left.touch()
+    first = f'case "$1" in -c) exec {sys.executable} -c "import sys; sys.version_info = $VERSION; $2";; esac'
+    (tmp_path / "python").write_text(f'#!/bin/sh\n{first}\nshift 2; exec {sys.executable} -m venv --without-pip "$@"\n')
+    (tmp_path / "python").chmod(0o755)
+
+    def make(version):
+        command = ["make", target, f"PYTHON={tmp_path / 'python'}"]  # ends where pip would begin
+        return subprocess.run(command, cwd=tmp_path, env={"PATH": os.environ["PATH"], "VERSION": version}, capture_output=True, text=True)  # fmt: skip
+
+    old = make("(3, 10, 9)")
+    assert old.returncode and "is older than Python 3.11; name another, such as make" in old.stderr
+    assert "PYTHON=python3.12" in old.stderr and left.exists()
+    assert "No module named pip" in make("(3, 11, 0)").stderr
+    assert not left.exists() and (left.parent / "python").exists()
 
 
 def test_commands_of_the_readme_exist():
@@ -187,3 +229,25 @@ def test_names_of_the_package_in_notebooks_and_planted_answers_exist():
     names = {name for name in names if not name.startswith("poise_lab.trl.")}  # its modules need the extra scale
     assert len(names) > 20
     assert sorted(name for name in names if pydoc.locate(name) is None) == []
+
+
+def test_a_site_replaces_no_other_folder(tmp_path, monkeypatch):
+    """`python -m tools.site .` would empty the checkout."""
+    pytest.importorskip("sphinx", reason="the extra site installs it")
+    from tools import site
+
+    built = []
+    monkeypatch.setattr(site, "write_sources", lambda source: built.append(source) or sys.exit("begun"))
+    (tmp_path / "notes.txt").write_text("mine")
+    for other in (tmp_path, tmp_path / "notes.txt"):
+        with pytest.raises(SystemExit, match="holds other things than a site made by this; name a new or empty folder"):
+            site.build(other)
+    assert (tmp_path / "notes.txt").read_text() == "mine" and not built
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "site").mkdir()
+    for name in (".buildinfo", "plotly.min.js", "index.html"):
+        (tmp_path / "site" / name).touch()
+    for place in ("empty", "site", "new"):
+        with pytest.raises(SystemExit, match="begun"):
+            site.build(tmp_path / place)
+    assert len(built) == 3 and not (tmp_path / "site" / "index.html").exists()

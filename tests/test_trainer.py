@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from support import ToyProblem, ToyTask, assert_close, tiny_policy
 
 import poise_lab as pl
-from poise_lab import checkpoints, files
+from poise_lab import checkpoints, files, runs
 from poise_lab.cli import main
 from poise_lab.errors import NotFiniteError
 from poise_lab.runs import read_metrics
@@ -533,6 +533,22 @@ def test_used_folder(tmp_path):
     trainer(tmp_path / "empty")
 
 
+@pytest.mark.parametrize("locks", [files.fcntl, None], ids=["folder", "file"])
+def test_two_starts_at_once_do_not_get_one_folder(tmp_path, monkeypatch, locks):
+    """Both have seen it empty: the second comes while the first writes config.json."""
+    write = runs.write_text
+
+    def second(path, text):
+        with pytest.raises(pl.PoiseLabError, match="is being written by another process"):
+            trainer(tmp_path / "r", learning_rate=1.0)
+        write(path, text)
+
+    monkeypatch.setattr(files, "fcntl", locks)
+    monkeypatch.setattr(runs, "write_text", second)
+    trainer(tmp_path / "r")
+    assert json.loads((tmp_path / "r" / "config.json").read_text())["train"]["learning_rate"] != 1.0
+
+
 def test_unwritable_folder(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(pl.PoiseLabError, match="cannot be written"):
@@ -602,8 +618,13 @@ def test_folders_beside_the_checkpoints_are_not_checkpoints(tmp_path):
     assert_same_run(tmp_path / "r", tmp_path / "whole")
 
 
-def test_two_processes_do_not_write_one_run(tmp_path):
-    """A lock is held while a run is trained and while it is taken up; a Trainer that others have overtaken says so."""
+@pytest.mark.parametrize("locks", [files.fcntl, None], ids=["folder", "file"])
+def test_two_processes_do_not_write_one_run(tmp_path, monkeypatch, locks):
+    """A lock is held while a run is trained and while it is taken up; a Trainer that others have overtaken says so.
+
+    Where a system locks no folders, it is a file in it.
+    """
+    monkeypatch.setattr(files, "fcntl", locks)
     trainer(tmp_path / "r", steps=2).run()
     late = trainer(tmp_path / "r", resume=True)
     before = (tmp_path / "r" / "metrics.jsonl").read_bytes()

@@ -60,8 +60,13 @@ PAPER = """@media print {
 
 
 def build(folder: str | Path) -> None:
-    """Write the site into a folder, whose content it replaces."""
+    """Write the site into a folder: a new or empty one, or one with a site of this course, which it replaces.
+
+    Exits with a sentence for any other.
+    """
     folder = Path(folder)
+    if folder.exists() and not (folder.is_dir() and (is_site(folder) or not any(folder.iterdir()))):
+        raise SystemExit(f"{folder} holds other things than a site made by this; name a new or empty folder")
     shutil.rmtree(folder, ignore_errors=True)
     with tempfile.TemporaryDirectory() as workspace:
         source = Path(workspace, "source")
@@ -78,6 +83,11 @@ def build(folder: str | Path) -> None:
         app.build()
         if app.statuscode:
             raise SystemExit(app.statuscode)
+
+
+def is_site(folder: Path) -> bool:
+    """Whether a folder holds what `build` writes: Sphinx's note of a build beside the plotly.js of the figures."""
+    return (folder / ".buildinfo").is_file() and (folder / "plotly.min.js").is_file()
 
 
 def write_sources(source: Path) -> dict[str, list[str]]:

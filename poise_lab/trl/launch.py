@@ -16,8 +16,8 @@ import dataclasses
 import importlib.metadata
 import math
 import os
-import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
@@ -25,19 +25,19 @@ from datasets import Dataset
 from transformers import PrinterCallback, TrainerCallback
 from trl import TrlParser
 
-from ..errors import PoiseLabError
-from ..files import json_line, provenance, read_json, write_json, write_text
+from ..errors import PoiseLabError, disk_is_full, exit_status
+from ..files import json_line, only_writer, provenance, read_json, write_json, write_text
 from ..loading import read_tokenizer
-from ..policies import load_policy
+from ..policies import Policy, load_policy
 from ..process import without_bars
-from ..runs import RunRecord, claim_folder, read_metrics, resumed_config
+from ..runs import RunRecord, claim_folder, free_folder, read_metrics, resumed_config
 from ..sampler import step_seed
 from ..sources import BUNDLED, SOURCES
-from ..tasks import TINY_TASKS, Problem, load_task
+from ..tasks import TINY_TASKS, Problem, Task, TaskMixture, load_task
 from ..templates import undated
 from ..trainer import TrainConfig
 from .config import PoiseConfig, from_train_config
-from .processes import one_sentence_if_a_process_is_lost, whole_checkpoints
+from .processes import ProcessLostError, one_sentence_if_a_process_is_lost, refused_by_all, whole_checkpoints
 from .trainer import PoiseTrainer
 
 
@@ -139,7 +139,8 @@ def run(
     train: further settings to keep in config.json. spoken: how the policy is spoken to, as `load_policy` takes it;
         None is left to the policy. task_settings: as `load_task` takes them.
 
-    Raises PoiseLabError for a run folder in use, nothing to resume, or a policy that cannot be loaded.
+    Raises PoiseLabError for a run folder in use, nothing to resume, or a policy that cannot be loaded; before the first
+    step it leaves the folder free.
     """
     folder = Path(args.output_dir)
     batches, updates = batches_of(args)
@@ -155,20 +156,68 @@ def run(
         **{name: getattr(policy, name) for name in spoken}, "tags": args.poise_tags, "train": train,
         "baseline": {**args.baseline().settings(), "layer": args.poise_layer, "pool": args.poise_pool},
     }  # fmt: skip
-    checkpoint = reached_checkpoint(folder, updates) if options.resume else None
-    if args.process_index == 0:
-        made = {"processes": args.world_size, "device": args.device.type, **provenance()}
-        made["versions"] |= {name: importlib.metadata.version(name) for name in ("trl", "accelerate")}
-        if options.resume:
-            write_json(folder / "config.json", resumed_config(folder, settings))
-        else:
-            claim_folder(folder, settings, made)
+    first = args.process_index == 0
+    with contextlib.ExitStack() as held:
+        if options.resume and first:  # one writer, before anything is read of what the run goes on with
+            held.enter_context(only_writer(folder))
+            config = resumed_config(folder, settings)
+        checkpoint = reached_checkpoint(folder, updates) if options.resume else None
+        args.eval_on_start = args.eval_strategy != "no" and checkpoint is None
+        task = load_task(options.task, **(task_settings or {}))
+        trainer = trainer_of(
+            options, args, policy, task, Recorder(folder, updates, args.generation_batch_size), batches
+        )
+        with refused_by_all():
+            if options.resume and first:
+                write_json(folder / "config.json", config)
+            elif first:
+                claim_folder(folder, settings, made_by(args))
+                held.enter_context(only_writer(folder))
+                held.enter_context(freed_without_a_step(folder, trainer))
+        with one_sentence_if_a_process_is_lost(folder, args.world_size):
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        trainer.accelerator.wait_for_everyone()
+        return RunRecord(folder, read_json(folder / "config.json"), read_metrics(folder))
 
+
+def made_by(args: PoiseConfig) -> dict:
+    """What config.json says of how a run was begun."""
+    made = {"processes": args.world_size, "device": args.device.type, **provenance()}
+    made["versions"] |= {name: importlib.metadata.version(name) for name in ("trl", "accelerate")}
+    return made
+
+
+@contextlib.contextmanager
+def freed_without_a_step(folder: Path, trainer: PoiseTrainer) -> Iterator[None]:
+    """Within the context, an error before the first step leaves the run folder free, as `poise_lab.Trainer` does.
+
+    Where a process is lost, the sentence says to go on with --resume; a full disk is made room on, and the same.
+    """
+    try:
+        yield
+    except BaseException as e:  # Ctrl-C among them
+        if trainer.state.global_step == 0 and not isinstance(e, ProcessLostError) and not disk_is_full(e):
+            free_folder(folder)
+        raise
+
+
+def trainer_of(
+    options: RunOptions,
+    args: PoiseConfig,
+    policy: Policy | None,
+    task: Task | TaskMixture,
+    recorder: Recorder,
+    batches: int,
+) -> PoiseTrainer:
+    """A trainer for so many batches of a task's problems, which are those of the seed. Writes nothing.
+
+    policy: None is one that transformers loads. Raises PoiseLabError for what TRL refuses.
+    """
     if policy:
         policy.model.generation_config.eos_token_id = policy.eos_token_ids  # after examples a newline is one
         args.poise_tags = list(policy.tags)
     tokenizer = policy.tokenizer if policy else read_tokenizer(options.policy, options.policy)
-    task = load_task(options.task, **(task_settings or {}))
+    per_batch = args.generation_batch_size // args.num_generations
     held_out = task.sample(options.eval_prompts, step_seed(args.seed, 0, "held-out"))
     problems = [
         problem
@@ -192,12 +241,11 @@ def run(
         return Dataset.from_list([{"prompt": p, "index": first + i, "task": part[i].task} for i, p in enumerate(asked)])
 
     args.shuffle_dataset = False  # the problems of a step are those of the seed
-    args.eval_on_start = args.eval_strategy != "no" and checkpoint is None
     try:
         trainer = PoiseTrainer(
             policy.model if policy else options.policy, right, args, rows(problems, 0),
             eval_dataset=rows(held_out, len(problems)) if args.eval_strategy != "no" else None,
-            processing_class=tokenizer, callbacks=[Recorder(folder, updates, args.generation_batch_size)],
+            processing_class=tokenizer, callbacks=[recorder],
         )  # fmt: skip
     except (ValueError, OSError) as e:  # TRL's own refusals
         raise one_line(e) from e
@@ -207,10 +255,7 @@ def run(
     if template:  # of the prompts; the tokenizer that is saved keeps its own
         trainer.chat_template = undated(template)
         trainer.chat_template_kwargs |= policy.template_args if policy else {}
-    with one_sentence_if_a_process_is_lost(folder, args.world_size):
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    trainer.accelerator.wait_for_everyone()
-    return RunRecord(folder, read_json(folder / "config.json"), read_metrics(folder))
+    return trainer
 
 
 def prompt_of(problem: Problem, policy, tokenizer):
@@ -290,12 +335,11 @@ def parse(argv: list[str] | None = None) -> tuple[RunOptions, PoiseConfig]:
 
 def main(argv: list[str] | None = None) -> int:
     """`python -m poise_lab.trl`: the fields of RunOptions and PoiseConfig, as flags or from --config FILE."""
-    try:
+
+    def command() -> None:
         options, args = parse(argv)
         record = run(options, args)
-    except PoiseLabError as e:
-        print(f"poise-lab: {e}", file=sys.stderr)
-        return 2
-    if args.process_index == 0:
-        print(f"run folder {record.folder}, {record.metrics[-1]['step'] if record.metrics else 0} batches")
-    return 0
+        if args.process_index == 0:
+            print(f"run folder {record.folder}, {record.metrics[-1]['step'] if record.metrics else 0} batches")
+
+    return exit_status(command, resumes=True)

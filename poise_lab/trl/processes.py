@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import signal
 import socket
 import sys
@@ -12,8 +11,14 @@ import threading
 from pathlib import Path
 
 import torch
+from accelerate.utils import broadcast_object_list
 
+from ..checkpoints import numbered
 from ..errors import PoiseLabError
+
+
+class ProcessLostError(PoiseLabError):
+    """Another process of the run was lost; what this one has written is gone on with."""
 
 
 def free_port() -> int:
@@ -41,14 +46,26 @@ def cpu_environment() -> dict[str, str]:
 
 def whole_checkpoints(folder: Path) -> list[Path]:
     """The whole checkpoints of a run folder, oldest first. A kill may leave one that is not whole."""
-    named = (path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name))
-    found = sorted(named, key=lambda path: int(path.name.split("-")[1]))
+    found = numbered(folder, r"checkpoint-(\d+)")
     return [path for path in found if (path / "trainer_state.json").is_file()]
 
 
 def last_checkpoint(folder: Path) -> Path | None:
     """The newest whole checkpoint of a run folder, None if there is none."""
     return (whole_checkpoints(folder) or [None])[-1]
+
+
+@contextlib.contextmanager
+def refused_by_all():
+    """What one process refuses within the context, the first, all refuse in its words, instead of waiting for it."""
+    said: list[str | None] = [None]
+    try:
+        yield
+    except PoiseLabError as e:
+        said = [str(e)]
+    broadcast_object_list(said)
+    if said[0] is not None:
+        raise PoiseLabError(said[0])
 
 
 @contextlib.contextmanager
@@ -87,7 +104,7 @@ def one_sentence_if_a_process_is_lost(folder: Path, processes: int):
         if not (isinstance(e, torch.distributed.DistError) or any(word in str(e).lower() for word in words)):
             raise
         reason = f"another process of the run was lost or stopped answering ({str(e).strip().splitlines()[0]})"
-        raise PoiseLabError(how_to_go_on(reason)) from None
+        raise ProcessLostError(how_to_go_on(reason)) from None
     finally:
         signal.signal(signal.SIGTERM, before[0])
         signal.set_wakeup_fd(before[1])

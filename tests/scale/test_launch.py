@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -38,7 +39,12 @@ from poise_lab.trl.launch import (
     train,
 )
 from poise_lab.trl.launch import main as launch_main
-from poise_lab.trl.processes import accelerate_command, last_checkpoint, one_sentence_if_a_process_is_lost
+from poise_lab.trl.processes import (
+    ProcessLostError,
+    accelerate_command,
+    last_checkpoint,
+    one_sentence_if_a_process_is_lost,
+)
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from support import tiny_policy  # noqa: E402
@@ -468,6 +474,35 @@ def test_one_line_for_what_the_module_is_given(tmp_path, capsys, monkeypatch, fl
     assert said.startswith("poise-lab: ") and message in said
 
 
+@pytest.mark.parametrize(
+    ("error", "status", "message"),
+    [
+        (
+            OSError(errno.ENOSPC, "no space"),
+            2,
+            "the disk is full; make room and run the same command again with --resume",
+        ),
+        (
+            PermissionError(13, "Permission denied", "a.txt"),
+            2,
+            "a.txt cannot be read or written: Permission denied; see",
+        ),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+)
+def test_one_line_for_what_ends_the_module(tmp_path, capsys, monkeypatch, error, status, message):
+    """The same as of `poise-lab`."""
+
+    def failing(options, args):
+        raise error
+
+    monkeypatch.setattr("poise_lab.trl.launch.run", failing)
+    plain = ["--output_dir", str(tmp_path / "run"), "--use_cpu", "True", "--bf16", "False", "--max_steps", "1"]
+    assert launch_main(plain) == status
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith(f"poise-lab: {message}")
+
+
 def test_several_gpus_for_one_process(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(PoiseConfig, "n_gpu", 4)
     flags = [
@@ -490,6 +525,61 @@ def test_folder_in_use(tmp_path, capsys):
     (tmp_path / "note").write_text("mine")
     assert main(["train", "--engine", "trl", "--steps", "2", "--out", str(tmp_path)]) == 2
     assert "is in use already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flags", [["--task", "chain_sm"], ["--task", "chain_sum", "--task-set", "nonsense=3"]])
+def test_what_is_refused_leaves_no_run_folder(tmp_path, capsys, flags):
+    out = tmp_path / "run"
+    assert main(["train", "--engine", "trl", *SMALL, "--out", str(out), *flags]) == 2
+    assert "poise-lab: " in capsys.readouterr().err and not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "step", "stays"),
+    [
+        (RuntimeError("no"), 0, False),
+        (KeyboardInterrupt(), 0, False),
+        (RuntimeError("no"), 1, True),
+        (ProcessLostError("start the same command again with --resume"), 0, True),
+        (OSError(errno.ENOSPC, "no space"), 0, True),
+    ],
+)
+def test_the_folder_is_free_again_unless_a_step_was_finished(tmp_path, monkeypatch, error, step, stays):
+    out = tmp_path / "run"
+
+    def failing(self, **_):
+        (out / "runs").mkdir()  # of TensorBoard
+        self.state.global_step = step
+        raise error
+
+    monkeypatch.setattr(PoiseTrainer, "train", failing)
+    with pytest.raises(type(error)):
+        short_run(out)
+    assert (out / "config.json").exists() == stays and out.exists() == stays
+
+
+def test_two_processes_do_not_write_one_run(whole, tmp_path, monkeypatch):
+    """A lock is held while a run is trained, and from before a resume reads anything."""
+    out = tmp_path / "run"
+
+    def others(self, **_):
+        with pytest.raises(pl.PoiseLabError, match="is being written by another process"):
+            short_run(out, resume=True)
+
+    monkeypatch.setattr(PoiseTrainer, "train", others)
+    short_run(out)
+    shutil.rmtree(out)
+    shutil.copytree(whole.folder, out)
+    short_run(out, resume=True)
+
+
+def test_processes_refuse_a_folder_in_the_same_words(tmp_path):
+    """None of them advises to go on with --resume in the folder of somebody else."""
+    (tmp_path / "note").write_text("mine")
+    done = launch(2, *TRAIN, tmp_path)
+    said = {line for line in done.stderr.splitlines() if line.startswith("poise-lab: ")}
+    assert said == {f"poise-lab: run folder {tmp_path} is in use already; resume it or choose another"}
+    assert done.returncode and [path.name for path in tmp_path.iterdir()] == ["note"]
 
 
 def test_resume_of_another_run(two, capsys):
