@@ -247,3 +247,17 @@ def test_tables_of_the_results_are_those_of_their_studies(tmp_path):
         (tmp_path / "RESULTS.md").write_text(text, encoding="utf-8")
         catalogue.refresh(tmp_path / "RESULTS.md", study.mark, study.quote(pl.data_dir() / study.folder))
         assert (tmp_path / "RESULTS.md").read_text(encoding="utf-8") == text
+
+
+@pytest.mark.parametrize(
+    "text", ["a\nb\n", "a\n<!-- x -->\nold\n", "a\n<!-- /x -->\n<!-- x -->\nb\n", "<!-- x -->\n<!-- /x -->\n" * 2]
+)
+def test_a_page_without_both_marks_is_left_as_it_is(tmp_path, text):
+    page = tmp_path / "RESULTS.md"
+    page.write_text(text, encoding="utf-8")
+    with pytest.raises(pl.PoiseLabError, match="RESULTS.md must hold the lines <!-- x --> and <!-- /x --> once each"):
+        catalogue.refresh(page, "x", "new")
+    assert page.read_text(encoding="utf-8") == text
+    page.write_text("a\n<!-- x -->\nold\n<!-- /x -->\nb\n", encoding="utf-8")
+    catalogue.refresh(page, "x", "new")
+    assert page.read_text(encoding="utf-8") == "a\n<!-- x -->\nnew\n<!-- /x -->\nb\n"
