@@ -254,6 +254,5 @@ def says(out: Path) -> str:
         | {column: mean_interval(values) for column, values in each.items()}
         for label, each in ends(out).items()
     ]
-    return "\n\n".join(
-        format_table(table) for table in (sorted(rows, key=lambda row: -row["sampled accuracy"][0]), counts(out))
-    )
+    table = format_table(sorted(rows, key=lambda row: -row["sampled accuracy"][0]))
+    return f"{table}\n\n{format_table(counts(out))}" if rows else table

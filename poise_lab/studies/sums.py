@@ -22,6 +22,7 @@ from ..internals import read_internals
 from ..policies import load_policy
 from ..probe import ValueProbe
 from ..process import timed
+from ..runs import format_table
 from ..sources import data_dir
 from ..stats import agreement, mean_interval, value_spread
 from ..tasks import load_task
@@ -102,6 +103,8 @@ def _runs(found: dict) -> list[dict]:
 
 def says(out: Path) -> str:
     """r of the recorded seeds, and how long a seed took."""
+    if not (out / FILE).is_file():
+        return format_table([])
     runs = read_json(out / FILE)["runs"]
     r = "{:.3f} [{:.3f}, {:.3f}]".format(*mean_interval([run["r"] for run in runs]))
     return f"r {r} over {len(runs)} seeds, at most {max(run['seconds'] for run in runs):.0f} s each"
