@@ -15,6 +15,7 @@ from pathlib import Path
 from .errors import PoiseLabError, disk_is_full
 from .flags import (
     ENGINES,
+    Command,
     Parser,
     add_config_flags,
     add_speech_flags,
@@ -77,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="poise-lab", description="RL with value estimates from the actor's own states")
     parser.add_argument("--version", action="version", version=f"poise-lab {__version__}")
     parser.set_defaults(parser=parser)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Command)
 
     def command(name, run, help):
         added = commands.add_parser(name, help=help)

@@ -195,6 +195,9 @@ def test_compare_and_report_of_what_is_no_run(capfd, tmp_path, runs):
         (["report", "r", "-o", "x", "--colour=red"], "unknown flag --colour=red (see poise-lab report --help)"),
         (["train", "--steps", "many", "--out", "r"], "argument --steps: invalid int value: 'many'"),
         (["train"], "required: --out"),
+        (["train", "--out", "r", "poise"], "unexpected argument poise (see poise-lab train --help)"),
+        (["export", "r", "out", "more"], "unexpected argument more (see poise-lab export --help)"),
+        (["compare", "r", "--jsn", "r"], "unknown flag --jsn; did you mean --json?"),
         ([], "required: COMMAND"),
         (["nosuch"], "invalid choice: 'nosuch'"),
     ],
@@ -446,6 +449,15 @@ def test_compare_prints_the_table(capfd, runs):
         ["rloo x2", "1"],
     ]
     assert lines[3][lines[0].index("probe r")] == "-"
+
+
+def test_runs_may_stand_on_both_sides_of_a_flag(capfd, tmp_path, runs):
+    one, other = runs / "poise-0", runs / "rloo-0"
+    assert main(["compare", str(one), "--json", str(other)]) == 0
+    assert [row["run"] for row in json.loads(capfd.readouterr().out)] == ["poise x2", "rloo x2"]
+    assert main(["report", str(one), "-o", str(tmp_path / "x.html"), str(other)]) == 0
+    assert "rloo x2" in (tmp_path / "x.html").read_text()
+    assert main(["report", "-o", str(tmp_path / "y.html"), str(one), str(other)]) == 0
 
 
 def test_compare_by_hand(tmp_path):
