@@ -402,6 +402,8 @@ def test_a_corrected_deadline_and_extensions_reach_what_is_collected_and_graded(
     assert late() == ["ann_1"]
     (tmp_path / "roster.csv").write_text(roster.replace("0,5", "1"))
     assert late() == []
+    (tmp_path / "roster.csv").write_text(roster.replace("0,5;", "1;0"))  # that of the assignment counts, 0 too
+    assert late() == ["ann_1"]
     (tmp_path / "roster.csv").write_text(roster.replace("0,5", "Friday"))
     with pytest.raises(course.PoiseLabError, match="roster.csv, ann_1: 'Friday' is no number of days"):
         late()
