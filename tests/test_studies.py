@@ -8,13 +8,14 @@ import shutil
 import types
 
 import pytest
+from support import tiny_policy
 
 import poise_lab as pl
 from poise_lab.cli import main
 from poise_lab.files import check_writable
 from poise_lab.sampler import step_seed
 from poise_lab.show.samples import recorded_pairs
-from poise_lab.studies import catalogue, pairs, trained
+from poise_lab.studies import arena, catalogue, pairs, trained
 
 SMALL = "--steps 1 --prompts 4 --minibatches 2 --eval-prompts 4 --eval-responses 2 --max-new-tokens 8"
 
@@ -211,6 +212,16 @@ def test_pairs_are_read_before_and_after_training(tmp_path, monkeypatch, bundled
         assert set(shown.responses[0].measures) == {"entropy", "log p", "value", "pull"} and shown.source == "value"
     measured = [[one.measures for shown in reading for one in shown.responses] for reading in (before, after)]
     assert measured[0] != measured[1], "the update changed nothing"
+
+
+def test_held_out_problems_of_a_run_are_those_of_its_task_s_settings(tmp_path, monkeypatch):
+    task = pl.load_task("chain_sum", min_terms=4, max_terms=4)
+    config = pl.TrainConfig(seed=3, eval_prompts=5, layer=1)
+    trainer = pl.Trainer(tiny_policy(), task, pl.make_baseline("rloo"), config, out=tmp_path / "r", progress=False)
+    monkeypatch.setattr(arena, "load_policy", lambda run: None)
+    _, problems, config = arena.finished(tmp_path / "r")
+    assert [p.question for p in problems] == [p.question for p in trainer.held_out]
+    assert all(p.question.count("+") + p.question.count("-") >= 3 for p in problems) and config.eval_responses == 16
 
 
 def test_bad_names_and_places(tmp_path, capsys):

@@ -7,9 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
+from ..config import TrainConfig
 from ..errors import PoiseLabError
 from ..files import read_json, write_json, write_text
 from ..rollouts import Rollouts
+from ..runs import read_run
+from ..sampler import held_out_problems
+from ..tasks import Problem, load_task
 
 SPLITS = 5
 
@@ -40,6 +44,13 @@ def piece(path: Path, make: Callable[[], object]):
     if not path.is_file():
         write_json(path, make())
     return read_json(path)
+
+
+def held_out_of(run: Path) -> tuple[dict, TrainConfig, list[Problem]]:
+    """What config.json of a run folder says, its settings of training, and the problems that the run is evaluated on."""
+    made = read_run(run).config
+    config, task = TrainConfig(**made["train"]), load_task(made["task"], **made["task_settings"])
+    return made, config, held_out_problems(task, config.eval_prompts, config.seed)
 
 
 def refresh(page: Path, mark: str, text: str) -> None:

@@ -31,7 +31,7 @@ from ..loading import read_tokenizer
 from ..policies import load_policy
 from ..process import without_bars
 from ..runs import RunRecord, claim_folder, read_metrics, resumed_config
-from ..sampler import step_seed
+from ..sampler import held_out_problems, step_seed
 from ..sources import BUNDLED, SOURCES
 from ..tasks import TINY_TASKS, Problem, load_task
 from ..templates import undated
@@ -169,7 +169,7 @@ def run(
         args.poise_tags = list(policy.tags)
     tokenizer = policy.tokenizer if policy else read_tokenizer(options.policy, options.policy)
     task = load_task(options.task, **(task_settings or {}))
-    held_out = task.sample(options.eval_prompts, step_seed(args.seed, 0, "held-out"))
+    held_out = held_out_problems(task, options.eval_prompts, args.seed)
     problems = [
         problem
         for step in range(1, batches + 1)
