@@ -73,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     from .baselines import BASELINES
     from .logs import LOGS
     from .sources import BUNDLED, SOURCES
+    from .studies.bench import PARTS
 
     known = ", ".join([*BUNDLED, *SOURCES])
     parser = Parser(prog="poise-lab", description="RL with value estimates from the actor's own states")
@@ -155,11 +156,7 @@ def _parser() -> argparse.ArgumentParser:
     pretrain.add_argument("--width", type=int, default=128, help="of the hidden states; a multiple of 64")
 
     bench = command("bench", _bench, "speed of the library's parts, against references")
-    bench.add_argument(
-        "part",
-        nargs="*",
-        help="rollouts, llama, internals, probe, shared, course, update, trl, vllm, variance (default: all)",
-    )
+    bench.add_argument("part", nargs="*", help=f"{', '.join(PARTS)} (default: all)")
     return parser
 
 

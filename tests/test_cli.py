@@ -24,6 +24,7 @@ from poise_lab import checkpoints, cli, trainer
 from poise_lab.cli import main
 from poise_lab.flags import field_docs, named_values
 from poise_lab.runs import compare, format_table
+from poise_lab.studies import bench
 
 SMALL = dict(
     prompts=6, minibatches=2, max_new_tokens=6, layer=1, pool=2, eval_every=1, eval_prompts=5,
@@ -217,6 +218,14 @@ def test_pretrain_and_bench(capfd, tmp_path):
     message = refused(capfd, tmp_path, "pretrain", "--out", tmp_path / "used" / "p")  # at once, not after half an hour
     assert "cannot be written: Not a directory" in message
     assert "unknown part of the benchmark 'nosuch'" in refused(capfd, tmp_path, "bench", "nosuch")
+
+
+def test_the_help_of_bench_names_its_parts(capsys, monkeypatch):
+    monkeypatch.setitem(bench.PARTS, "another", list)
+    with pytest.raises(SystemExit):
+        main(["bench", "--help"])
+    said = capsys.readouterr().out
+    assert "rollouts" in said and "another" in said
 
 
 def test_version_and_module(capfd):
