@@ -108,22 +108,45 @@ def test_a_run_never_moves_into_a_folder_that_is_there(tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "metrics.jsonl").write_text(name)
     with pytest.raises(pl.PoiseLabError, match="is there already"):
-        trained.put_in_place(tmp_path / "a.partial", tmp_path / "a")
+        trained.put_in_place(tmp_path / "a")
     assert (tmp_path / "a" / "metrics.jsonl").read_text() == "a" and (tmp_path / "a.partial").is_dir()
 
 
-def test_a_run_is_in_its_place_before_its_weights_go(tmp_path, monkeypatch):
-    """Killed while they are removed, it stands there, and what needs the weights has been done."""
-    (tmp_path / "a.partial" / "checkpoints").mkdir(parents=True)
-    (tmp_path / "a.partial" / "config.json").write_text("{}")
+def test_a_run_is_in_its_place_when_its_weights_are_gone(tmp_path, monkeypatch):
+    """Killed while they are removed, it is missing; the next call neither trains nor reads it again, and removes the rest."""
+    partial = shutil.copytree(pl.data_dir() / "runs" / "rloo-0", tmp_path / "a.partial")
+    for name in ("checkpoints", "policy"):
+        (partial / name).mkdir()
+    finished, left, remove = [], [1], shutil.rmtree
 
     def killed(path):
-        raise KeyboardInterrupt
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        remove(path)
 
+    monkeypatch.setattr(trained.subprocess, "run", lambda *args, **options: pytest.fail("trained again"))
     monkeypatch.setattr(trained.shutil, "rmtree", killed)
     with pytest.raises(KeyboardInterrupt):
-        trained.put_in_place(tmp_path / "a.partial", tmp_path / "a")
-    assert (tmp_path / "a" / "config.json").is_file() and not (tmp_path / "a.partial").exists()
+        trained.train(tmp_path / "a", "", finished.append)
+    assert list(trained.missing(["a"], tmp_path, tmp_path)) == ["a"] and trained.share_done(tmp_path / "a") == 1
+    left[0] = 9
+    trained.record({"a": ""}, tmp_path, finish=finished.append)
+    assert finished == [partial] and [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert {path.name for path in (tmp_path / "a").iterdir()} <= set(trained.KEPT)
+
+
+@pytest.mark.parametrize(
+    ("flags", "again"), [("", False), ("--steps 100", False), ("--baseline rloo --steps 200", True)]
+)
+def test_a_run_of_fewer_steps_than_asked_for_goes_on(tmp_path, monkeypatch, flags, again):
+    """The recorded run has the 100 steps that are made by default."""
+    shutil.copytree(pl.data_dir() / "runs" / "rloo-0", tmp_path / "a.partial")
+    commands = []
+    done = types.SimpleNamespace(returncode=0)
+    monkeypatch.setattr(trained.subprocess, "run", lambda command, **_: commands.append(command) or done)
+    trained.train(tmp_path / "a", flags)
+    assert bool(commands) == again and all(command[-1] == "--resume" for command in commands)
 
 
 def test_a_run_that_had_finished_is_only_moved(tmp_path, monkeypatch):
