@@ -14,6 +14,7 @@ from pathlib import Path
 from .errors import PoiseLabError, exit_status
 from .flags import (
     ENGINES,
+    Command,
     Parser,
     add_config_flags,
     add_speech_flags,
@@ -55,12 +56,13 @@ def _parser() -> argparse.ArgumentParser:
     from .baselines import BASELINES
     from .logs import LOGS
     from .sources import BUNDLED, SOURCES
+    from .studies.bench import PARTS
 
     known = ", ".join([*BUNDLED, *SOURCES])
     parser = Parser(prog="poise-lab", description="RL with value estimates from the actor's own states")
     parser.add_argument("--version", action="version", version=f"poise-lab {__version__}")
     parser.set_defaults(parser=parser)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Command)
 
     def command(name, run, help):
         added = commands.add_parser(name, help=help)
@@ -137,11 +139,7 @@ def _parser() -> argparse.ArgumentParser:
     pretrain.add_argument("--width", type=int, default=128, help="of the hidden states; a multiple of 64")
 
     bench = command("bench", _bench, "speed of the library's parts, against references")
-    bench.add_argument(
-        "part",
-        nargs="*",
-        help="rollouts, llama, internals, probe, shared, course, update, trl, vllm, variance (default: all)",
-    )
+    bench.add_argument("part", nargs="*", help=f"{', '.join(PARTS)} (default: all)")
     return parser
 
 

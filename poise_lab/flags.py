@@ -30,9 +30,26 @@ class Parser(argparse.ArgumentParser):
 
     def parse_args(self, args=None, namespace=None):
         found, unknown = self.parse_known_args(args, namespace)
+        if unknown and not unknown[0].startswith("-"):
+            found.parser.error(f"unexpected argument {unknown[0]}")
         if unknown:
             found.parser.error(f"unknown flag {unknown[0]}{did_you_mean(unknown[0], found.parser)}")
         return found
+
+
+class Command(Parser):
+    """The parser of one command: what it works on may stand on both sides of a flag, as in `compare RUN --json RUN`."""
+
+    mixing = False
+
+    def parse_known_args(self, args=None, namespace=None):
+        if self.mixing:  # argparse's own passes
+            return super().parse_known_args(args, namespace)
+        self.mixing = True
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self.mixing = False
 
 
 def did_you_mean(flag: str, parser: argparse.ArgumentParser) -> str:

@@ -7,6 +7,7 @@ once it has finished, policy/ in transformers' format. Files are written beside 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import itertools
 import json
 import math
@@ -26,6 +27,7 @@ from .stats import agreement, mean_interval, variance_reduction
 
 # What makes a run, besides its seed; all else in config.json (date, versions, threads) says how it was made.
 SETTINGS = ("engine", "policy", *SPOKEN, "task", "task_settings", "baseline", "train")
+NEEDED = {"train.seed": int, "train.steps": int, "baseline.name": str, "baseline.responses": int}  # of a run folder
 ASIDE = ("train.seed", "train.checkpoint_every")  # two runs that differ in nothing else are seeds of one setting
 
 
@@ -82,14 +84,24 @@ class RunRecord:
 
 
 def read_run(folder: str | Path) -> RunRecord:
-    """Read a run folder. Raises PoiseLabError if it is none."""
+    """Read a run folder. Raises PoiseLabError if it is none, or if what every run says of itself is not there."""
     folder = Path(folder)
     try:
         config = read_json(folder / "config.json")
-        config["train"]["seed"], config["train"]["steps"], config["baseline"]["name"]
+        said = flat({part: dict(config[part]) for part in ("train", "baseline")})
     except (OSError, ValueError, KeyError, TypeError):
         raise PoiseLabError(f"folder {folder} is no run folder: it has no readable config.json") from None
-    return RunRecord(folder, config, read_metrics(folder))
+    for path, kind in NEEDED.items():
+        if not isinstance(said.get(path), kind):
+            raise PoiseLabError(f"folder {folder} is no run folder: its config.json does not say {path}")
+    metrics = read_metrics(folder)
+    for record in metrics:
+        for name in ("tokens", "seconds"):
+            if not isinstance(record.get(name), int | float):
+                raise PoiseLabError(
+                    f"{folder / 'metrics.jsonl'} is damaged: step {record['step']} has no number of {name}"
+                )
+    return RunRecord(folder, config, metrics)
 
 
 def read_metrics(folder: Path) -> list[dict]:
@@ -165,8 +177,18 @@ def what_differs(configs: Sequence[dict]) -> list[list[str]]:
         if len(kept) > len({task for task, _ in kept}):
             name = path.removeprefix("train.").removeprefix("baseline.").removeprefix("task_settings.")
             for said, config in zip(words, plain, strict=True):
-                said.append(f"{name.replace('.', ' ').replace('_', ' ')} {config.get(path)}")
+                said.append(f"{name.replace('.', ' ').replace('_', ' ')} {short(config.get(path))}")
     return words
+
+
+def short(value) -> str:
+    """A value on one line of at most 60 letters; what is cut off, such as most of a template, is told apart by a hash."""
+    text = str(value)
+    if len(text) <= 60 and text.isprintable():
+        return text
+    line = " ".join(text.split())
+    line = line if len(line) <= 40 else f"{line[:19]}…{line[-20:]}"
+    return f"{line} ({hashlib.sha256(text.encode(errors='surrogatepass')).hexdigest()[:6]})"
 
 
 def flat(config: dict, prefix: str = "") -> dict[str, object]:
@@ -201,11 +223,13 @@ def compare(runs: Sequence[RunRecord]) -> list[dict]:
 
 
 def format_table(rows: list[dict]) -> str:
-    """The rows of `compare` as a Markdown table; an interval is written mean [low, high]."""
+    """The rows of `compare` as a Markdown table; an interval is written mean [low, high]. Without rows a word that says so."""
+    if not rows:
+        return "nothing is recorded"
 
     def cell(value) -> str:
         if not isinstance(value, tuple):
-            return str(value)
+            return " ".join(str(value).split("\n")).replace("|", "\\|")
         mean, low, high = value
         digits = 0 if abs(mean) >= 1000 else 3
         if mean != mean:
@@ -213,7 +237,7 @@ def format_table(rows: list[dict]) -> str:
         return f"{mean:.{digits}f}" + (f" [{low:.{digits}f}, {high:.{digits}f}]" if low == low else "")
 
     header = list(rows[0])
-    lines = [header, ["---"] * len(header), *([cell(row[k]) for k in header] for row in rows)]
+    lines = [list(map(cell, header)), ["---"] * len(header), *([cell(row[k]) for k in header] for row in rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 

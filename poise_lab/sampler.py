@@ -24,6 +24,11 @@ def step_seed(seed: int, step: int, what: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{step}/{what}".encode()).digest()[:6], "big")
 
 
+def held_out_problems(task: Task | TaskMixture, prompts: int, seed: int) -> list[Problem]:
+    """The problems that a run of this seed is evaluated on and never trains on."""
+    return task.sample(prompts, step_seed(seed, 0, "held-out"))
+
+
 class Sampler:
     """Problems and responses of one step after another, as functions of (seed, step) alone.
 

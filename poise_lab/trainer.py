@@ -39,7 +39,7 @@ from .runs import (
     read_metrics,
     resumed_config,
 )
-from .sampler import Sampler, step_seed
+from .sampler import Sampler, held_out_problems, step_seed
 from .tasks import Task, TaskMixture
 
 PATIENCE = 3  # steps after which a run stops if every reward was the same
@@ -84,7 +84,7 @@ class Trainer:
             self.trained.values(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
         self.reference = copy.deepcopy(policy) if config.kl else None
-        self.held_out = task.sample(config.eval_prompts, step_seed(config.seed, 0, "held-out"))
+        self.held_out = held_out_problems(task, config.eval_prompts, config.seed)
         self.sampler = Sampler(
             policy, task, config.prompts, seed=config.seed, exclude=self.held_out,
             max_new_tokens=config.max_new_tokens, temperature=config.temperature, keep=(config.layer, config.pool),

@@ -49,8 +49,9 @@ def test_a_rate_is_scored_once_every_seed_has_searched_it(tmp_path):
         folder = tmp_path / "search" / (arena.folder_of(label, seed, rate) + ending)
         folder.mkdir(parents=True)
         train = {"learning_rate": rate, "seed": seed, "steps": 60}
-        write_json(folder / "config.json", {"train": train, "baseline": {"name": label.split()[0]}})
-        (folder / "metrics.jsonl").write_text(json.dumps({"step": 0, "accuracy": accuracy}) + "\n")
+        write_json(folder / "config.json", {"train": train, "baseline": {"name": label.split()[0], "responses": 8}})
+        line = {"step": 0, "accuracy": accuracy, "tokens": 0, "seconds": 1.0}
+        (folder / "metrics.jsonl").write_text(json.dumps(line) + "\n")
 
     for seed, accuracy in zip(arena.SEARCH_SEEDS, (0.5, 0.7), strict=True):
         searched("grpo x8", 5e-5, seed, accuracy)

@@ -24,6 +24,7 @@ from poise_lab import checkpoints, cli, trainer
 from poise_lab.cli import main
 from poise_lab.flags import field_docs, named_values
 from poise_lab.runs import compare, format_table
+from poise_lab.studies import bench
 
 SMALL = dict(
     prompts=6, minibatches=2, max_new_tokens=6, layer=1, pool=2, eval_every=1, eval_prompts=5,
@@ -195,6 +196,9 @@ def test_compare_and_report_of_what_is_no_run(capfd, tmp_path, runs):
         (["report", "r", "-o", "x", "--colour=red"], "unknown flag --colour=red (see poise-lab report --help)"),
         (["train", "--steps", "many", "--out", "r"], "argument --steps: invalid int value: 'many'"),
         (["train"], "required: --out"),
+        (["train", "--out", "r", "poise"], "unexpected argument poise (see poise-lab train --help)"),
+        (["export", "r", "out", "more"], "unexpected argument more (see poise-lab export --help)"),
+        (["compare", "r", "--jsn", "r"], "unknown flag --jsn; did you mean --json?"),
         ([], "required: COMMAND"),
         (["nosuch"], "invalid choice: 'nosuch'"),
     ],
@@ -214,6 +218,14 @@ def test_pretrain_and_bench(capfd, tmp_path):
     message = refused(capfd, tmp_path, "pretrain", "--out", tmp_path / "used" / "p")  # at once, not after half an hour
     assert "cannot be written: Not a directory" in message
     assert "unknown part of the benchmark 'nosuch'" in refused(capfd, tmp_path, "bench", "nosuch")
+
+
+def test_the_help_of_bench_names_its_parts(capsys, monkeypatch):
+    monkeypatch.setitem(bench.PARTS, "another", list)
+    with pytest.raises(SystemExit):
+        main(["bench", "--help"])
+    said = capsys.readouterr().out
+    assert "rollouts" in said and "another" in said
 
 
 def test_version_and_module(capfd):
@@ -452,6 +464,15 @@ def test_compare_prints_the_table(capfd, runs):
         ["rloo x2", "1"],
     ]
     assert lines[3][lines[0].index("probe r")] == "-"
+
+
+def test_runs_may_stand_on_both_sides_of_a_flag(capfd, tmp_path, runs):
+    one, other = runs / "poise-0", runs / "rloo-0"
+    assert main(["compare", str(one), "--json", str(other)]) == 0
+    assert [row["run"] for row in json.loads(capfd.readouterr().out)] == ["poise x2", "rloo x2"]
+    assert main(["report", str(one), "-o", str(tmp_path / "x.html"), str(other)]) == 0
+    assert "rloo x2" in (tmp_path / "x.html").read_text()
+    assert main(["report", "-o", str(tmp_path / "y.html"), str(one), str(other)]) == 0
 
 
 def test_compare_by_hand(tmp_path):

@@ -338,6 +338,27 @@ def test_canvas_zip_with_late_marks_and_attempts(tmp_path, solved, released):
     assert tell_late(tmp_path) == {("muelleranna_101", "toy"): "", ("zaklukasz_102", "toy"): "late"}
 
 
+def test_a_name_with_a_date_in_a_student_s_folder_is_not_canvas_s(tmp_path, solved):
+    toy_course(tmp_path)
+    files = {
+        "Anna Nowak/1_toy/hw_2026_11_30.ipynb": text_of(solved),
+        "Cy Roe/1_toy/hw_2026_11_29.ipynb": text_of(changed(solved, two=WRONG)),
+        "Di Lee/hw_2026_11_28.ipynb": text_of(solved),
+    }
+    assert collect(tmp_path, [zipped(tmp_path / "a.zip", files)], ["toy"]) == (3, [])
+    assert sorted(p.name for p in (tmp_path / "submitted").iterdir()) == ["Anna Nowak", "Cy Roe", "Di Lee"]
+    assert paper_of(tmp_path, "Cy Roe").read_text() == text_of(changed(solved, two=WRONG))
+
+
+@pytest.mark.parametrize("round_them", ["submissions/", "one/submissions/", "one.zip/"])
+def test_canvas_s_files_are_known_in_a_folder_round_them(tmp_path, solved, round_them):
+    toy_course(tmp_path)
+    files = {f"{round_them}{name}_toy.ipynb": text_of(solved) for name in ("ngamy_101_9001", "leebo_LATE_102_9002")}
+    files[f"{round_them}.DS_Store"] = "x"
+    assert collect(tmp_path, [zipped(tmp_path / "a.zip", files)], ["toy"])[0] == 2
+    assert sorted(p.name for p in (tmp_path / "submitted").iterdir()) == ["leebo_102", "ngamy_101"]
+
+
 NOON = datetime.datetime(2026, 11, 20, 12)
 
 
@@ -381,6 +402,8 @@ def test_a_corrected_deadline_and_extensions_reach_what_is_collected_and_graded(
     assert late() == ["ann_1"]
     (tmp_path / "roster.csv").write_text(roster.replace("0,5", "1"))
     assert late() == []
+    (tmp_path / "roster.csv").write_text(roster.replace("0,5;", "1;0"))  # that of the assignment counts, 0 too
+    assert late() == ["ann_1"]
     (tmp_path / "roster.csv").write_text(roster.replace("0,5", "Friday"))
     with pytest.raises(course.PoiseLabError, match="roster.csv, ann_1: 'Friday' is no number of days"):
         late()

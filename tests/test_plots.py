@@ -22,7 +22,7 @@ import poise_lab as pl
 from poise_lab.runs import read_run
 from poise_lab.sampler import Sampler, step_seed
 from poise_lab.show import plots
-from poise_lab.show.curves import METRICS, run_curves
+from poise_lab.show.curves import METRICS, run_curves, seconds_by_part
 from poise_lab.show.lessons import score_lengths, surrogate
 from poise_lab.show.plots import bars, calibration, strips, value_histogram
 from poise_lab.show.samples import samples_of, written
@@ -252,6 +252,20 @@ def test_the_page_holds_the_same_figure_and_asks_no_network(monkeypatch):
     (inside,) = re.findall(r'<script type="application/json">(.*?)</script>', page)
     assert json.loads(inside) == bundle[PLOTLY]
     assert not re.search(r"https?:", page)
+
+
+def test_seconds_of_a_step_are_the_same_of_a_whole_run_and_of_its_evaluated_steps():
+    whole = run(0, [0.1] * 9)
+    for step in whole.metrics[1:]:
+        step |= {"seconds_sample": 2.0, "seconds_update": 3.0}
+    for step in (whole.metrics[4], whole.metrics[8]):
+        step["seconds_evaluate"] = 8.0
+    slimmed = dataclasses.replace(whole, metrics=[whole.metrics[i] for i in (0, 4, 8)])
+    for shown in (whole, slimmed):
+        seconds = {t.name: (list(t.y), list(t.x)) for t in seconds_by_part([shown, run(0, [0.1], "on trl")]).data}
+        assert seconds["sample"] == (["poise x2"], [2.0]) and seconds["update"][1] == [3.0]
+        assert seconds["evaluate"][1] == [2.0] and seconds["internals"][1] == [0.0]
+    assert not seconds_by_part([run(0, [0.1, 0.2])]).data  # no run with seconds of parts
 
 
 def test_live_curves_grow():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,10 @@ from support import ToyTask, tiny_policy
 
 import poise_lab as pl
 from poise_lab.files import json_line
-from poise_lab.runs import SETTINGS, RunRecord, by_label, resumed_config, what_differs
+from poise_lab.runs import SETTINGS, RunRecord, by_label, format_table, resumed_config, what_differs
 from poise_lab.show.curves import run_curves
 from poise_lab.show.report import write_report
+from poise_lab.studies.catalogue import STUDIES
 
 CONFIG = {
     "policy": "thinker",
@@ -115,6 +117,26 @@ def test_settings_of_a_task_are_said_among_runs_of_that_task():
     assert not any("k 3" in word for said in words for word in said)
 
 
+def test_a_long_setting_is_short_in_a_table_and_still_told_apart():
+    """Two templates that differ in their middle."""
+    texts = ["{%- for m in messages %}" + "\n|" * 50 + middle + " | " * 50 + "{%- endfor %}" for middle in "ab"]
+    runs = [run(name, template=text) for name, text in zip("ab", texts, strict=True)]
+    labels = list(by_label(runs))
+    assert len(labels) == 2 and all(len(label) < 80 and label.isprintable() for label in labels)
+    assert labels[0].startswith("poise x2, template {%- for m in")
+    lines = format_table(pl.compare(runs)).split("\n")
+    assert len(lines) == 4 and len({re.sub(r"\\\|", "", line).count("|") for line in lines}) == 1
+
+
+def test_cells_of_a_table_break_no_row():
+    assert format_table([{"a|b": "c\nd|e"}]) == "| a\\|b |\n| --- |\n| c d\\|e |"
+
+
+@pytest.mark.parametrize("study", ["arena", "long", "when", "sums"])
+def test_an_empty_folder_says_that_nothing_is_recorded(tmp_path, study):
+    assert STUDIES[study].says(tmp_path) == "nothing is recorded"
+
+
 def test_every_setting_of_a_run_is_compared(tmp_path):
     """All that must be the same to resume makes a run."""
     trainer = pl.Trainer(
@@ -141,6 +163,9 @@ def test_a_run_without_an_evaluation_is_compared_and_reported(tmp_path):
         ("metrics.jsonl", "[1]\n", "metrics.jsonl is damaged"),
         ("config.json", '{"train": 5, "baseline": 3}', "is no run folder"),
         ("config.json", "[", "is no run folder"),
+        ("config.json", json.dumps(CONFIG | {"baseline": {"name": "poise"}}), "does not say baseline.responses$"),
+        ("config.json", json.dumps(CONFIG | {"train": {"seed": 0, "steps": "4"}}), "does not say train.steps$"),
+        ("metrics.jsonl", '{"step": 0, "seconds": 1.0}\n', "is damaged: step 0 has no number of tokens$"),
     ],
 )
 def test_a_damaged_run_folder_is_one_sentence(tmp_path, file, text, says):

@@ -138,6 +138,11 @@ def test_a_matrix_and_panels():
     assert placed(svg)["left"][0] < placed(svg)["right"][0]
 
 
+def test_cells_that_are_all_equal_have_the_middle_colour():
+    svg = drawn(plots.matrix(np.zeros((2, 2)), ["p", "q"], "t", "x", "y"))
+    assert [e.get("fill") for e in svg.iter() if e.tag.endswith("rect")] == ["rgb(238, 238, 238)"] * 4
+
+
 def test_only_the_state_that_opens_is_drawn():
     box = Sliders(
         lambda k, name: plots.figure(f"k = {k}", "x", "y").add_bar(x=["p"], y=[k], name=name).add_bar(x=["q"], y=[1], name="all"),

@@ -8,13 +8,14 @@ import shutil
 import types
 
 import pytest
+from support import tiny_policy
 
 import poise_lab as pl
 from poise_lab.cli import main
 from poise_lab.files import check_writable
 from poise_lab.sampler import step_seed
 from poise_lab.show.samples import recorded_pairs
-from poise_lab.studies import catalogue, pairs, trained
+from poise_lab.studies import arena, catalogue, pairs, trained
 
 SMALL = "--steps 1 --prompts 4 --minibatches 2 --eval-prompts 4 --eval-responses 2 --max-new-tokens 8"
 
@@ -107,22 +108,45 @@ def test_a_run_never_moves_into_a_folder_that_is_there(tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "metrics.jsonl").write_text(name)
     with pytest.raises(pl.PoiseLabError, match="is there already"):
-        trained.put_in_place(tmp_path / "a.partial", tmp_path / "a")
+        trained.put_in_place(tmp_path / "a")
     assert (tmp_path / "a" / "metrics.jsonl").read_text() == "a" and (tmp_path / "a.partial").is_dir()
 
 
-def test_a_run_is_in_its_place_before_its_weights_go(tmp_path, monkeypatch):
-    """Killed while they are removed, it stands there, and what needs the weights has been done."""
-    (tmp_path / "a.partial" / "checkpoints").mkdir(parents=True)
-    (tmp_path / "a.partial" / "config.json").write_text("{}")
+def test_a_run_is_in_its_place_when_its_weights_are_gone(tmp_path, monkeypatch):
+    """Killed while they are removed, it is missing; the next call neither trains nor reads it again, and removes the rest."""
+    partial = shutil.copytree(pl.data_dir() / "runs" / "rloo-0", tmp_path / "a.partial")
+    for name in ("checkpoints", "policy"):
+        (partial / name).mkdir()
+    finished, left, remove = [], [1], shutil.rmtree
 
     def killed(path):
-        raise KeyboardInterrupt
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        remove(path)
 
+    monkeypatch.setattr(trained.subprocess, "run", lambda *args, **options: pytest.fail("trained again"))
     monkeypatch.setattr(trained.shutil, "rmtree", killed)
     with pytest.raises(KeyboardInterrupt):
-        trained.put_in_place(tmp_path / "a.partial", tmp_path / "a")
-    assert (tmp_path / "a" / "config.json").is_file() and not (tmp_path / "a.partial").exists()
+        trained.train(tmp_path / "a", "", finished.append)
+    assert list(trained.missing(["a"], tmp_path, tmp_path)) == ["a"] and trained.share_done(tmp_path / "a") == 1
+    left[0] = 9
+    trained.record({"a": ""}, tmp_path, finish=finished.append)
+    assert finished == [partial] and [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert {path.name for path in (tmp_path / "a").iterdir()} <= set(trained.KEPT)
+
+
+@pytest.mark.parametrize(
+    ("flags", "again"), [("", False), ("--steps 100", False), ("--baseline rloo --steps 200", True)]
+)
+def test_a_run_of_fewer_steps_than_asked_for_goes_on(tmp_path, monkeypatch, flags, again):
+    """The recorded run has the 100 steps that are made by default."""
+    shutil.copytree(pl.data_dir() / "runs" / "rloo-0", tmp_path / "a.partial")
+    commands = []
+    done = types.SimpleNamespace(returncode=0)
+    monkeypatch.setattr(trained.subprocess, "run", lambda command, **_: commands.append(command) or done)
+    trained.train(tmp_path / "a", flags)
+    assert bool(commands) == again and all(command[-1] == "--resume" for command in commands)
 
 
 def test_a_run_that_had_finished_is_only_moved(tmp_path, monkeypatch):
@@ -213,6 +237,16 @@ def test_pairs_are_read_before_and_after_training(tmp_path, monkeypatch, bundled
     assert measured[0] != measured[1], "the update changed nothing"
 
 
+def test_held_out_problems_of_a_run_are_those_of_its_task_s_settings(tmp_path, monkeypatch):
+    task = pl.load_task("chain_sum", min_terms=4, max_terms=4)
+    config = pl.TrainConfig(seed=3, eval_prompts=5, layer=1)
+    trainer = pl.Trainer(tiny_policy(), task, pl.make_baseline("rloo"), config, out=tmp_path / "r", progress=False)
+    monkeypatch.setattr(arena, "load_policy", lambda run: None)
+    _, problems, config = arena.finished(tmp_path / "r")
+    assert [p.question for p in problems] == [p.question for p in trainer.held_out]
+    assert all(p.question.count("+") + p.question.count("-") >= 3 for p in problems) and config.eval_responses == 16
+
+
 def test_bad_names_and_places(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     for arguments, message in (
@@ -247,3 +281,17 @@ def test_tables_of_the_results_are_those_of_their_studies(tmp_path):
         (tmp_path / "RESULTS.md").write_text(text, encoding="utf-8")
         catalogue.refresh(tmp_path / "RESULTS.md", study.mark, study.quote(pl.data_dir() / study.folder))
         assert (tmp_path / "RESULTS.md").read_text(encoding="utf-8") == text
+
+
+@pytest.mark.parametrize(
+    "text", ["a\nb\n", "a\n<!-- x -->\nold\n", "a\n<!-- /x -->\n<!-- x -->\nb\n", "<!-- x -->\n<!-- /x -->\n" * 2]
+)
+def test_a_page_without_both_marks_is_left_as_it_is(tmp_path, text):
+    page = tmp_path / "RESULTS.md"
+    page.write_text(text, encoding="utf-8")
+    with pytest.raises(pl.PoiseLabError, match="RESULTS.md must hold the lines <!-- x --> and <!-- /x --> once each"):
+        catalogue.refresh(page, "x", "new")
+    assert page.read_text(encoding="utf-8") == text
+    page.write_text("a\n<!-- x -->\nold\n<!-- /x -->\nb\n", encoding="utf-8")
+    catalogue.refresh(page, "x", "new")
+    assert page.read_text(encoding="utf-8") == "a\n<!-- x -->\nnew\n<!-- /x -->\nb\n"

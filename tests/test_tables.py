@@ -270,6 +270,23 @@ def test_readings_made_with_other_settings(reader, setting, tmp_path):
         real.read_task(reader, setting, tmp_path, prompts=10)
 
 
+def test_policies_of_one_last_name_have_records_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("POISE_LAB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(real, "_look", lambda policy, one, prompts: {"mean": len(policy.name), "spread": 0.0})
+    for name in ("a/policy", "b/policy"):
+        (tmp_path / name).mkdir(parents=True)
+    names = ["org/Qwen3", "others/Qwen3", str(tmp_path / "a" / "policy"), str(tmp_path / "b" / "policy"), "Qwen3"]
+    for name in names:
+        found = real.search(types.SimpleNamespace(name=name), log=lambda line: None)
+        assert found[0]["mean"] == len(name)
+    monkeypatch.chdir(tmp_path / "a")
+    assert real.folder_name("policy") == real.folder_name(names[2]) and "/" not in real.folder_name(names[2])
+    (tmp_path / f"search-{real.folder_name(names[0])}.json").write_text("{}")
+    left = list(tables.missing(names[:2], tmp_path))
+    assert left[0] == "org--Qwen3/chain_sum.json" and "search-others--Qwen3.json" in left
+    assert real.folder_name("smollm2-135m") == "smollm2-135m"  # as it is recorded
+
+
 @pytest.mark.parametrize("reward", [0.0, 1.0])
 def test_all_rewards_equal(reader, setting, tmp_path, monkeypatch, reward):
     monkeypatch.setattr(pl.Problem, "reward", lambda self, text: reward)

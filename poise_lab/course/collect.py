@@ -111,23 +111,36 @@ def files_in(source: Path) -> list[File]:
 
 
 def without_wrapper(files: list[File], names: list[str]) -> list[File]:
-    """Files without a folder that is round all of them, unless it is the student's."""
+    """Files without a folder that is round all of them, unless it is the student's, and without those round Canvas's."""
     tops = {file.parts[0] for file in files}
     if len(tops) == 1 and all(len(f.parts) > 2 and f.parts[1] not in names for f in files):
-        top = files[0].parts[0]
+        (top,) = tops
         if not MOODLE.match(top) and not top.lower().endswith(".zip"):  # which one student alone has handed in
-            return [dataclasses.replace(file, parts=file.parts[1:]) for file in files]
-    return files
+            files = without(tops, files)
+    seen = [file.parts for file in files if not hidden(Path(*file.parts))]
+    tops = {parts[0] for parts in seen}
+    return without({top for top in tops if from_canvas([parts[1:] for parts in seen if parts[0] == top])}, files)
+
+
+def without(tops: set[str], files: list[File]) -> list[File]:
+    return [dataclasses.replace(f, parts=f.parts[1:]) if f.parts[0] in tops else f for f in files]
+
+
+def from_canvas(paths: list[tuple[str, ...]]) -> bool:
+    """Whether all files are named as Canvas names those of several students; one student's may look so: hw_2026_11_30."""
+    found = [CANVAS.match(parts[0]) if parts else None for parts in paths]
+    return all(found) and len({one["id"] for one in found}) > 1
 
 
 def student_of(file: File) -> Student | None:
+    """Whose a file is: a folder of Moodle's anywhere in its path says so, else the first part: Canvas's file, or a folder."""
     for part in file.parts:
         found = MOODLE.match(part)
         if found:
             return Student(unicodedata.normalize("NFC", found["name"]), "moodle", found["id"])
-        found = CANVAS.match(part)
-        if found:
-            return Student(unicodedata.normalize("NFC", found["name"]), "canvas", found["id"], bool(found["late"]))
+    found = CANVAS.match(file.parts[0])
+    if found:
+        return Student(unicodedata.normalize("NFC", found["name"]), "canvas", found["id"], bool(found["late"]))
     return Student(unicodedata.normalize("NFC", file.parts[0])) if len(file.parts) > 1 else None
 
 

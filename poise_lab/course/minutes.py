@@ -106,7 +106,7 @@ def state(course: Path, name: str) -> list[dict]:
     return found
 
 
-def show_minutes(name: str, found: list[dict], show=print) -> None:
+def show_minutes(name: str, found: list[dict]) -> None:
     for e in found:
         counted = f"{e['words']:4} words, {e['lines']:2} lines, {e['seconds']:2} processor seconds"
-        show(f"  {name} exercise {e['number']}: {counted}: {e['minutes']} minutes")
+        print(f"  {name} exercise {e['number']}: {counted}: {e['minutes']} minutes")

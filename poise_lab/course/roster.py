@@ -24,7 +24,8 @@ def letters(name: str) -> set[str]:
 class Roster:
     """The people of a class. names: each once, as folders and grades call them.
 
-    A column `extension` holds days that a student has longer, for all assignments; `extension 1_policy_gradient`, for one.
+    A column `extension` holds days that a student has longer, for all assignments; `extension 1_policy_gradient`, for one,
+    for which it is what counts, 0 too, unless it is empty.
     """
 
     def __init__(self, path: Path):
@@ -45,7 +46,8 @@ class Roster:
             if name in self.names:  # two people of one name
                 name = f"{name} {number or same + 1}"
             self.names.append(name)
-            self.extensions[name] = {c: days(row[longer[c]], f"{path.name}, {name}") for c in longer}
+            filled = [c for c in longer if row[longer[c]].strip()]
+            self.extensions[name] = {c: days(row[longer[c]], f"{path.name}, {name}") for c in filled}
             for written in letters(said):
                 self.by_letters.setdefault(written, []).append(name)
             if number:
@@ -62,12 +64,12 @@ class Roster:
         """Days that the student of this folder has longer; 0 for whom the roster does not know."""
         person = folder if folder in self.extensions else self.find(folder)
         own = self.extensions.get(person, {})
-        return own.get(f"extension {assignment}".lower(), 0.0) or own.get("extension", 0.0)
+        return own.get(f"extension {assignment}".lower(), own.get("extension", 0.0))
 
 
 def days(text: str, where: str) -> float:
     """An extension. Raises PoiseLabError for what is no number."""
-    value = number(text) if text.strip() else 0.0
+    value = number(text)
     if value is None:
         raise PoiseLabError(f"{where}: {text!r} is no number of days")
     return value

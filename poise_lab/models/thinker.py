@@ -120,9 +120,9 @@ def make_thinker(folder: str | Path, *, steps: int = 5000, seed: int = 0, width:
     )  # fmt: skip
 
 
-def squared_scores(policy: Policy, problems: int = 150, responses: int = 4, seed: int = 2) -> dict[str, float]:
+def squared_scores(policy: Policy) -> dict[str, float]:
     """Mean squared length of the score, over right responses and over wrong ones: how far each moves the gradient."""
-    rollouts = sample_rollouts(policy, load_task(TINY_TASKS).sample(problems, seed), responses, seed=seed)
+    rollouts = sample_rollouts(policy, load_task(TINY_TASKS).sample(150, seed=2), 4, seed=2)
     squares = read_scores(policy, rollouts).within.diagonal(dim1=1, dim2=2)
     right = rollouts.rewards >= 1
     return {"right": round(squares[right].mean().item()), "wrong": round(squares[~right].mean().item())}

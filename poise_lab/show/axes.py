@@ -172,13 +172,10 @@ def _step(rough: float) -> float:
 # --- words and numbers ---------------------------------------------------------------------------
 
 
-def written(
-    words: str, x: float, y: float, anchor: str = "start", size: int = 12, turn: int = 0, fill: str = ""
-) -> str:
+def written(words: str, x: float, y: float, anchor: str = "start", size: int = 12, turn: int = 0) -> str:
     more = f' text-anchor="{anchor}"' if anchor != "start" else ""
     more += f' font-size="{size}"' if size != 12 else ""
     more += f' transform="rotate({turn} {tenth(x)} {tenth(y)})"' if turn else ""
-    more += f' fill="{fill}"' if fill else ""
     return f'<text x="{tenth(x)}" y="{tenth(y)}"{more}>{html.escape(str(words))}</text>' if words else ""
 
 

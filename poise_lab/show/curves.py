@@ -86,15 +86,33 @@ def ways_of_working(runs: Sequence[RunRecord]) -> Figure:
     return fig
 
 
+PARTS = ("sample", "internals", "baseline", "update", "evaluate")  # of a step, whose seconds a Trainer measures
+
+
 def seconds_by_part(runs: Sequence[RunRecord]) -> Figure:
-    """Where the time of a step goes, mean over steps, one bar per setting (mean over its seeds)."""
-    groups = by_label(runs)
+    """Where the time of a step goes, mean over steps, one bar per setting (mean over its seeds).
+
+    Runs without seconds of parts, as on TRL, are left out; without any that has them the figure is empty.
+    """
+    timed = {label: [run for run in group if any(map(_timed, run.metrics))] for label, group in by_label(runs).items()}
+    groups = {label: group for label, group in timed.items() if group}
     height = max(380, 200 + 28 * len(groups))
     fig = figure("Where the time goes", "seconds per step", "setting", height, barmode="stack", hovermode="closest")
-    for part, color in zip(("sample", "internals", "baseline", "update", "evaluate"), COLORS, strict=False):
-        seconds = [
-            np.mean([sum(run.series(f"seconds_{part}")[1]) / max(1, run.metrics[-1]["step"]) for run in group])
-            for group in groups.values()
-        ]
+    for part, color in zip(PARTS if groups else (), COLORS, strict=False):
+        seconds = [np.mean([_seconds(run, part) for run in group]) for group in groups.values()]
         fig.add_trace(go.Bar(y=list(groups), x=rounded(seconds, 3), name=part, orientation="h", marker_color=color))
     return fig
+
+
+def _timed(metrics: dict) -> bool:
+    """Whether a step has seconds of its parts."""
+    return any(f"seconds_{part}" in metrics for part in PARTS)
+
+
+def _seconds(run: RunRecord, part: str) -> float:
+    """Mean seconds of a part over the steps that are kept, which may be those alone that were evaluated (`arena.slim`).
+
+    All evaluations are kept: their time is spread over all steps that the run has done.
+    """
+    steps = run.metrics[-1]["step"] if part == "evaluate" else sum(_timed(step) for step in run.metrics)
+    return sum(run.series(f"seconds_{part}")[1]) / steps

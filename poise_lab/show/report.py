@@ -39,9 +39,7 @@ def write_report(runs: Sequence[RunRecord], path: str | Path) -> None:
         "Curves": _charts(groups, list(METRICS)),
         "By task": _charts(groups, more_metrics(runs, "accuracy_")),
         "Ways of working": _charts(groups, more_metrics(runs, "share_")),
-        "Where the time goes": _figure(
-            seconds_by_part(runs), "Mean over steps and seeds; evaluations are spread over all steps."
-        ),
+        "Where the time goes": _time(runs),
         "What the policy writes": _texts(groups),
         "What made these runs": _settings(groups),
     }
@@ -94,6 +92,12 @@ def _charts(groups: dict[str, Sequence[RunRecord]], metrics: Sequence[str]) -> s
     made = [(metric, *chart(groups, metric)) for metric in metrics]
     figures = [_figure(fig, caption, "wide" * (metric == "accuracy")) for metric, fig, caption in made if fig.data]
     return f"<div class='charts'>{''.join(figures)}</div>" if figures else ""
+
+
+def _time(runs: Sequence[RunRecord]) -> str:
+    fig = seconds_by_part(runs)
+    caption = "Mean over steps and seeds; evaluations are spread over all steps."
+    return _figure(fig, caption) if fig.data else ""
 
 
 def _figure(fig, caption: str, where: str = "") -> str:

@@ -21,12 +21,12 @@ from ..evaluation import evaluate
 from ..files import json_line, read_json, write_json, write_text
 from ..policies import Policy, load_policy
 from ..runs import RunRecord, format_table, read_run
-from ..sampler import step_seed
 from ..show.plots import Figure, one_point_each
 from ..show.report_parts import pair_matrix
 from ..stats import mean_interval, p_value, surviving, verdict
-from ..tasks import Problem, load_task
+from ..tasks import Problem
 from . import trained
+from .common import held_out_of
 
 BUDGET = 192  # responses per step
 # label: baseline, responses to a prompt, prompts
@@ -120,10 +120,8 @@ def best_rate(found: dict[float, float]) -> float:
 
 def finished(run: Path) -> tuple[Policy, list[Problem], TrainConfig]:
     """A finished run's last policy, its held-out problems, and its settings with `FINAL_RESPONSES` to each of them."""
-    made = read_run(run).config
-    config = dataclasses.replace(TrainConfig(**made["train"]), eval_responses=FINAL_RESPONSES)
-    problems = load_task(made["task"]).sample(config.eval_prompts, step_seed(config.seed, 0, "held-out"))
-    return load_policy(run), problems, config
+    _, config, problems = held_out_of(run)
+    return load_policy(run), problems, dataclasses.replace(config, eval_responses=FINAL_RESPONSES)
 
 
 def finish(run: Path) -> None:
@@ -254,6 +252,5 @@ def says(out: Path) -> str:
         | {column: mean_interval(values) for column, values in each.items()}
         for label, each in ends(out).items()
     ]
-    return "\n\n".join(
-        format_table(table) for table in (sorted(rows, key=lambda row: -row["sampled accuracy"][0]), counts(out))
-    )
+    table = format_table(sorted(rows, key=lambda row: -row["sampled accuracy"][0]))
+    return f"{table}\n\n{format_table(counts(out))}" if rows else table

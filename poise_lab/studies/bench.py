@@ -29,10 +29,11 @@ from .bench_training import SAME_BATCH, bench_engines, bench_update
 from .bench_vllm import bench_vllm
 
 
-def matmul_rate(n: int = 2048, seconds: float = 1.0) -> float:
-    """FLOP/s of a float32 matrix product on this machine, now."""
+def matmul_rate() -> float:
+    """FLOP/s of a float32 matrix product on this machine, over a second from now."""
+    n = 2048
     a, b = torch.randn(n, n), torch.randn(n, n)
-    rates, end = [], time.perf_counter() + seconds
+    rates, end = [], time.perf_counter() + 1.0
     while time.perf_counter() < end or len(rates) < 3:
         start = time.perf_counter()
         a @ b
@@ -108,9 +109,9 @@ def bench_sampling(case: str) -> dict:
     }
 
 
-def bench_internals(prompts: int = 384) -> dict:
+def bench_internals() -> dict:
     """Cost of `read_internals` over the same pass that gives log-probabilities only."""
-    policy, problems, _, _ = prompts_of(f"thinker-{prompts}")
+    policy, problems, _, _ = prompts_of("thinker-384")
     rollouts = sample_rollouts(policy, problems, 2, seed=0)
 
     def logprobs_only():
@@ -130,7 +131,7 @@ def bench_internals(prompts: int = 384) -> dict:
     tokens = int((rollouts.prompt_lengths[:, None] + rollouts.lengths).sum())
     floor = tokens * matmul_flops_per_token(policy) / matmul_rate()
     return {
-        "case": f"internals, {2 * prompts} rows",
+        "case": f"internals, {2 * len(problems)} rows",
         "log-probs, s": round(statistics.median(seconds["log-probs"]), 3),
         "internals, s": round(statistics.median(seconds["internals"]), 3),
         "ratio": round(statistics.median(ratios), 3),
@@ -179,7 +180,7 @@ def bench_variance(prompts: int, responses: int, sample: int = 128) -> dict:
 
     The latter is timed on `sample` of the responses, taken evenly over the prompts, and scaled up.
     """
-    policy, problems, _, _ = prompts_of(f"thinker-{prompts}")
+    policy, problems, _, _ = prompts_of("thinker-384")
     rollouts = sample_rollouts(policy, problems, responses, seed=0)
     some = rollouts.select(slice(None, None, prompts * responses // sample))
     ours, theirs = [], []

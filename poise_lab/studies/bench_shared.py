@@ -21,6 +21,7 @@ from ..trainer import Trainer
 from .bench_cases import ROUNDS, prompts_of
 
 COURSE_STEPS = 10  # of a live run in a notebook
+STUDENTS = 10  # of a course, each with such a run
 AS_INSTALLED = {"GOMP_SPINCOUNT": "300000", "KMP_BLOCKTIME": "200"}  # what the OpenMP libraries do by themselves
 WORK = (
     ("seconds_of_training", "twelve steps of the bundled policy"),
@@ -99,13 +100,13 @@ def _seconds_together(kernels: int) -> float:
     return time.perf_counter() - start
 
 
-def bench_course(kernels: int = 10) -> dict:
+def bench_course() -> dict:
     """A course: as many runs at once as students, against one alone."""
     alone = statistics.median(_seconds_together(1) for _ in range(ROUNDS))
-    together = _seconds_together(kernels)
+    together = _seconds_together(STUDENTS)
     return {
-        "case": f"{kernels} live runs of {COURSE_STEPS} steps at once on {usable()} cores",
+        "case": f"{STUDENTS} live runs of {COURSE_STEPS} steps at once on {usable()} cores",
         "one alone, s": round(alone, 1),
         "all, s": round(together, 1),
-        "of the work divided by the cores": round(together / (kernels * alone / usable()), 2),
+        "of the work divided by the cores": round(together / (STUDENTS * alone / usable()), 2),
     }

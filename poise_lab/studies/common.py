@@ -7,8 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
+from ..config import TrainConfig
+from ..errors import PoiseLabError
 from ..files import read_json, write_json, write_text
 from ..rollouts import Rollouts
+from ..runs import read_run
+from ..sampler import held_out_problems
+from ..tasks import Problem, load_task
 
 SPLITS = 5
 
@@ -41,12 +46,24 @@ def piece(path: Path, make: Callable[[], object]):
     return read_json(path)
 
 
+def held_out_of(run: Path) -> tuple[dict, TrainConfig, list[Problem]]:
+    """What config.json of a run folder says, its settings of training, and the problems that the run is evaluated on."""
+    made = read_run(run).config
+    config, task = TrainConfig(**made["train"]), load_task(made["task"], **made["task_settings"])
+    return made, config, held_out_problems(task, config.eval_prompts, config.seed)
+
+
 def refresh(page: Path, mark: str, text: str) -> None:
-    """Put a table between a page's two marks of this name."""
+    """Put a table between a page's two marks of this name. Raises PoiseLabError unless it has both, each once, in order."""
     start, end = f"<!-- {mark} -->\n", f"<!-- /{mark} -->"
-    before, _, rest = page.read_text(encoding="utf-8").partition(start)
+    old = page.read_text(encoding="utf-8")
+    before, _, rest = old.partition(start)
+    if (old.count(start), old.count(end), rest.count(end)) != (1, 1, 1):
+        raise PoiseLabError(
+            f"{page.name} must hold the lines {start.strip()} and {end} once each, in this order; the table goes between them"
+        )
     new = f"{before}{start}{text}\n{end}{rest.partition(end)[2]}"
-    if new != before + start + rest:
+    if new != old:
         write_text(page, new)
 
 

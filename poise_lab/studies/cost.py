@@ -35,6 +35,7 @@ class Size:
 
 # from the models' own config.json
 SIZES = [Size("Qwen3-0.6B", 0.6e9, 1024), Size("Qwen3-4B", 4.0e9, 2560), Size("Qwen3-8B", 8.2e9, 4096)]
+GPUS = (1, 8, 64)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,12 +136,12 @@ def step_cost(size: Size, gpus: int, a: Assumptions | None = None, preset: str =
     }
 
 
-def cost_table(gpus=(1, 8, 64), sizes=tuple(SIZES), a: Assumptions | None = None) -> list[dict]:
+def cost_table() -> list[dict]:
     """`step_cost` for each policy and number of GPUs, rounded; release / paper where the two presets differ."""
     rows = []
-    for size in sizes:
-        for n in gpus:
-            release, paper = (step_cost(size, n, a, preset) for preset in PROBE_PRESETS)
+    for size in SIZES:
+        for n in GPUS:
+            release, paper = (step_cost(size, n, preset=preset) for preset in PROBE_PRESETS)
 
             def both(key, form, unit, costs=(release, paper)):
                 return " / ".join(f"{cost[key] * unit:{form}}" for cost in costs)

@@ -125,12 +125,12 @@ class Measured:
             "squared score, right": interval(right), "wrong": interval(wrong), "wrong over right": ratio,
         }  # fmt: skip
 
-    def by_value(self, edge: float = 0.5) -> dict[str, np.ndarray]:
-        """Mean squared score of right and of wrong responses, to prompts whose V(x) lies below the edge (hard) or not (easy).
+    def by_value(self) -> dict[str, np.ndarray]:
+        """Mean squared score of right and of wrong responses, to prompts whose V(x) lies below 0.5 (hard) or not (easy).
 
         Each (1 + draws,), as `interval` takes it, and NaN in a draw that has no such response.
         """
-        right, hard = self.arrays["rewards"].bool(), self.arrays["fresh"][:, :1] < edge
+        right, hard = self.arrays["rewards"].bool(), self.arrays["fresh"][:, :1] < 0.5
         found = {}
         for word, of in (("right", right), ("wrong", ~right)):
             for kind, prompts in (("hard", hard), ("easy", ~hard)):

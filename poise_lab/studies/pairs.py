@@ -16,11 +16,10 @@ from ..generate import sample_rollouts
 from ..internals import Internals, read_internals
 from ..policies import SPOKEN, Policy, load_policy
 from ..rollouts import Rollouts
-from ..runs import read_run
-from ..sampler import step_seed
 from ..show.tokens import ShownPrompt, read_tokens
-from ..tasks import Problem, load_task
+from ..tasks import Problem
 from . import trained
+from .common import held_out_of
 
 RUNS = {"poise-0": f"{trained.SMOLLM2['poise-0']} --steps 10"}  # the later number counts
 FITTED, ASKED = 96, 24  # problems that the probe is fitted on, and that are sampled
@@ -33,9 +32,8 @@ def read(run: Path) -> None:
     The problems are held-out ones of the run, the same for both. Each policy has a probe of its own, fitted on its pairs
     to other held-out problems.
     """
-    made = read_run(run).config
-    config, task = TrainConfig(**made["train"]), load_task(made["task"], **made["task_settings"])
-    problems = task.sample(config.eval_prompts, step_seed(config.seed, 0, "held-out"))[: FITTED + ASKED]
+    made, config, problems = held_out_of(run)
+    problems = problems[: FITTED + ASKED]
     views: dict[str, list[ShownPrompt]] = {}
     for when in ("before training", f"after {config.steps} steps"):
         spoken = {name: made[name] for name in SPOKEN if name in made}

@@ -10,6 +10,7 @@ computed from them is in `tables.py`.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from ..generate import sample_rollouts
 from ..internals import read_internals
 from ..policies import Policy
 from ..rollouts import leave_one_out_mean
-from ..sources import cache_dir
+from ..sources import BUNDLED, SOURCES, cache_dir
 from ..stats import value_spread
 from ..tasks import load_task
 from .common import piece, settings_features
@@ -75,9 +76,15 @@ CANDIDATES = (
 TASKS = tuple(CANDIDATES[i] for i in (1, 20, 5, 16))
 
 
+def folder_name(policy: str) -> str:
+    """What the folder of a policy's records is called: by its whole name or, of a folder, by its whole path."""
+    folder = policy not in BUNDLED and policy not in SOURCES and Path(policy).is_dir()
+    return re.sub(r"[/\\:]+", "--", str(Path(policy).resolve() if folder else policy)).strip("-")
+
+
 def folder_of(policy: Policy) -> Path:
     """Where the readings of a policy are kept, in the cache."""
-    return cache_dir() / "readings" / Path(policy.name).name
+    return cache_dir() / "readings" / folder_name(policy.name)
 
 
 def search(policy: Policy, prompts: int = 40, log: Callable[[str], None] = print) -> list[dict]:

@@ -22,6 +22,7 @@ from ..internals import read_internals
 from ..policies import load_policy
 from ..probe import ValueProbe
 from ..process import timed
+from ..runs import format_table
 from ..sources import data_dir
 from ..stats import agreement, mean_interval, value_spread
 from ..tasks import load_task
@@ -79,10 +80,10 @@ def measure(seed: int, dtype: torch.dtype = torch.bfloat16, setting: Sums | None
     }  # fmt: skip
 
 
-def processor_seconds(dtype: torch.dtype, prompts: int = 80) -> float:
-    """Seconds of processor time that a few prompts take: unlike those of the clock, not a matter of who else is at work."""
+def processor_seconds(dtype: torch.dtype) -> float:
+    """Seconds of processor time that 80 prompts take: unlike those of the clock, not a matter of who else is at work."""
     start = time.process_time()
-    measure(SEEDS[0], dtype, Sums(prompts=prompts))
+    measure(SEEDS[0], dtype, Sums(prompts=80))
     return round(time.process_time() - start, 1)
 
 
@@ -102,6 +103,8 @@ def _runs(found: dict) -> list[dict]:
 
 def says(out: Path) -> str:
     """r of the recorded seeds, and how long a seed took."""
+    if not (out / FILE).is_file():
+        return format_table([])
     runs = read_json(out / FILE)["runs"]
     r = "{:.3f} [{:.3f}, {:.3f}]".format(*mean_interval([run["r"] for run in runs]))
     return f"r {r} over {len(runs)} seeds, at most {max(run['seconds'] for run in runs):.0f} s each"

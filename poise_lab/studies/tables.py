@@ -30,7 +30,7 @@ from ..sources import data_dir
 from ..stats import agreement, pair_reduction, value_spread
 from .common import piece, splits
 from .critics import CRITIC_RATES, critic_row
-from .readings import POOL, SHOTS, TASKS, Readings, folder_of, read_task, search
+from .readings import POOL, SHOTS, TASKS, Readings, folder_name, folder_of, read_task, search
 
 RIDGES = (0.01, 1.0, 10.0, 100.0, 1000.0, 10000.0)
 MLPS = {"MLP 1x512": (512,), "MLP 3x512": (512,) * 3, "MLP 5x512": (512,) * 5, "MLP 3x1024": (1024,) * 3}
@@ -167,7 +167,7 @@ def tables_of(readings: Readings) -> dict[str, Table]:
 def missing(models: Sequence[str], out: Path) -> dict[str, float]:
     """The tables that are not in the folder; no time was recorded."""
     left = []
-    for model in (Path(name).name for name in models):
+    for model in map(folder_name, models):
         if not (out / f"search-{model}.json").is_file():
             left.append(f"search-{model}.json")
         for one in TASKS:
@@ -181,7 +181,7 @@ def record(name: str, out: str | Path, log: Callable[[str], None] = print) -> No
     """Make all that is missing of a model's tables, and write them under `out`; interrupted, the same call goes on."""
     out = Path(out)
     policy = load_policy(name, shots=SHOTS, dtype=torch.bfloat16)
-    model = Path(policy.name).name
+    model = folder_name(policy.name)
     about = {"command": f"poise-lab study real --policy {name}", "provenance": provenance()}
     searched = out / f"search-{model}.json"
     if not searched.is_file():

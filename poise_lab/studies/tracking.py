@@ -113,10 +113,10 @@ def rows_file(folder: Path, seed: int, step: int) -> Path:
     return folder / "rows" / (f"seed-{seed}-step-{step}.safetensors" if step else "step-0.safetensors")
 
 
-def keep_rows(policy: Policy, path: Path, layer: int = 2, pool: int = 4) -> None:
-    """Rows of the bundled tasks, of the same problems for every policy, for `transfer`."""
+def keep_rows(policy: Policy, path: Path) -> None:
+    """Rows of the bundled tasks, read at layer 2 over 4 tokens, of the same problems for every policy, for `transfer`."""
     rollouts = sample_rollouts(policy, load_task(TINY_TASKS).sample(PROMPTS, seed=0), RESPONSES, seed=0)
-    internals = read_internals(policy, rollouts.select(responses=slice(0, READ)), layer, pool)
+    internals = read_internals(policy, rollouts.select(responses=slice(0, READ)), layer=2, pool=4)
     write_arrays(
         path,
         row_arrays(

@@ -1,6 +1,6 @@
 """Recorded runs of `poise-lab train`: which ones, with which flags, each in a process of one thread, a process to a core.
 
-A run is made in a folder that ends in .partial and put in its place when it has finished, without its checkpoints.
+A run is made in a folder that ends in .partial and put in its place when it has finished and its checkpoints are gone.
 Interrupted, it goes on where it stopped; a folder that stands at its place is never made again.
 """
 
@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 
 from .. import threads
 from ..errors import PoiseLabError
+from ..flags import Parser, add_config_flags
 from ..runs import read_run
 
 SEEDS = (0, 1, 2, 3, 4)
@@ -81,14 +82,20 @@ def missing(names: Sequence[str], out: Path, recorded: Path) -> dict[str, float]
     return {name: minutes_like(recorded, name) for name in names if not (out / name).exists()}
 
 
-def put_in_place(partial: Path, folder: Path) -> None:
-    """A finished run to where it belongs, without its checkpoints. Raises PoiseLabError if something stands there."""
+def put_in_place(folder: Path) -> None:
+    """A finished run to where it belongs, without its checkpoints; killed on the way, the same call goes on.
+
+    Raises PoiseLabError if something stands there.
+    """
     if folder.exists():
         raise PoiseLabError(f"folder {folder} is there already; a recorded run is not made again")
-    os.rename(partial, folder)
-    for path in folder.iterdir():  # only now: killed before, it can still be finished
+    finished = finished_of(folder)
+    if not finished.exists():
+        os.rename(partial_of(folder), finished)  # killed before, what needs the weights can still be done
+    for path in finished.iterdir():
         if path.name not in KEPT:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
+    os.rename(finished, folder)
 
 
 def partial_of(folder: Path) -> Path:
@@ -96,10 +103,19 @@ def partial_of(folder: Path) -> Path:
     return folder.with_name(folder.name + ".partial")
 
 
-def finished_partial(folder: Path) -> bool:
-    """Whether a run has finished and was only not put in its place."""
-    partial = partial_of(folder)
-    return (partial / "config.json").is_file() and read_run(partial).finished
+def finished_of(folder: Path) -> Path:
+    """Where a run is that has finished, while its checkpoints are removed."""
+    return folder.with_name(folder.name + ".finished.partial")
+
+
+def finished_partial(folder: Path, flags: str) -> bool:
+    """Whether a run has all the steps that the flags ask for, and was only not put in its place."""
+    partial, parser = partial_of(folder), Parser(allow_abbrev=False)
+    if not (partial / "config.json").is_file():
+        return False
+    add_config_flags(parser)
+    run = read_run(partial)
+    return run.finished and run.config["train"]["steps"] == parser.parse_known_args(flags.split())[0].steps
 
 
 def train(folder: Path, flags: str, finish: Callable[[Path], None] | None = None) -> None:
@@ -109,25 +125,30 @@ def train(folder: Path, flags: str, finish: Callable[[Path], None] | None = None
 
     Raises PoiseLabError if `poise-lab train` did not finish, KeyboardInterrupt if it was interrupted.
     """
+    if not finished_of(folder).exists():
+        if not finished_partial(folder, flags):
+            _train(folder, flags)
+        if finish:
+            finish(partial_of(folder))
+    put_in_place(folder)
+
+
+def _train(folder: Path, flags: str) -> None:
+    """Begin a run, or go on with it."""
     partial = partial_of(folder)
-    if not finished_partial(folder):
-        resume = ["--resume"] if (partial / "config.json").is_file() else []
-        to = ["--quiet", "--out", str(partial), *resume]
-        command = [sys.executable, "-m", "poise_lab", "train", *flags.split(), *to]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        status = subprocess.run(command, env=environment, stdout=subprocess.DEVNULL).returncode
-        if status == 130:
-            raise KeyboardInterrupt
-        if status:
-            raise PoiseLabError(f"run {folder} was not finished; what stopped it is said above")
-    if finish:
-        finish(partial)
-    put_in_place(partial, folder)
+    resume = ["--resume"] if (partial / "config.json").is_file() else []
+    command = [sys.executable, "-m", "poise_lab", "train", *flags.split(), "--quiet", "--out", str(partial), *resume]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    status = subprocess.run(command, env=environment, stdout=subprocess.DEVNULL).returncode
+    if status == 130:
+        raise KeyboardInterrupt
+    if status:
+        raise PoiseLabError(f"run {folder} was not finished; what stopped it is said above")
 
 
 def share_done(folder: Path) -> float:
     """What part of its steps a run has behind it, 0 to 1."""
-    if folder.exists():
+    if folder.exists() or finished_of(folder).exists():
         return 1.0
     try:
         run = read_run(partial_of(folder))

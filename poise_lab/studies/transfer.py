@@ -323,8 +323,8 @@ def shown_last(fig) -> dict[str, dict[str, float]]:
     return found
 
 
-def labels_needed(groups: Sequence[dict], mode: str = "affine map", measure: str = "r") -> int | None:
-    """The fewest labelled prompts of the target whose refitted probe is at least as good as `mode` at its best n."""
-    best = over_groups(groups, mode, measure)[1][:, 0].max()
-    labelled, refitted = over_groups(groups, "refitted", measure)
+def labels_needed(groups: Sequence[dict]) -> int | None:
+    """The fewest labelled prompts of the target whose refitted probe has at least the r of the affine map at its best n."""
+    best = over_groups(groups, "affine map", "r")[1][:, 0].max()
+    labelled, refitted = over_groups(groups, "refitted", "r")
     return next((n for n, value in zip(labelled, refitted[:, 0], strict=True) if value >= best), None)

@@ -223,6 +223,8 @@ def read(out: Path) -> dict[str, Measured]:
 def says(out: Path) -> str:
     """Tables: of each setting's facts, of pairs of baselines with their verdicts, and of every baseline's noise there."""
     found = read(out)
+    if not found:
+        return format_table([])
     said = [format_table([
         {"setting": name, **one.facts(), "top 1 % of none": plain(one.top_share("none x1")),
          "top 1 % of V(x)": plain(one.top_share("V(x) x1"))} for name, one in found.items()

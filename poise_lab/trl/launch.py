@@ -31,7 +31,7 @@ from ..loading import read_tokenizer
 from ..policies import Policy, load_policy
 from ..process import without_bars
 from ..runs import RunRecord, claim_folder, free_folder, read_metrics, resumed_config
-from ..sampler import step_seed
+from ..sampler import held_out_problems, step_seed
 from ..sources import BUNDLED, SOURCES
 from ..tasks import TINY_TASKS, Problem, Task, TaskMixture, load_task
 from ..templates import undated
@@ -218,7 +218,7 @@ def trainer_of(
         args.poise_tags = list(policy.tags)
     tokenizer = policy.tokenizer if policy else read_tokenizer(options.policy, options.policy)
     per_batch = args.generation_batch_size // args.num_generations
-    held_out = task.sample(options.eval_prompts, step_seed(args.seed, 0, "held-out"))
+    held_out = held_out_problems(task, options.eval_prompts, args.seed)
     problems = [
         problem
         for step in range(1, batches + 1)
