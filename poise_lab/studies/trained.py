@@ -6,6 +6,7 @@ Interrupted, it goes on where it stopped; a folder that stands at its place is n
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import subprocess
@@ -20,8 +21,8 @@ import psutil
 from tqdm.auto import tqdm
 
 from .. import threads
+from ..config import TrainConfig
 from ..errors import PoiseLabError
-from ..flags import Parser, add_config_flags
 from ..runs import read_run
 
 SEEDS = (0, 1, 2, 3, 4)
@@ -110,10 +111,10 @@ def finished_of(folder: Path) -> Path:
 
 def finished_partial(folder: Path, flags: str) -> bool:
     """Whether a run has all the steps that the flags ask for, and was only not put in its place."""
-    partial, parser = partial_of(folder), Parser(allow_abbrev=False)
+    partial, parser = partial_of(folder), argparse.ArgumentParser(allow_abbrev=False)
     if not (partial / "config.json").is_file():
         return False
-    add_config_flags(parser)
+    parser.add_argument("--steps", type=int, default=TrainConfig.steps)
     run = read_run(partial)
     return run.finished and run.config["train"]["steps"] == parser.parse_known_args(flags.split())[0].steps
 
