@@ -345,6 +345,18 @@ def test_check_accepts_what_is_right_and_names_what_is_not():
         require(False, "no")
 
 
+@pytest.mark.parametrize("right", [0.5, 200.0])
+def test_check_takes_what_is_near_and_nothing_else(right):
+    """1e-5, and as much again in parts of the answer; another tolerance is said."""
+    near = 1e-5 * (1 + right)
+    for found in (right + 0.9 * near, right - 0.9 * near):
+        check(found, right)
+    for found in (right + 1.1 * near, right - 1.1 * near, right + 0.01):
+        with pytest.raises(AssertionError, match="the result is .*, expected"):
+            check(found, right)
+        check(found, right, tolerance=0.01)
+
+
 # --- grading, on a toy assignment ----------------------------------------------------------------
 
 TESTS = {
@@ -610,6 +622,7 @@ HARM = {
     "lists other submissions": "os.listdir(os.path.dirname(OTHER))",
     "deletes": "os.remove(OTHER)",
     "moves": "os.rename(OTHER, 'mine.ipynb')",
+    "moves over": "open('m', 'w').close(); os.rename('m', OTHER)",
     "links": "os.link(OTHER, 'mine.ipynb')",
     "opens a database": "import sqlite3; sqlite3.connect('../../../gradebook.db').execute('select 1')",
     "starts a shell": "assert os.system('exit 0') == 0",
@@ -637,6 +650,54 @@ def test_doors_are_closed(room, harm):
     assert graded.points == {"test_one": 2, "test_two": 0}
     assert any("while it is graded, a notebook" in message for message in graded.messages), graded.messages
     assert (file.read_text(), other.read_text()) == ("x = 1\n", "mine")
+
+
+# What the guard alone is asked, without a notebook. EMPTY: a folder beside OTHER.
+PROGRAM = "sys.executable, [sys.executable, '-c', '']"
+CALLS = {
+    "truncate": "os.truncate(OTHER, 0)",
+    "chmod": "os.chmod(OTHER, 0o600)",
+    "chown": "os.chown(OTHER, os.getuid(), os.getgid())",
+    "utime": "os.utime(OTHER, (0, 0))",
+    "symlink": "os.symlink(OTHER, 'mine')",
+    "symlink there": "os.symlink('mine', OTHER + '2')",
+    "link there": "open('mine', 'w').close(); os.link('mine', OTHER + '2')",
+    "replace": "open('mine', 'w').close(); os.replace('mine', OTHER)",
+    "mkdir": "os.mkdir(OTHER + '2')",
+    "rmdir": "os.rmdir(EMPTY)",
+    "posix_spawn": f"os.waitpid(os.posix_spawn({PROGRAM}, {{}}), 0)",
+    "spawnv": f"os.spawnv(os.P_WAIT, {PROGRAM})",
+    "execv": f"os.execv({PROGRAM})",
+    "fork": "os.fork() or os._exit(0)",
+    "forkpty": "os.forkpty()[0] or os._exit(0)",
+    "killpg": "os.killpg(os.getpgid(os.getppid()), 0)",
+    "sendto": "socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', ('192.0.2.1', 9))",
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_the_guard_refuses_each_call_that_it_names(tmp_path, call):
+    if not hasattr(os, call.split()[0]) and call != "sendto":
+        pytest.skip(f"this system has no os.{call}")
+    own, closed, empty = tmp_path / "own", tmp_path / "closed", tmp_path / "closed" / "empty"
+    other = closed / "toy.ipynb"
+    own.mkdir()
+    empty.mkdir(parents=True)
+    other.write_text("mine")
+    before = os.stat(other)
+    body = CALLS[call].replace("OTHER", repr(str(other))).replace("EMPTY", repr(str(empty)))
+    lines = [
+        "import os, runpy, socket, sys",
+        f"runpy.run_path({str(ROOT / 'poise_lab' / 'course' / 'guard.py')!r})['lock']([os.getcwd()], [{str(closed)!r}])",
+        f"try: {body}",
+        "except PermissionError as e: print(e)",
+        "else: print('done')",
+    ]
+    command = [sys.executable, "-I", "-S", "-c", "\n".join(lines)]
+    told = subprocess.run(command, cwd=own, capture_output=True, text=True, timeout=60)
+    assert told.stdout.startswith("while it is graded, a notebook"), told
+    assert other.read_text() == "mine" and sorted(closed.iterdir()) == [empty, other]
+    assert (os.stat(other).st_mode, os.stat(other).st_mtime) == (before.st_mode, before.st_mtime)
 
 
 def test_what_is_one_s_own_may_be_written_and_read(room):

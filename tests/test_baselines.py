@@ -74,6 +74,18 @@ def test_james_stein_by_hand():
         advantages("james_stein", [[1.0, 0.0]])
 
 
+def test_james_stein_of_three_by_hand():
+    """Means 1/3, 1 and 0, of which the first alone is noisy: variance 1/3, over M = 3 a ninth."""
+    found = advantages("james_stein", [[1.0, 0.0, 0.0], [1.0, 1.0, 1.0], [0.0, 0.0, 0.0]])
+    # second prompt: v = 1/18, means 1/3 and 0: s = 1/36, w = 2/3, b = 1/3 + 2/3 * 1/6
+    # third: v = 1/18, means 1/3 and 1: s = 1/9, w = 1/3, b = 1/3 * 2/3
+    assert found.tolist() == [
+        pytest.approx([1.0, -0.5, -0.5]),
+        pytest.approx([5 / 9] * 3, abs=1e-4),  # the 1e-6 of w moves it by less
+        pytest.approx([-2 / 9] * 3, abs=1e-4),
+    ]
+
+
 @pytest.mark.parametrize("name", ["same_rollout", "prompt_only"])
 def test_ablations_of_the_pair_by_hand(name):
     """Before the first fit the mean of all others; then what the probe reads, of the response or of its prompt alone."""
@@ -537,6 +549,13 @@ def test_own_share_by_hand_and_where_there_is_none():
     assert math.isnan(pl.own_share(rewards.numpy(), np.ones((1, 2)), np.ones((1, 3))))
     with pytest.raises(pl.PoiseLabError, match="at least 2 fresh responses"):
         pl.own_share(rewards, rewards, fresh[:, :1])
+
+
+def test_own_share_halves_the_fresh_rewards():
+    """They say 1 (first and third) and 1/2 (second and fourth): what one is subtracted from is not what the other is."""
+    rewards, fresh = torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 1.0, 1.0, 0.0]])
+    # Cov: mean (0.3 - 1) (R - 1/2) = 0 and mean (0.3 - 1/2) (R - 1) = 0.1; Var: mean (R - 1) (R - 1/2) = 1/4, twice
+    assert pl.own_share(torch.full((1, 2), 0.3), rewards, fresh) == pytest.approx(0.1 / 0.5)
 
 
 # --- controls --------------------------------------------------------------------------------------

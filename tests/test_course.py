@@ -475,6 +475,15 @@ def test_nobody_is_late_by_the_time_of_a_download(tmp_path, solved):
     assert [who for who, late in tell_late(tmp_path).items() if late] == [("a_1", "toy"), ("ben_2", "toy")]
 
 
+@pytest.mark.parametrize(("minutes", "dated"), [(9, False), (10, True), (11, True)])
+def test_a_zip_whose_files_are_ten_minutes_apart_says_when(minutes, dated):
+    """As long no platform takes to make one."""
+    start = datetime.datetime(2026, 11, 25, 9)
+    times = [start, start + datetime.timedelta(minutes=minutes), start]
+    files = [collecting.File(("toy.ipynb",), 1, time, bytes) for time in times]
+    assert collecting.says_when(files) == dated and not collecting.says_when(files[:1])
+
+
 def handed(tmp_path, **papers):
     """A zip of Moodle: for each student the text of a cell and the day of November on which it was handed in."""
     names = {student: f"{student}_assignsubmission_file_/toy.ipynb" for student in papers}

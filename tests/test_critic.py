@@ -117,6 +117,28 @@ def test_sequence_critic_reads_the_prompt_alone():
     assert torch.equal(critic.advantages(rollouts, None), rollouts.rewards - values)
 
 
+def test_sequence_critic_learns_from_the_mean_of_all_responses():
+    rollouts = pl.sample_rollouts(POLICY, ToyTask().sample(8, 5), 2, seed=5, max_new_tokens=6)
+    weights = []
+    for rewards in ([1.0, 0.0], [0.0, 1.0], [1.0, 1.0]):
+        critic = pl.make_baseline("critic", learning_rate=1e-2)
+        critic.start(POLICY)
+        critic.head.bias.data += 1.0  # off the mean, or it would have nothing to learn
+        critic.update(dataclasses.replace(rollouts, rewards=torch.tensor(rewards).expand(8, 2)), None)
+        weights.append(torch.cat([p.detach().flatten() for p in critic.parameters.values()]))
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+
+
+@pytest.mark.parametrize(("epochs", "minibatches", "steps"), [(1, 1, 1), (3, 1, 3), (1, 4, 4), (2, 3, 6), (2, 9, 10)])
+def test_a_critic_takes_as_many_steps_as_it_was_told(epochs, minibatches, steps):
+    """Of five prompts: nine mini-batches would leave some without one."""
+    critic, taken = pl.make_baseline("critic", epochs=epochs, minibatches=minibatches), []
+    critic.start(POLICY)
+    critic.optimizer.register_step_post_hook(lambda *_: taken.append(1))
+    critic.update(batch(0, n=5), None)
+    assert len(taken) == steps
+
+
 def test_sequence_critic_is_that_of_a_plain_forward_pass():
     critic = taught("critic", batches=2)
     rollouts = batch(7, n=5)
@@ -139,6 +161,21 @@ def test_token_values_know_the_response_after_its_first_token():
     assert (advantages[~rollouts.mask] == 0).all()
     # the first token decides, so it gets the credit
     assert advantages[:, 0, 0].abs().mean() > 1.1 * advantages[:, 0, 1].abs().mean()
+
+
+def test_ppo_takes_the_lambda_that_it_was_given():
+    """At 0 an advantage is the next token's value minus this one's, at the last token the reward minus its value."""
+    ppo = pl.make_baseline("ppo", learning_rate=1e-2, gae_lambda=0)
+    ppo.start(POLICY)
+    for seed in range(3):
+        ppo.update(batch(seed, of_response=True), None)
+    rollouts = batch(9, n=12)
+    values, advantages = ppo.token_values(rollouts)[:, 0], ppo.advantages(rollouts, None)[:, 0]
+    for i, length in enumerate(rollouts.lengths[:, 0].tolist()):
+        then = torch.cat([values[i, 1:length], rollouts.rewards[i]])
+        assert torch.allclose(advantages[i, :length], then - values[i, :length], atol=1e-6)
+    apart = (values[:, 1] - values[:, 0])[rollouts.lengths[:, 0] > 1]
+    assert apart.abs().max() > 0.01  # which another lambda would add to the tokens before
 
 
 @pytest.mark.parametrize("cls", [Critic, PPO])

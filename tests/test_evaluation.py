@@ -13,6 +13,7 @@ from support import ToyTask, tiny_policy
 
 import poise_lab as pl
 from poise_lab.evaluation import KEPT, evaluate, strategy_shares
+from poise_lab.sampler import step_seed
 from poise_lab.stats import pass_at_k
 from poise_lab.tasks.strategies import STRATEGIES, strategy
 
@@ -68,8 +69,6 @@ def test_the_figures_are_those_of_the_rollouts():
     config = pl.TrainConfig(eval_responses=4, eval_prompts=12)
     problems = task.sample(12, 3)
     figures, samples = evaluate(policy, problems, pl.make_baseline("none"), config)
-    from poise_lab.sampler import step_seed
-
     seed = step_seed(config.seed, 0, "evaluation")
     rollouts = pl.sample_rollouts(policy, problems, 5, seed=seed, max_new_tokens=64)
     greedy = pl.sample_rollouts(policy, problems, 1, temperature=0, max_new_tokens=64)
@@ -88,6 +87,35 @@ def test_the_figures_are_those_of_the_rollouts():
     assert [s["sampled"] for s in samples] == [row[:2] for row in rollouts.texts]
     assert [s["rewards"] for s in samples] == rollouts.rewards[:, :2].tolist()
     assert "value" not in samples[0]  # this baseline predicts none
+
+
+class Says(pl.Baseline):
+    """A baseline with given values, (P, M)."""
+
+    given: torch.Tensor
+
+    def values(self, rollouts, internals):
+        return self.given
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_accuracy_by_task_and_the_probe_against_fresh_responses(temperature):
+    """Of every problem the first response is read, and the mean of the others is what the value should have been."""
+    policy, problems, baseline = tiny_policy(), ToyTask().sample(9, 0), Says()
+    baseline.given = torch.rand(9, 1, generator=torch.Generator().manual_seed(0))
+    config = pl.TrainConfig(**CONFIG, temperature=temperature)
+    figures, _ = evaluate(policy, problems, baseline, config)
+    seed = step_seed(config.seed, 0, "evaluation")
+    rewards = pl.sample_rollouts(policy, problems, 4, seed=seed, max_new_tokens=6, temperature=temperature).rewards
+    own, others = rewards[:, 0].numpy(), rewards[:, 1:].mean(1).numpy()
+    for task in ("even", "odd"):
+        of_task = [value for problem, value in zip(problems, others, strict=True) if problem.task == task]
+        assert figures[f"accuracy_{task}"] == pytest.approx(np.mean(of_task))
+    assert figures["accuracy_even"] != figures["accuracy_odd"]
+    values = baseline.given[:, 0].numpy()
+    assert figures["probe_r_fresh"] == pytest.approx(np.corrcoef(values, others)[0, 1], abs=1e-6)
+    assert figures["probe_mae_fresh"] == pytest.approx(np.abs(values - others).mean(), abs=1e-6)
+    assert figures["probe_r_fresh"] != pytest.approx(np.corrcoef(values, own)[0, 1], abs=0.01)
 
 
 @pytest.mark.parametrize("changes", [dict(eval_responses=1), dict(eval_prompts=1)])

@@ -186,11 +186,28 @@ def test_each_drawn_estimate_is_of_its_own_responses():
     found = clouds.estimates(SMALL, pl.make_baseline("batch_mean"), 2, seed=1, number=50)
     which, chosen = (x.view(50, 2) for x in SMALL.draw(100, responses=1, seed=1))
     rewards = SMALL.reward[which, chosen]
-    by_hand = ((rewards - rewards.flip(1))[..., None] * SMALL.score[which, chosen]).mean(1) @ clouds.directions(SMALL).T
-    assert torch.allclose(found, by_hand, atol=1e-6)
+    by_hand = ((rewards - rewards.flip(1))[..., None] * SMALL.score[which, chosen]).mean(1)
+    gradient = SMALL.gradient()
+    assert torch.allclose(found[:, 0], by_hand @ gradient / gradient.norm() ** 2, atol=1e-6)
+    assert torch.allclose(found[:, 1], by_hand @ clouds.directions(SMALL)[1], atol=1e-6)
     for responses in (1, 3):
         with pytest.raises(pl.PoiseLabError, match=f"responses={responses}: baseline 'rloo' needs a multiple of 2"):
             clouds.estimates(SMALL, pl.make_baseline("rloo"), responses)
+
+
+def test_the_two_directions_are_the_gradient_and_the_widest_one_across_it():
+    """Over the gradient's length, so that an estimate equal to it has 1 and 0; no other direction across scatters more."""
+    along, across = clouds.directions(SMALL)
+    gradient = SMALL.gradient()
+    length = gradient.norm()
+    assert along @ gradient == pytest.approx(1, abs=1e-5) and along @ across == pytest.approx(0, abs=1e-5)
+    assert [float(x.norm() * length) for x in (along, across)] == pytest.approx([1, 1], abs=1e-5)
+    terms = ((SMALL.prob / SMALL.prompts).sqrt() * SMALL.reward)[..., None] * SMALL.score
+    scatter = torch.einsum("xrk,xrl->kl", terms, terms).double()
+    flat = torch.eye(len(gradient)).double() - torch.outer(along, gradient).double()  # what is not along the gradient
+    widest = torch.linalg.eigvalsh(flat @ scatter @ flat)[-1]
+    unit = (across * length).double()
+    assert unit @ scatter @ unit == pytest.approx(widest.item(), rel=1e-5)
 
 
 def test_a_baseline_of_the_whole_call_is_called_alone_or_refused():

@@ -72,6 +72,19 @@ def test_verifiers_by_hand(verifier, answer, right, wrong):
         assert problem.reward(text) == 0.0, text
 
 
+@pytest.mark.parametrize(
+    ("answer", "right", "wrong"),
+    [
+        ("3.14", ["3.140001", "3.139999"], ["3.15", "3.14001", "3.13999"]),
+        ("0.001", ["0.0010009", "0.0009991"], ["0.0010011", "0.0009989"]),  # below 1 a millionth, not a millionth of it
+        ("2000000.5", ["2000002.4", "1999998.6"], ["2000003.5"]),
+    ],
+)
+def test_numbers_are_right_to_one_part_in_a_million(answer, right, wrong):
+    for text in (*right, *wrong):
+        assert VERIFIERS["number"](text, answer) == float(text in right), text
+
+
 def test_mathematics_by_its_library():
     pytest.importorskip("math_verify", reason="extra: math")
     verify = VERIFIERS["math"]

@@ -88,6 +88,19 @@ def test_value_covariance_of_a_policy_with_itself_is_the_square_of_its_spread():
     assert stats.value_covariance(rewards, rewards) == pytest.approx(stats.value_spread(rewards) ** 2, abs=1e-12)
 
 
+def test_value_covariance_of_two_policies_is_that_of_what_both_can():
+    """Independent rewards of one planted V(x), of two of which one is the other turned round, and of unrelated ones."""
+    rng = np.random.default_rng(0)
+    value = rng.uniform(0.1, 0.9, 40_000)
+
+    def rewards(value, columns):
+        return torch.from_numpy((rng.random((40_000, columns)) < value[:, None]).astype(np.float32))
+
+    a, variance = rewards(value, 4), 0.8**2 / 12
+    for other, expected in ((value, variance), (1 - value, -variance), (rng.permutation(value), 0)):
+        assert abs(stats.value_covariance(a, rewards(other, 4)) - expected) < 0.003
+
+
 def test_ceiling_is_what_the_true_value_scores():
     rng = np.random.default_rng(1)
     value = rng.uniform(0, 1, 20_000)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import dataclasses
 import datetime
 import itertools
@@ -23,6 +24,7 @@ import poise_lab as pl
 from poise_lab import checkpoints, files, runs
 from poise_lab.cli import main
 from poise_lab.errors import NotFiniteError
+from poise_lab.objective import clipped_surrogate
 from poise_lab.runs import read_metrics
 from poise_lab.trainer import step_seed
 
@@ -268,6 +270,73 @@ def test_first_update_is_a_step_of_adamw_on_the_policy_gradient(tmp_path, aggreg
         moved, should = (found - start[name]).flatten(), (expected - start[name]).flatten()
         # Adam's first step is about +-lr by the sign of the gradient: tiny gradients may round either way
         assert ((moved - should).abs() < 1e-4).double().mean() > 0.98, name
+
+
+class Keeps(pl.baselines.RLOO):
+    """RLOO that keeps what it was given."""
+
+    def advantages(self, rollouts, internals):
+        self.rollouts, self.taken = rollouts, super().advantages(rollouts, internals)
+        return self.taken
+
+
+def plain_distributions(policy, rollouts) -> list[torch.Tensor]:
+    """Log-probabilities of all tokens where each response's were sampled, row by row, (length, V), without a batch."""
+    found = []
+    with torch.no_grad():
+        for i, prompt in enumerate(rollouts.prompt_ids):
+            for ids, n in zip(rollouts.response_ids[i].tolist(), rollouts.lengths[i].tolist(), strict=True):
+                logits = policy.model(input_ids=torch.tensor([prompt + ids[:n]])).logits[0, len(prompt) - 1 : -1]
+                found.append(logits.log_softmax(-1))
+    return found
+
+
+def plain_logprobs(policy, rollouts) -> torch.Tensor:
+    """(P * M, T), 0 at padding."""
+    kept, ids = torch.zeros_like(rollouts.logprobs.flatten(0, 1)), rollouts.response_ids.flatten(0, 1)
+    for row, logprobs in enumerate(plain_distributions(policy, rollouts)):
+        kept[row, : len(logprobs)] = logprobs.gather(1, ids[row, : len(logprobs), None])[:, 0]
+    return kept
+
+
+def test_second_update_of_a_step_is_clipped_by_the_bounds_of_the_config(tmp_path):
+    """The mini-batches' loss and clip fraction, each against the policy as it was before that update."""
+    bounds, policies, baseline = dict(clip_low=0.05, clip_high=0.4, dual_clip=1.5), [], Keeps()
+    t = trainer(tmp_path / "r", baseline, steps=1, eval_every=9, learning_rate=3e-2, max_grad_norm=1e9, **bounds)
+    step = t.optimizer.step
+    t.optimizer.step = lambda: (policies.append(copy.deepcopy(t.policy)), step())
+    metrics = t.run().metrics[1]
+    rollouts, advantages = baseline.rollouts, baseline.taken.flatten()
+    order = torch.randperm(6, generator=torch.Generator().manual_seed(step_seed(0, 1, "mini-batches")))
+    mask, old, found = rollouts.mask.flatten(0, 1), plain_logprobs(policies[0], rollouts), []
+    for policy, prompts in zip(policies, order.tensor_split(2), strict=True):
+        rows = (prompts[:, None] * 2 + torch.arange(2)).flatten()
+        new, weights = plain_logprobs(policy, rollouts)[rows], mask[rows] / mask[rows].sum()
+        found.append(clipped_surrogate(new, old[rows], advantages[rows], weights, **bounds))
+    ratio, a = (new - old[rows]).exp()[mask[rows]], advantages[rows][:, None].expand_as(new)[mask[rows]]
+    for active in (ratio[a < 0] < 0.8, ratio[a < 0] > 1.5, ratio[a > 0] > 1.4):
+        assert active.any()  # each bound holds a token, so that another would show
+    assert metrics["loss"] == pytest.approx(sum(float(loss) for loss, _ in found) / 2, rel=1e-4)
+    assert [float(share) for _, share in found][0] == 0 < metrics["clip_fraction"]
+    assert metrics["clip_fraction"] == pytest.approx(float(found[1][1]) / 2, abs=1e-6)
+
+
+def test_entropy_and_length_are_those_of_the_whole_responses(tmp_path, bundled):
+    """Of the bundled policy's, which reason before they answer."""
+    baseline, policy = Keeps(), copy.deepcopy(bundled)
+    task, sizes = pl.load_task("chain_sum"), dict(eval_prompts=1, max_new_tokens=24)
+    metrics = trainer(tmp_path / "r", baseline, task=task, policy=policy, steps=1, **sizes).run().metrics[1]
+    rows = plain_distributions(bundled, baseline.rollouts)
+    entropies = [-(logprobs.exp() * logprobs).sum(-1).mean().item() for logprobs in rows]
+    assert metrics["entropy"] == pytest.approx(np.mean(entropies), rel=1e-3)
+    lengths = [len(logprobs) for logprobs in rows]
+    assert metrics["response_length"] == pytest.approx(np.mean(lengths)) and len(set(lengths)) > 1
+
+
+def test_responses_to_learn_from_have_the_temperature_of_the_config(tmp_path):
+    baseline = Keeps()
+    trainer(tmp_path / "r", baseline, steps=1, temperature=0.5).run()
+    assert baseline.rollouts.temperature == 0.5
 
 
 class OnePush(pl.Baseline):

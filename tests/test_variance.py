@@ -37,6 +37,14 @@ def test_by_hand():
     assert v.effective_prompts(8)[0] == pytest.approx(4.5 / 0.15625, abs=1e-12)
 
 
+def test_a_gradient_that_is_all_noise_has_cosine_0():
+    """Means (1/2, 0) and (-1/2, 1/4): the estimate of the squared length, their product, is below 0."""
+    vectors = torch.tensor([[[1, 0], [0, 0]], [[-1, 0], [0, 0.5]]], dtype=torch.float64)
+    v = va.gradient_variance(va.Scores.of(vectors), torch.ones(2, 2, dtype=torch.float64))
+    assert v.signal[0] == pytest.approx(-0.25, abs=1e-12) and v.snr(8)[0] < 0
+    assert v.cosine(8)[0] == 0
+
+
 def test_groups_of_one_by_hand():
     v = va.gradient_variance(va.Scores.of(VECTORS), ADVANTAGES, group=1)
     assert v.spread[0] == pytest.approx((1 + 1 + 9 + 8) / 4 - 0.25, abs=1e-12)

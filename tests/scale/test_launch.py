@@ -28,6 +28,7 @@ from poise_lab.cli import main
 from poise_lab.rollouts import reasoning_ends
 from poise_lab.runs import read_metrics
 from poise_lab.sampler import step_seed
+from poise_lab.tasks import Problem
 from poise_lab.trl import PoiseConfig, PoiseTrainer
 from poise_lab.trl import config as module
 from poise_lab.trl.config import from_train_config
@@ -90,13 +91,25 @@ def test_run_folder_is_like_any_other(two):
     assert not pickles and (last_checkpoint(two.folder) / "poise.safetensors").is_file()
 
 
-def test_problems_are_those_of_the_laptop(two):
-    """Same seed, same held-out problems: before training only the sampling differs between engines."""
-    task = pl.load_task(pl.TINY_TASKS)
-    assert two.config["task"] == pl.TINY_TASKS and two.seed == 0
-    held_out = task.sample(4, step_seed(0, 0, "held-out"))
-    rollouts = pl.sample_rollouts(pl.load_policy("thinker"), held_out, 64, seed=1)
-    assert two.metrics[0]["accuracy"] == pytest.approx(rollouts.rewards.mean().item(), abs=0.45)
+def test_problems_are_those_of_the_laptop(tmp_path, monkeypatch):
+    """Same seed: the same held-out problems, and the same ones at every step."""
+    config = pl.TrainConfig(
+        steps=3, prompts=4, minibatches=2, seed=1, eval_prompts=4, eval_responses=2, max_new_tokens=4, layer=1, pool=2
+    )
+    graded = {"trl": [], "laptop": []}
+    how = dict(policy="thinker", task=pl.TINY_TASKS, baseline="poise", settings={}, resume=False, quiet=True)
+    for engine, asked in graded.items():
+        spied = lambda problem, text, asked=asked: asked.append(problem.question) or float(len(text) % 2)  # noqa: E731
+        monkeypatch.setattr(Problem, "reward", spied)
+        if engine == "trl":
+            train(config, out=tmp_path / "trl", **how)
+        else:
+            policy, task = pl.load_policy("thinker"), pl.load_task(pl.TINY_TASKS)
+            baseline, out = pl.make_baseline("poise"), tmp_path / "laptop"
+            pl.Trainer(policy, task, baseline, config, out=out, progress=False).run()
+    first = [list(dict.fromkeys(asked)) for asked in graded.values()]  # graded at an evaluation again
+    one, other = ([set(asked[i : i + 4]) for i in range(0, len(asked), 4)] for asked in first)
+    assert one == other and len(one) == 1 + 3
 
 
 @pytest.mark.parametrize(("processes", "killed"), [(2, 0), (2, 1), (4, 2)])
@@ -606,6 +619,26 @@ def test_settings_of_the_laptop_as_trl_s(tmp_path):
     assert (args.epsilon, args.epsilon_high, args.delta) == (config.clip_low, config.clip_high, config.dual_clip)
     assert args.max_steps == config.steps * config.minibatches and args.learning_rate == config.learning_rate
     assert args.poise_probe == "paper" and args.poise_layer == config.layer and args.poise_pool == config.pool
+
+
+def test_every_setting_of_the_laptop_is_one_of_trl_s(tmp_path):
+    """A config in which no field has its default."""
+    config = pl.TrainConfig(
+        steps=6, prompts=12, seed=5, learning_rate=3e-4, weight_decay=0.03, minibatches=3, clip_low=0.1, clip_high=0.5,
+        dual_clip=7.0, aggregation="sequence_mean", kl=0.02, max_grad_norm=0.6, max_new_tokens=33, temperature=0.7,
+        layer=1, pool=3, eval_every=2, eval_prompts=6, eval_responses=4, checkpoint_every=5,
+    )  # fmt: skip
+    given, default = vars(config), vars(pl.TrainConfig())
+    assert [name for name in default if given[name] == default[name]] == []
+    args = from_train_config(config, tmp_path, "poise", {})
+    expected = dict(
+        max_steps=18, per_device_train_batch_size=8, steps_per_generation=3, generation_batch_size=24, seed=5,
+        learning_rate=3e-4, lr_scheduler_type="constant", weight_decay=0.03, epsilon=0.1, epsilon_high=0.5, delta=7.0,
+        loss_type="grpo", beta=0.02, max_grad_norm=0.6, max_completion_length=33, temperature=0.7, poise_layer=1,
+        poise_pool=3, eval_steps=6, per_device_eval_batch_size=24, num_generations_eval=4, save_steps=15,
+    )  # fmt: skip
+    assert {name: getattr(args, name) for name in expected} == expected
+    assert from_train_config(pl.TrainConfig(), tmp_path, "poise", {}).loss_type == "dapo"
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda p: p.name)

@@ -60,10 +60,9 @@ def test_presets(tmp_path, name, probe, warmup):
     assert (other.poise_warmup, other.max_completion_length) == (3, 64)
 
 
-def test_default_layer_is_that_of_the_release(tmp_path):
-    for depth, layer in ((36, 19), (4, 2), (3, 2)):
-        assert round(depth * 19 / 36) == layer
-    assert make(tmp_path, tiny_policy(layers=3)).poise_layer == 2
+@pytest.mark.parametrize(("depth", "layer"), [(36, 19), (12, 6), (5, 3), (4, 2), (3, 2)])
+def test_default_layer_is_that_of_the_release(tmp_path, depth, layer):
+    assert make(tmp_path, tiny_policy(layers=depth)).poise_layer == layer
 
 
 @pytest.mark.parametrize(("steps_per_generation", "passes"), [(1, 3), (2, 0)])
