@@ -102,7 +102,7 @@ class PoiseTrainer(GRPOTrainer):
         if args.disable_dropout:
             _still(self._bare())
         depth = len(self._policy().layers)
-        self.poise_layer = round(depth * 19 / 36) if args.poise_layer is None else args.poise_layer
+        self.poise_layer = min(round(depth * 19 / 36), depth - 1) if args.poise_layer is None else args.poise_layer
         if not 0 <= self.poise_layer < depth:
             raise PoiseLabError(f"poise_layer={self.poise_layer}, but the policy has layers 0 to {depth - 1}")
         if self.beta != 0 and hasattr(self._bare(), "peft_config"):

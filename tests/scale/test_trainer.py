@@ -60,7 +60,7 @@ def test_presets(tmp_path, name, probe, warmup):
     assert (other.poise_warmup, other.max_completion_length) == (3, 64)
 
 
-@pytest.mark.parametrize(("depth", "layer"), [(36, 19), (12, 6), (5, 3), (4, 2), (3, 2)])
+@pytest.mark.parametrize(("depth", "layer"), [(36, 19), (12, 6), (5, 3), (4, 2), (3, 2), (1, 0)])
 def test_default_layer_is_that_of_the_release(tmp_path, depth, layer):
     assert make(tmp_path, tiny_policy(layers=depth)).poise_layer == layer
 
