@@ -91,7 +91,7 @@ STUDIES = {
         mark="arena", quote=arena.says,
     ),
     "long": Study(
-        "three methods of the arena, trained six times as long; not recorded yet", "long", long.missing, long.record, long.says,
+        "three methods of the arena, trained six times as long; recorded in part", "long", long.missing, long.record, long.says,
     ),
     "real": real(),
     "sums": Study(
