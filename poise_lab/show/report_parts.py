@@ -17,7 +17,6 @@ from .words import Figure
 
 AXES = ("step", "tokens", "seconds")
 WINDOWS = (1, 5, 20)  # steps that a curve may be smoothed over
-MANY = 12  # names from which on those of a matrix are written smaller
 ALIKE = (
     "policy",
     "task",
@@ -142,7 +141,7 @@ def pair_matrix(found: dict[tuple[str, str], tuple], names: Sequence[str], *text
     text = [[said((a, b)) if (a, b) in found else "" for b in names] for a in names]
     title, across, down, unit = texts
     fig = matrix(grid, names, title, across, down, text, unit, height=height)
-    small = dict(size=10 if len(names) > MANY else 12)
+    small = dict(size=12)
     return fig.update_traces(textfont=small).update_xaxes(dtick=1, tickfont=small).update_yaxes(dtick=1, tickfont=small)
 
 
