@@ -1,4 +1,4 @@
-"""What a policy can do with held-out problems, and what it writes: the figures of an evaluation, and texts to read."""
+"""What a policy can do with held-out problems, what it writes, and how good the baselines of a batch were."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from .config import TrainConfig
 from .generate import sample_rollouts
 from .internals import read_internals
 from .policies import Policy
-from .rollouts import Rollouts
+from .rollouts import Rollouts, leave_one_out_mean
 from .sampler import step_seed
-from .stats import agreement, pass_at_k, value_spread
+from .stats import agreement, pass_at_k, value_spread, variance_reduction
 from .tasks import Problem, looked_for
 from .tasks.strategies import STRATEGIES, strategy
 
@@ -54,6 +54,24 @@ def evaluate(
         score = agreement(predicted, value)
         result |= {"probe_r_fresh": score["r"], "probe_mae_fresh": score["mae"]}
     return result, _samples(rollouts, greedy, predicted)
+
+
+def baseline_metrics(rollouts, advantages: torch.Tensor | None, values: torch.Tensor | None) -> dict[str, float]:
+    """How good the baselines of a batch were, for both engines. NaN where that is not defined.
+
+    rollouts: anything with rewards (P, M), responses and partner_rewards(). advantages: (P, M), each a reward minus
+    something that this reward is not in. values: (P, M), predicted before these responses were learned from; their
+    prompts may have come before.
+    """
+    metrics, rewards = {}, rollouts.rewards
+    if advantages is not None:
+        metrics["variance_reduction"] = variance_reduction(advantages, rewards)
+    if rollouts.responses > 1:  # what the same rewards would give under RLOO
+        metrics["variance_reduction_rloo"] = variance_reduction(rewards - leave_one_out_mean(rewards), rewards)
+    if values is not None:
+        score = agreement(values, rollouts.partner_rewards())
+        metrics |= {"probe_r_partner": score["r"], "probe_mae_partner": score["mae"]}
+    return metrics
 
 
 def what_to_change(reward: float, problem: Problem, written: str) -> str:

@@ -17,13 +17,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from .errors import PoiseLabError
 from .files import LOCK, as_json, check_writable, only_writer, read_json, write_text
 from .policies import SPOKEN, Policy
-from .rollouts import leave_one_out_mean
-from .stats import agreement, mean_interval, variance_reduction
+from .stats import mean_interval
 
 # What makes a run, besides its seed; all else in config.json (date, versions, threads) says how it was made.
 SETTINGS = ("engine", "policy", *SPOKEN, "task", "task_settings", "baseline", "train")
@@ -331,21 +329,3 @@ def differences(old: dict, new: dict, prefix: str = "") -> list[tuple[str, objec
         elif (list(a) if isinstance(a, tuple) else a) != (list(b) if isinstance(b, tuple) else b):
             found.append((prefix + key, a, b))
     return found
-
-
-def baseline_metrics(rollouts, advantages: torch.Tensor | None, values: torch.Tensor | None) -> dict[str, float]:
-    """How good the baselines of a batch were, for both engines. NaN where that is not defined.
-
-    rollouts: anything with rewards (P, M), responses and partner_rewards(). advantages: (P, M), each a reward minus
-    something that this reward is not in. values: (P, M), predicted before these responses were learned from; their
-    prompts may have come before.
-    """
-    metrics, rewards = {}, rollouts.rewards
-    if advantages is not None:
-        metrics["variance_reduction"] = variance_reduction(advantages, rewards)
-    if rollouts.responses > 1:  # what the same rewards would give under RLOO
-        metrics["variance_reduction_rloo"] = variance_reduction(rewards - leave_one_out_mean(rewards), rewards)
-    if values is not None:
-        score = agreement(values, rollouts.partner_rewards())
-        metrics |= {"probe_r_partner": score["r"], "probe_mae_partner": score["mae"]}
-    return metrics

@@ -22,7 +22,7 @@ from . import checkpoints, threads
 from .baselines.base import Baseline, checked, checked_values
 from .config import TrainConfig
 from .errors import NotFiniteError, PoiseLabError, disk_is_full
-from .evaluation import evaluate, what_to_change
+from .evaluation import baseline_metrics, evaluate, what_to_change
 from .files import json_line, only_writer, provenance, read_json, write_json, write_text
 from .internals import Internals, batches_to_score, forward_rows, read_internals
 from .objective import clipped_surrogate, kl_penalty, token_weights
@@ -31,7 +31,6 @@ from .process import finish_step_on_interrupt, peak_memory_mb, timed_as
 from .rollouts import Rollouts
 from .runs import (
     RunRecord,
-    baseline_metrics,
     claim_folder,
     free_folder,
     keep_policy,

@@ -20,6 +20,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+import poise_lab as pl
 from poise_lab.course.checks import answer
 from poise_lab.show import lessons
 from poise_lab.show.sliders import PARKED
@@ -439,6 +440,20 @@ def test_the_same_problems_run_through_the_lessons(notebook):
     seen = "\n".join(text_of(output) for cell in shown for output in cell.outputs)
     problems = lessons.one_sum() if "lessons.one_sum()" in str(code_cells(notebook)) else lessons.three_problems()
     assert all(problem.compact in seen or problem.question.strip()[-20:] in seen for problem in problems)
+
+
+def test_the_same_problems_are_as_hard_as_the_lessons_say():
+    """V(x) of 2048 responses each: seldom right, about once in seven, and more than once in three."""
+    rewards = pl.sample_rollouts(pl.load_policy("thinker"), lessons.three_problems(), 2048, seed=0).rewards
+    of_sum, of_word, of_list = rewards.double().mean(1).tolist()
+    assert of_sum < 0.02 and 1 / 8 < of_word < 1 / 6 and 1 / 3 < of_list < 0.45
+    notebooks = {path.name[:2]: nbformat.read(path, 4) for path in NOTEBOOKS}
+    for number, said in (
+        ("02", "right about once in seven responses, and a list, more than once in three"),
+        ("04", "their $V(x)$ are about 0.0, 0.15 and 0.4"),
+        ("05", "The word is spelled right about one time in seven"),
+    ):
+        assert any(said in cell.source for cell in notebooks[number].cells), number
 
 
 def read_and_bound(source: str) -> tuple[set[str], set[str]]:

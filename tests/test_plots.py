@@ -427,6 +427,14 @@ def test_bench_of_the_variance_compares_the_same_work(bundled):
         assert (a - b).abs().max() < 1e-4 * b.abs().max()
 
 
+def test_bench_of_the_variance_takes_as_many_prompts_as_it_says(monkeypatch):
+    monkeypatch.setattr(bench, "matmul_rate", lambda: 1e12)
+    monkeypatch.setattr(bench, "ROUNDS", 1)
+    row = bench.bench_variance(prompts=6, responses=2, sample=4)
+    assert row["case"] == "gradient variance, 6 prompts x 2" and row["ours, s"] >= 0
+    assert "one backward pass per response, s (from 4 responses)" in row
+
+
 def test_words_leave_out_what_is_not_drawn():
     """A curve that begins with NaN begins where its line does, and a bar without a value is no reason to fail."""
     nan = float("nan")

@@ -206,10 +206,8 @@ def _cells(trace: dict, x: Axis, y: Axis) -> Iterator[str]:
         for j, value in enumerate(row):
             (a, b), (c, d) = ((axis.at(n, -0.5), axis.at(n, 0.5)) for axis, n in ((x, trace["x"][j]), (y, name)))
             if value is not None:
-                share = (
-                    (value - low) / (high - low) if high > low else 0.5
-                )  # of equal values plotly.js takes the middle
-                (color,) = sample_colorscale(scale, [share])
+                at = (value - low) / (high - low) if high > low else 0.5  # the middle, as plotly.js has it
+                (color,) = sample_colorscale(scale, [at])
                 yield (f'<rect x="{tenth(a)}" y="{tenth(min(c, d))}" width="{tenth(b - a)}" height="{tenth(abs(d - c))}"'
                        f' fill="{color}"/>')  # fmt: skip
                 if trace.get("text"):

@@ -180,7 +180,7 @@ def bench_variance(prompts: int, responses: int, sample: int = 128) -> dict:
 
     The latter is timed on `sample` of the responses, taken evenly over the prompts, and scaled up.
     """
-    policy, problems, _, _ = prompts_of("thinker-384")
+    policy, problems, _, _ = prompts_of(f"thinker-{prompts}")
     rollouts = sample_rollouts(policy, problems, responses, seed=0)
     some = rollouts.select(slice(None, None, prompts * responses // sample))
     ours, theirs = [], []

@@ -22,35 +22,25 @@ from pathlib import Path
 from ..errors import PoiseLabError
 
 FILES = (".jsonl", ".json", ".csv", ".parquet")
-NUMBER = re.compile(r"(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:[eE][-+]?\d+)?|\.\d+")
 MINUS = "\u2212"  # the sign as it is printed, which some policies write
-# What a sign stands behind is no number, name or bracket
-SIGN = re.compile(r"(?<![^\W_])(?<![)\]}%])([-+])(?:[^\S\n]*|\\?[$€£])$")
-# 3/4, or \frac{3}{4}, at the end
-FRACTION = re.compile(r"(\d\s*/|frac\s*(\{[^{}]*\})?|\}\s*(?=\{))\s*\{?[-+]?\d[\d.,]*\D*$")
-# Between two numbers that are parts of one (3,5 or 12:30 or 1 234 or 10^5), or of a list: a mark, a blank, or no more
-JOINED = re.compile(r"(?:[^\S\n]?|[.:'\u2019_\u2013]|[,;][^\S\n]*|[^\S\n]*[-+*\u00d7\u00b7^][^\S\n]*\{?)[-+]?")
-# An operator has a blank on both sides or on none, and a sign (-5) or a mark of bold type (**5**) on one side alone
-OPERATOR = re.compile(
-    r"(?:(?:[^\W_]|[)\]}%])(?:[-+*/_\u00d7\u00b7\u00f7]+|[^\S\n]+[-+*/\u00d7\u00b7\u00f7]+[^\S\n]+)"
-    r"|\$[^\S\n]+[-+*/\u00d7\u00b7\u00f7][^\S\n]+|[\^\u221a\u00b1][^\S\n]*"
-    r"|\\(?:times|cdot|div|pm)[^\S\n]*|sqrt[^\S\n]*(?:\[\d+\])?)[({]*[-+]?(?:\\?[$€£])?$"
+NUMBER = r"(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:[eE][-+]?\d+)?|\.\d+)"
+MARKS = r"(?:\\?[^\w\s\\^+/\u00d7\u00b7\u00f7\u00b1\u221a-]|_)*"  # brackets, quotes, currency, bold type, the end of a sentence
+AHEAD = re.compile(r"[=>\u2248]|(?<=[^\d\s]):|boxed\{")  # what may stand right in front of a number: x=5, Total:5
+# One number, and no part of one; 5%, 5km, $5/day and 5-year-old have a unit
+ONE_NUMBER = re.compile(
+    rf"(?P<before>{MARKS})(?P<sign>[-+]?)\\?[$\u20ac\u00a3]?(?P<digits>{NUMBER})"
+    r"(?:\^\{?\\circ\}?|(?:[-/][^\W\d_]{2}|\u00b0?[^\W\d_]|\\(?:text|mathrm|[,;!]))[^\d\s]*)?"
+    rf"{MARKS}"
 )
-# What makes the number in front of it a part: 2^n, 5\pi, 2+x; an angle (30^\circ) or a unit (km/h) does not
-GOES_ON = re.compile(
-    r"[^\S\n]*\^(?!\s*\{?\s*\\circ)|[^\S\n]*\\(?:sqrt|pi|times|cdot|div|pm)(?![a-z])"
-    r"|(?:[-+*/\u00d7\u00b7\u00f7]|[^\S\n]+[+*/\u00d7\u00b7\u00f7][^\S\n]+)(?:[A-Za-z](?!\w)|\()"
-)
+LISTED = re.compile(rf"(?:{MARKS}[-+]?{NUMBER})[,;]?")  # in front of another number: 1 234 and 3, 5
+OPERATORS = set("+ - * / ^ \u00d7 \u00b7 \u00f7 \u00b1 \\times \\cdot \\div \\pm \\sqrt".split())
 WHOLE = re.compile(r"[-+]?\d+")
 CHOICE = re.compile(r"(?<![A-Za-z])\(?([A-J])\)?(?![A-Za-z])")
 # Behind the word "I" or "A": an apostrophe, or a word that does not speak of a choice
 WORD = r"(?!['\u2019]|\s+(?!(?:is|are|or|and|but|because|since)\b)[a-z])"
-LETTER = rf"(?<![A-Za-z])([B-HJ]|[AI]{WORD})(?![A-Za-z])"
 CHOSEN = [  # the first of them that is found decides
     re.compile(rf"[Aa]nswer(?: is)?(?: option| choice)?(?:\\text|[^\w\n]){{0,9}}\b([A-HJ]|I{WORD})(?![A-Za-z])"),
-    re.compile(rf"{LETTER}(?=[)\]}}])"),
-    re.compile(rf"{LETTER}(?=[.:]|\W*$)"),
-    re.compile(LETTER),
+    re.compile(rf"(?<![A-Za-z])([B-HJ]|[AI]{WORD})(?![A-Za-z])"),
     CHOICE,
 ]
 
@@ -68,44 +58,36 @@ def final_answer(text: str) -> str:
     return (tagged[-1] if tagged else text).strip()
 
 
-def last_number(text: str) -> float | None:
-    """The last number in a text, commas between thousands allowed; None if there is none."""
-    written = _written(text)
-    return None if written is None else float(written)
+def last_number(text: str) -> tuple[str | None, str]:
+    """(the last number of a text with its sign and without commas, ""); (None, what it is a part of) if it does not stand alone.
+
+    A part: 4 in 3/4, 12:04, 10-4, x^4 or `3 + 4`, 34 in `12 34` and `1, 34`. A sign may have a blank behind it: - 5 is -5.
+    (None, "") if there is no number.
+    """
+    lines = [line.split() for line in text.replace(MINUS, "-").splitlines()]
+    words = next((line for line in reversed(lines) if any(map(_digits, line))), [])
+    if not words:
+        return None, ""
+    at = max(i for i, word in enumerate(words) if _digits(word))
+    before_that, before, word, behind, then = ["", "", *words, "", ""][at : at + 5]
+    rest = AHEAD.split(word)[-1]
+    found = ONE_NUMBER.fullmatch(rest)
+    sign, operand = before.strip("$({[_*"), re.search(r"[\w)\]}%]\W?$", before_that)
+    part = (
+        not found
+        or (sign in OPERATORS and (operand or sign not in "+-*"))
+        or (rest == word and not found["before"] and LISTED.fullmatch(before))
+        or (behind in OPERATORS - {"-"} and re.match(r"[A-Za-z](?!\w)|\(", then))
+        or behind.startswith(("^", "\\sqrt", "\\pi", "\\times", "\\cdot", "\\div", "\\pm"))
+    )
+    if part:
+        return None, " ".join(filter(None, (before, word, behind)))
+    signed = found["sign"] or (sign if sign in ("+", "-") else "")
+    return signed + found["digits"].replace(",", ""), ""
 
 
-def _last(text: str) -> tuple[str, str, str] | None:
-    """The last number of a text as it stands there, and what stands before and behind it; None if there is none."""
-    *_, last = [None, *NUMBER.finditer(text)]
-    return last and (last[0], text[: last.start()], text[last.end() :])
-
-
-def _written(text: str) -> str | None:
-    """The last number of a text with its sign, without commas."""
-    found = _last(text.replace(MINUS, "-"))
-    if found is None:
-        return None
-    sign = SIGN.search(found[1])
-    return (sign[1] if sign else "") + found[0].replace(",", "")
-
-
-def _has_parts(text: str) -> bool:
-    """Whether another number is joined to the last one."""
-    text = text.replace(MINUS, "-")
-    *_, before, last = [None, None, *NUMBER.finditer(text)]
-    return before is not None and JOINED.fullmatch(text, before.end(), last.start()) is not None
-
-
-def _only_part(text: str) -> str | None:
-    """What the last number of a text is a part of, in words that go on after the text; None where it stands alone."""
-    if FRACTION.search(text.replace(MINUS, "-")):
-        return "ends with a fraction, of which the lower number alone would count"
-    if _has_parts(text):
-        return "has several numbers, of which only the last would count (write 3.5 or 1234)"
-    found = _last(text.replace(MINUS, "-"))
-    if found and (OPERATOR.search(found[1]) or GOES_ON.match(found[2])):
-        return "ends with an expression, of which the last number alone would count"
-    return None
+def _digits(word: str) -> bool:
+    return any(letter.isdecimal() for letter in word)
 
 
 def exact(text: str, answer: str) -> float:
@@ -114,13 +96,12 @@ def exact(text: str, answer: str) -> float:
 
 
 def number(text: str, answer: str) -> float:
-    """The last number of the final answer is the reference: two whole ones exactly, others to one part in a million.
+    """The last number of the final answer is the reference, and stands alone, as `last_number` has it.
 
-    It must stand alone: 3/4 is not 4, nor are 12:04, 10-4, x^4. A sign may have a blank behind it: - 5 is -5.
+    Two whole numbers are compared exactly, others to one part in a million.
     """
-    said = final_answer(text)
-    given, right = _written(said), _written(answer)
-    if given is None or right is None or _only_part(said):
+    (given, _), (right, _) = last_number(final_answer(text)), last_number(answer)
+    if given is None or right is None:
         return 0.0
     if WHOLE.fullmatch(given) and WHOLE.fullmatch(right):
         return float(Decimal(given) == Decimal(right))  # of any length, which int() is not
@@ -131,8 +112,7 @@ def choice(text: str, answer: str) -> float:
     """The chosen letter, from A to J, is the reference's.
 
     Of the letters that stand alone in the final answer it is the last one behind "answer" or "answer is"; if there is
-    none, the last one in brackets; else before a full stop, a colon or the end; else the last one. The words "I" and "A"
-    (I think, A triangle) count only where nothing else does.
+    none, the last one. The words "I" and "A" (I think, A triangle) count only where nothing else does.
     """
     given, right = _chosen(final_answer(text)), _chosen(answer)
     return float(given is not None and given == right)
@@ -177,12 +157,13 @@ LOOKED_FOR = {  # what of a response each of them compares with the answer, in w
 def check_reference(verifier: str, answer: str) -> str | None:
     """What is wrong with a reference answer for a named verifier, or None: nothing could ever be right under it."""
     if verifier == "number":
-        right = last_number(answer)
+        right, part = last_number(answer)
+        if part:
+            return f"ends with {part!r}, which is not one number that stands alone (write 0.75, 3.5 or 1234)"
         if right is None:
             return "has no number in it"
-        if math.isinf(right):
+        if math.isinf(float(right)):
             return "is too large a number"
-        return _only_part(answer)
     if verifier == "choice" and not CHOICE.findall(answer):
         return "has no letter from A to J that stands alone"
     if verifier == "regex":

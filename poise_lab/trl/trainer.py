@@ -32,12 +32,13 @@ from safetensors.torch import load_file, save_file
 
 from ..baselines.poise import Poise
 from ..errors import NotFiniteError, PoiseLabError
+from ..evaluation import baseline_metrics
 from ..files import read_json, write_json
 from ..internals import Internals, on_layer, pool_last, span_entropies
 from ..policies import Policy
 from ..process import timed
 from ..rollouts import leave_one_out_mean, reasoning_ends
-from ..runs import baseline_metrics, differences
+from ..runs import differences
 from .config import PoiseConfig
 from .needed import check_trl
 
