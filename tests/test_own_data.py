@@ -388,6 +388,7 @@ def test_a_reference_that_is_an_expression_is_refused(answer):
         ("x^2", "2"), ("x^{2}", "2"), ("2^n", "2"), ("2 + x", "2"), (r"\sqrt{2}", "2"), (r"5\pi", "5"), ("5 m/s^2", "2"),
         ("- 5", "5"), ("\u2212 5", "5"), ("-$5", "5"), ("\u00b13", "3"), ("\u221a2", "2"), ("7 /3", "3"), ("4 \u00d73", "3"),
         ("7 3", "3"), ("2 (x + 1)", "2"), ("5 \\sqrt{x}", "5"),
+        ("5 ^n", "5"), ("5 \\pi", "5"), ("5 \\times x", "5"),
     ],
 )  # fmt: skip
 def test_a_part_of_an_answer_is_not_paid(text, number):

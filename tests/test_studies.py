@@ -14,8 +14,9 @@ import poise_lab as pl
 from poise_lab.cli import main
 from poise_lab.files import check_writable
 from poise_lab.sampler import step_seed
-from poise_lab.show.samples import recorded_pairs
+from poise_lab.show.samples import recorded_pairs, samples_of
 from poise_lab.studies import arena, catalogue, pairs, trained
+from poise_lab.studies.common import held_out_of
 
 SMALL = "--steps 1 --prompts 4 --minibatches 2 --eval-prompts 4 --eval-responses 2 --max-new-tokens 8"
 
@@ -245,6 +246,12 @@ def test_held_out_problems_of_a_run_are_those_of_its_task_s_settings(tmp_path, m
     _, problems, config = arena.finished(tmp_path / "r")
     assert [p.question for p in problems] == [p.question for p in trainer.held_out]
     assert all(p.question.count("+") + p.question.count("-") >= 3 for p in problems) and config.eval_responses == 16
+
+
+def test_held_out_problems_of_a_recorded_run_are_those_that_it_was_evaluated_on():
+    run = pl.data_dir() / "runs" / "poise-3"
+    problems, kept = held_out_of(run)[2], samples_of(pl.read_run(run))[0]
+    assert [problem.compact for problem in problems[: len(kept)]] == [sample["prompt"] for sample in kept]
 
 
 def test_bad_names_and_places(tmp_path, capsys):
