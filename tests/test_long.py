@@ -11,7 +11,7 @@ import torch
 
 from poise_lab import TrainConfig
 from poise_lab.cli import main
-from poise_lab.files import read_json
+from poise_lab.files import json_line, read_json, write_text
 from poise_lab.runs import read_lines, read_run
 from poise_lab.sources import data_dir
 from poise_lab.studies import arena, long, trained
@@ -54,8 +54,12 @@ def test_a_long_run_keeps_its_evaluations_its_last_texts_and_its_mistakes(tmp_pa
     of_task = {setting.split()[0]: n for setting, n in totals.items()}
     assert all(of_task[setting.split()[0]] == n for setting, n in totals.items())  # each splits the same responses
     assert sum(of_task.values()) == 4 * arena.FINAL_RESPONSES
-    rows = long.says(tmp_path).splitlines()[2:]
-    assert [row.split(" | ")[2] for row in rows] == ["0", "100", "2"] and rows[0].startswith("| rloo x2 | 2 |")
+    assert [(row["method"], row["seeds"], row["step"]) for row in long.rows(tmp_path)] == [
+        ("rloo x2", 2, step) for step in long.SHOWN
+    ]
+    assert "nothing is recorded" in long.says(tmp_path)  # of POISE, beside which RLOO would stand
+    (short, *_) = long.left(tmp_path, ["spell_backward word_len"])
+    assert short["problems"].startswith("spell_backward word_len ") and 0 <= short["rloo x2"][0] <= 1
     capsys.readouterr()
 
 
@@ -99,3 +103,40 @@ def test_mistakes_are_counted_by_the_size_of_the_problem(monkeypatch):
     rewards = torch.tensor([[1.0, 0.5, 1.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
     monkeypatch.setattr(long, "sample_rollouts", lambda *_, **__: SimpleNamespace(rewards=rewards))
     assert long.mistakes("run") == {"chain_sum num_terms": {"2.0": [1, 3], "5.0": [6, 6]}}
+
+
+def _curve(tmp_path, label, seed, accuracies):
+    """A run of one method and seed, with a held-out accuracy at step 100 and at the end."""
+    run = tmp_path / arena.folder_of(label, seed)
+    shutil.copytree(data_dir() / "arena" / "runs" / arena.folder_of(label, seed), run)
+    steps = zip((long.SHORT, long.STEPS), accuracies, strict=True)
+    write_text(
+        run / "metrics.jsonl",
+        "".join(json_line({"step": step, "accuracy": a, "tokens": 1, "seconds": 1.0}) for step, a in steps),
+    )
+
+
+def test_differences_are_over_the_seeds_that_both_have_and_their_change_is_theirs(tmp_path):
+    """By hand: at step 100 POISE is behind by 0.1 and 0.2 (mean -0.15), at the end ahead by 0.1 and -0.1 (0)."""
+    for label, seed, accuracies in (
+        ("poise x2", 0, (0.5, 0.8)), ("poise x2", 1, (0.5, 0.8)), ("poise x2", 2, (0.9, 0.9)),
+        ("none x1", 0, (0.6, 0.7)), ("none x1", 1, (0.7, 0.9)),
+    ):  # fmt: skip
+        _curve(tmp_path, label, seed, accuracies)
+    found = long.differences(tmp_path)
+    means = [found["none x1", "sampled accuracy", when][0][0] for when in ("step 100", "step 600", "change")]
+    assert means == pytest.approx([-0.15, 0.0, 0.15])
+    # t of one degree of freedom: 12.706 standard errors of 0.05
+    assert found["none x1", "sampled accuracy", "step 100"][0][1] == pytest.approx(-0.15 - 12.706 * 0.05, abs=1e-3)
+    assert not any(kept for _, kept in found.values())
+
+
+def test_a_difference_survives_only_when_they_are_counted(tmp_path, monkeypatch):
+    """Five seeds, 0.1, 0.12, 0.1, 0.12, 0.11 ahead at the end: p = 2e-5, so it survives beside two others."""
+    monkeypatch.setattr(long, "COMPARED", ("sampled accuracy",))
+    for seed, ahead in enumerate((0.1, 0.12, 0.1, 0.12, 0.11)):
+        _curve(tmp_path, "poise x2", seed, (0.5 + (-1) ** seed * 0.2, 0.5 + ahead))
+        _curve(tmp_path, "none x1", seed, (0.5, 0.5))
+    kept = {when: kept for (_, _, when), (_, kept) in long.differences(tmp_path).items()}
+    assert kept == {"step 100": False, "step 600": True, "change": False}
+    assert "0.110 [0.098, 0.122] *" in long.says(tmp_path)

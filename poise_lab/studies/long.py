@@ -8,16 +8,18 @@ chose among it; only the runs are longer. An interrupted study goes on where it 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from ..files import json_line, write_json, write_text
+from ..files import json_line, read_json, write_json, write_text
 from ..generate import sample_rollouts
-from ..runs import by_label, format_table, read_lines, read_run
+from ..runs import RunRecord, by_label, format_table, read_lines, read_run
 from ..show.lessons import settings
+from ..show.words import span
 from ..sources import data_dir
-from ..stats import mean_interval
+from ..stats import mean_interval, p_value, surviving
 from . import arena, thinking, trained
 
 METHODS = ("poise x2", "rloo x2", "none x1")
@@ -25,6 +27,9 @@ STEPS, EVERY = 600, 50
 TRAIN = f"--steps {STEPS} --eval-every {EVERY} --eval-responses 16"
 # of held-out problems; but the entropy is of the batch that a step trains on, sampled before its updates
 COLUMNS = thinking.COLUMNS | {"entropy": "entropy", "probe r": "probe_r_fresh"}
+SHORT = 100  # steps of the arena
+SHOWN = (0, SHORT, STEPS // 2, STEPS)
+COMPARED = ("sampled accuracy", "greedy accuracy", "pass@16")
 
 
 def runs() -> dict[str, str]:
@@ -72,19 +77,70 @@ def record(out: Path) -> None:
     trained.record(runs(), out, finish=finish, like=data_dir() / "long")
 
 
-def recorded(out: Path) -> dict[str, list]:
+def recorded(out: Path) -> dict[str, list[RunRecord]]:
     """The runs of each method that are there."""
     return by_label([read_run(out / name) for name in runs() if (out / name).is_dir()])
 
 
+def measured(run: RunRecord, column: str, step: int) -> float:
+    """One of COLUMNS at a step, NaN where it was not measured."""
+    return dict(zip(*run.series(COLUMNS[column]), strict=True)).get(step, np.nan)
+
+
+def rows(out: Path) -> list[dict]:
+    """How each figure went on: for each method at each of SHOWN its mean over seeds, with a 95 % interval."""
+    return [
+        {"method": label, "seeds": len(group), "step": step}
+        | {column: mean_interval([measured(run, column, step) for run in group]) for column in COLUMNS}
+        for label, group in recorded(out).items()
+        for step in SHOWN
+    ]
+
+
+def differences(out: Path) -> dict[tuple[str, str, str], tuple[tuple[float, float, float], bool]]:
+    """The first method minus each other, by each of COMPARED, at step 100, at the end, and the second less the first.
+
+    Mean over the seeds that both have with its 95 % interval, and whether that survives Holm's correction for all of these.
+    """
+    by_seed = {label: {run.seed: run for run in group} for label, group in recorded(out).items()}
+    ours, found, seeds = by_seed.pop(METHODS[0], {}), {}, {}
+    for other, theirs in by_seed.items():
+        both = sorted(ours.keys() & theirs.keys())
+        for column in COMPARED if both else ():
+            short, end = (
+                np.array([measured(ours[s], column, step) - measured(theirs[s], column, step) for s in both])
+                for step in (SHORT, STEPS)
+            )
+            for when, gaps in {f"step {SHORT}": short, f"step {STEPS}": end, "change": end - short}.items():
+                found[other, column, when], seeds[other, column, when] = mean_interval(gaps), len(both)
+    kept = surviving({key: p_value(gap, seeds[key]) for key, gap in found.items()})
+    return {key: (gap, key in kept) for key, gap in found.items()}
+
+
+def left(out: Path, settings: Sequence[str]) -> list[dict]:
+    """Which problems are still answered wrongly: a row for each level of settings such as "chain_sum num_terms".
+
+    For each method the share of sampled responses that are wrong, its mean over seeds with a 95 % interval.
+    """
+    counted = {
+        label: [read_json(run.folder / "mistakes.json") for run in group] for label, group in recorded(out).items()
+    }
+    table = []
+    for setting in settings:
+        levels = {level for group in counted.values() for run in group for level in run[setting]}
+        for level in sorted(levels, key=float):
+            shares = {
+                label: mean_interval([np.divide(*run[setting][level]) for run in group if level in run[setting]])
+                for label, group in counted.items()
+            }
+            table.append({"problems": f"{setting} {float(level):g}"} | shares)
+    return table
+
+
 def says(out: Path) -> str:
-    """How each figure went on: a row for each method, at the start, after 100 steps and at the end."""
-    rows = []
-    for label, group in recorded(out).items():
-        for step in (0, 100, STEPS):
-            row = {"method": label, "seeds": len(group), "step": step}
-            for name, metric in COLUMNS.items():
-                values = [dict(zip(*run.series(metric), strict=True)).get(step, np.nan) for run in group]
-                row[name] = mean_interval(values)
-            rows.append(row)
-    return format_table(rows)
+    """The tables of `rows` and `differences`; * marks what survives the correction."""
+    table: dict = defaultdict(dict)
+    for (other, column, when), (gap, kept) in differences(out).items():
+        first = {f"{METHODS[0]} minus": other, "of": column}
+        table[other, column] |= first | {when: span(*gap, 3) + (" *" if kept else "")}
+    return f"{format_table(rows(out))}\n\n{format_table(list(table.values()))}"
