@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 
 import poise_lab as pl
+from poise_lab import stats
 from poise_lab.files import read_json
+from poise_lab.show.words import span
 from poise_lab.stats import holm, p_value, surviving
 from poise_lab.stats import interval as interval_of
 from poise_lab.studies import (
     arena,
     common,
+    long,
     noises,
     paper,
     tables,
@@ -28,6 +31,7 @@ from poise_lab.studies.critics import CRITIC_EPOCHS, CRITIC_RATES
 
 PAGE = Path(__file__).parent.parent / "notebooks" / "FINDINGS.md"
 DATA = pl.data_dir()
+LONG = ("sampled accuracy", "probe r", "entropy", "pass@16")
 MORE_WHEN_SAMPLED = (("poise x2", "grpo x8"), ("none x1", "batch_mean x1"), ("none x1", "poise x2"))
 
 
@@ -188,6 +192,13 @@ def numbers() -> dict[str, tuple[int, str]]:
     before = settings["thinker-mixture"]
     for name, noise in (("POISE", before.sums["poise x2"]), ("pairs", before.noise_of(before.arrays["rewards"], 2))):
         found[f"noise of {name}"] = 10, "{:.2f} [{:.2f}, {:.2f}]".format(*interval_of(noise))
+    for (other, way, when_), (gap, kept) in long.differences(DATA / "long").items():
+        found[f"long, {other}, {way}, {when_}"] = 11, shown(gap) + (" *" if kept else " |")
+    on = {(row["method"], row["step"]): row for row in long.rows(DATA / "long")}
+    for step, way in ((300, "sampled accuracy"), *((k, c) for k in (100, 600) for c in LONG)):
+        found[f"long, {way} at {step}"] = 11, span(*on["poise x2", step][way], 3)
+    for row in long.left(DATA / "long", ["chain_sum num_digits", "word_sorting num_words"]):
+        found[f"long, wrong, {row['problems']}"] = 11, span(*row["poise x2"], 3)
     top = [one.top_share("none x1") for one in settings.values()]
     found["top"] = 9, f"carries {min(top):.2f} to {max(top):.2f} of the noise"
     return found
@@ -203,7 +214,7 @@ def test_every_number_of_the_page_is_recomputed(recomputed):
     for name, (number, text) in recomputed.items():
         assert text in section(number), f"finding {number}, {name}: {text}"
     intervals = set(re.findall(r"[+-]?\d+\.\d{2,3} \[[^]]*\]", " ".join(PAGE.read_text(encoding="utf-8").split())))
-    assert intervals == {text for _, text in recomputed.values() if "[" in text}
+    assert intervals == {text.rstrip(" *|") for _, text in recomputed.values() if "[" in text}
 
 
 def test_each_finding_says_what_would_refute_it():
@@ -329,6 +340,21 @@ def test_the_table_of_methods_says_what_is_off_zero_and_what_survives():
     together = surviving({(way, a, b): p_value(found[1], len(arena.SEEDS))
                           for way, of in said.items() for (a, b), found in of.items() if a < b})  # fmt: skip
     assert together and not [pair for pair in together if "poise x2" in pair]
+
+
+def test_what_the_page_says_of_long_runs():
+    found = long.differences(DATA / "long")
+    kept = [key for key, (_, kept) in found.items() if kept]
+    assert len(found) == 18 and kept == [("none x1", "sampled accuracy", "step 100")]
+    word = {key: stats.in_words(gap) for key, (gap, _) in found.items()}
+    for way in long.COMPARED:
+        assert [word["none x1", way, step] for step in ("step 100", "step 600")] == ["worse", "inconclusive"]
+        assert word["rloo x2", way, "step 600"] == "better"
+    assert word["none x1", "sampled accuracy", "change"] == "better"
+    group = long.recorded(DATA / "long")["poise x2"]
+    for column, fell in (("probe r", False), ("pass@16", False), ("entropy", True)):
+        change = [long.measured(run, column, 600) - long.measured(run, column, 100) for run in group]
+        assert (stats.in_words(stats.mean_interval(change)) == "worse") == fell
 
 
 def test_how_much_dapo_sampled():
