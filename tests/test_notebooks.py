@@ -296,9 +296,9 @@ def test_another_baseline_joins_every_figure():
 
 
 def test_an_own_baseline_stands_in_the_figures_of_the_comparison():
-    """Notebook 8: in those that need no final policy and no tokens, and in what the checked cells read from them."""
+    """Notebook 8: in those that need no final policy, no tokens and no long run, and in what the checked cells read from them."""
     cells = code_cells(nbformat.read(HERE.parent / "notebooks" / "08_baselines_compared.ipynb", as_version=4))
-    others = ("arena.matrix(", "arena.beside(", "RolloutViewer(")
+    others = ("arena.matrix(", "arena.beside(", "RolloutViewer(", "long_runs")
     figures = [
         i for i, cell in enumerate(cells) if IGNORE in tags(cell) and not any(name in cell.source for name in others)
     ]

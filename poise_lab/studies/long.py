@@ -143,4 +143,5 @@ def says(out: Path) -> str:
     for (other, column, when), (gap, kept) in differences(out).items():
         first = {f"{METHODS[0]} minus": other, "of": column}
         table[other, column] |= first | {when: span(*gap, 3) + (" *" if kept else "")}
-    return f"{format_table(rows(out))}\n\n{format_table(list(table.values()))}"
+    beside = [format_table(list(table.values()))] if table else []
+    return "\n\n".join([format_table(rows(out)), *beside])
