@@ -353,7 +353,7 @@ def test_what_the_page_says_of_long_runs():
     assert word["none x1", "sampled accuracy", "change"] == "better"
     group = long.recorded(DATA / "long")["poise x2"]
     for column, fell in (("probe r", False), ("pass@16", False), ("entropy", True)):
-        change = [long.measured(run, column, 600) - long.measured(run, column, 100) for run in group]
+        change = [long.at_step(run, column, 600) - long.at_step(run, column, 100) for run in group]
         assert (stats.in_words(stats.mean_interval(change)) == "worse") == fell
 
 

@@ -91,7 +91,7 @@ STUDIES = {
         mark="arena", quote=arena.says,
     ),
     "long": Study(
-        "three methods of the arena, trained six times as long (notebook 07)", "long", long.missing, long.record, long.says,
+        "three methods of the arena, trained six times as long (notebook 08)", "long", long.missing, long.record, long.says,
         mark="long", quote=long.says,
     ),
     "real": real(),

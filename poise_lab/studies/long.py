@@ -17,7 +17,6 @@ from ..files import json_line, read_json, write_json, write_text
 from ..generate import sample_rollouts
 from ..runs import RunRecord, by_label, format_table, read_lines, read_run
 from ..show.lessons import settings
-from ..show.words import span
 from ..sources import data_dir
 from ..stats import mean_interval, p_value, surviving
 from . import arena, thinking, trained
@@ -82,7 +81,7 @@ def recorded(out: Path) -> dict[str, list[RunRecord]]:
     return by_label([read_run(out / name) for name in runs() if (out / name).is_dir()])
 
 
-def measured(run: RunRecord, column: str, step: int) -> float:
+def at_step(run: RunRecord, column: str, step: int) -> float:
     """One of COLUMNS at a step, NaN where it was not measured."""
     return dict(zip(*run.series(COLUMNS[column]), strict=True)).get(step, np.nan)
 
@@ -91,7 +90,7 @@ def rows(out: Path) -> list[dict]:
     """How each figure went on: for each method at each of SHOWN its mean over seeds, with a 95 % interval."""
     return [
         {"method": label, "seeds": len(group), "step": step}
-        | {column: mean_interval([measured(run, column, step) for run in group]) for column in COLUMNS}
+        | {column: mean_interval([at_step(run, column, step) for run in group]) for column in COLUMNS}
         for label, group in recorded(out).items()
         for step in SHOWN
     ]
@@ -108,7 +107,7 @@ def differences(out: Path) -> dict[tuple[str, str, str], tuple[tuple[float, floa
         both = sorted(ours.keys() & theirs.keys())
         for column in COMPARED if both else ():
             short, end = (
-                np.array([measured(ours[s], column, step) - measured(theirs[s], column, step) for s in both])
+                np.array([at_step(ours[s], column, step) - at_step(theirs[s], column, step) for s in both])
                 for step in (SHORT, STEPS)
             )
             for when, gaps in {f"step {SHORT}": short, f"step {STEPS}": end, "change": end - short}.items():
@@ -137,11 +136,15 @@ def left(out: Path, settings: Sequence[str]) -> list[dict]:
     return table
 
 
-def says(out: Path) -> str:
-    """The tables of `rows` and `differences`; * marks what survives the correction."""
+def beside(out: Path) -> list[dict]:
+    """The differences of `differences` as a table: a row for each other method and figure; * marks what survives."""
     table: dict = defaultdict(dict)
     for (other, column, when), (gap, kept) in differences(out).items():
-        first = {f"{METHODS[0]} minus": other, "of": column}
-        table[other, column] |= first | {when: span(*gap, 3) + (" *" if kept else "")}
-    beside = [format_table(list(table.values()))] if table else []
-    return "\n\n".join([format_table(rows(out)), *beside])
+        said = "{:+.3f} [{:+.3f}, {:+.3f}]".format(*gap) + (" *" if kept else "")
+        table[other, column] |= {f"{METHODS[0]} minus": other, "of": column, when: said}
+    return list(table.values())
+
+
+def says(out: Path) -> str:
+    """The tables of `rows` and `beside`."""
+    return "\n\n".join(format_table(table) for table in (rows(out), beside(out)) if table) or format_table([])
