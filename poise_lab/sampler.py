@@ -57,6 +57,7 @@ class Sampler:
     def begin(self, step: int) -> None:
         """Start the bill of a step (1 is the first)."""
         self.step, self.tokens, self.responses = step, 0, 0
+        self._drawn = 0
         self._calls = {"problems": 0, "responses": 0}
 
     def _next_seed(self, what: str) -> int:
@@ -65,8 +66,12 @@ class Sampler:
         return step_seed(self.seed, self.step, what + again)
 
     def problems(self, n: int | None = None) -> list[Problem]:
-        """n new problems, by default `prompts` of them."""
-        return self.task.sample(n or self.prompts, self._next_seed("problems"), exclude=self.exclude)
+        """n new problems, by default `prompts` of them; the tasks of a mixture take turns over all draws of a step."""
+        n = n or self.prompts
+        turns = len(self.task.tasks) if isinstance(self.task, TaskMixture) else 1
+        had = self._drawn % turns  # every draw begins with the first task: the turns that were had are left out
+        self._drawn += n
+        return self.task.sample(had + n, self._next_seed("problems"), exclude=self.exclude)[had:]
 
     def pool_problems(self, pool: int) -> list[Problem]:
         """The step's `prompts` problems of a fixed pool, which is gone through again and again in new orders.

@@ -21,6 +21,7 @@ import poise_lab as pl
 from poise_lab.baselines.fused import Fused, fusion_weight
 from poise_lab.baselines.poise import Poise, ScoreWeighted
 from poise_lab.rollouts import join
+from poise_lab.sampler import step_seed
 
 
 def sampler(prompts=12, seed=0, **changes) -> pl.Sampler:
@@ -157,6 +158,17 @@ def test_dapo_gives_up_after_its_rounds():
     s = AlwaysWrong(tiny_policy(), ToyTask(), 6, max_new_tokens=8)
     rollouts = pl.make_baseline("dapo", responses=2, rounds=3).sample(s)
     assert len(rollouts) == 6 and s.responses == 36 and rollouts.rewards.sum() == 0
+
+
+def test_tasks_of_a_mixture_take_turns_over_the_draws_of_a_step():
+    task = pl.load_task("chain_sum+spell_backward+word_sorting")
+    s = pl.Sampler(None, task, 4, seed=1)
+    names = task.name.split("+")
+    assert [p.task for n in (4, 1, 3, 2) for p in s.problems(n)] == [names[i % 3] for i in range(10)]
+    s.begin(2)
+    assert [p.task for p in s.problems()] == [names[i % 3] for i in range(4)]
+    s.begin(1)
+    assert s.problems() == task.sample(4, step_seed(1, 1, "problems"))  # the first draw of a step leaves nothing out
 
 
 def test_joined_rollouts_are_those_of_one_call():

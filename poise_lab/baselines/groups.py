@@ -97,9 +97,8 @@ class DAPO(GRPO):
     """GRPO with dynamic sampling (DAPO, arXiv 2503.14476): groups whose rewards all agree are thrown away.
 
     Groups of newly drawn prompts come in their place (in a small task the same prompt may come again, with other
-    responses); what is thrown away was sampled and is counted. Each draw from a mixture of tasks begins at the first of
-    them, so it draws more groups of the first tasks than of the last. The metrics `reward`, `entropy` and
-    `response_length` are of the kept groups alone.
+    responses); what is thrown away was sampled and is counted. The metrics `reward`, `entropy` and `response_length`
+    are of the kept groups alone.
 
     Of that method's other parts, the decoupled clip and the token mean are the trainer's defaults; its penalty for
     responses that are too long is left out.
