@@ -14,6 +14,7 @@ import poise_lab as pl
 from poise_lab import stats
 from poise_lab.cli import main
 from poise_lab.files import read_json, write_json
+from poise_lab.show.words import describe
 from poise_lab.studies import arena, trained
 
 
@@ -136,15 +137,20 @@ def test_verdicts_are_paired_by_seed_and_corrected_for_the_pairs(monkeypatch):
     assert list(arena.counts("")[0].values()) == ["greedy accuracy", 10, 3, 2]  # that pair is off zero by itself alone
 
 
-def test_accuracy_stands_over_a_number_of_the_methods_that_have_both(monkeypatch):
+def test_accuracy_stands_below_a_number_of_the_methods_that_have_both(monkeypatch):
     found = {"none x1": [0.7, 0.8], "rloo x2": [0.5, 0.7], "dapo x8": [0.4, 0.5]}
     monkeypatch.setattr(arena, "ends", lambda out: {label: {"pass@16": each} for label, each in found.items()})
-    fig = arena.beside("", {"none x1": 1.0, "rloo x2": 3.0, "ppo x1": 0.5}, "pass@16", "After", "before")
-    assert {trace.name: (trace.x[0], trace.y[0]) for trace in fig.data} == {
-        "none x1": (1.0, 0.75),
-        "rloo x2": (3.0, 0.6),
-    }
-    assert fig.data[0].marker.symbol != fig.data[1].marker.symbol and fig.data[0].error_y.array[0] > 0
+    numbers = {"none x1": 1.0, "rloo x2": 3.0, "ppo x1": 0.5, "dapo x8": 2.0}
+    fig = arena.beside("", numbers, "pass@16", "After", "before (nats)")
+    assert list(fig.layout.xaxis.ticktext) == ["none x1", "dapo x8", "rloo x2"]  # in order of the number
+    drawn = {trace.name: (*trace.customdata, *trace.x, *trace.y) for trace in fig.data}
+    assert drawn == {
+        "1 response to a prompt, before (nats)": ("none x1", 0, 1.0), "1 response to a prompt": ("none x1", 0, 0.75),
+        "2 responses to a prompt, before (nats)": ("rloo x2", 2, 3.0), "2 responses to a prompt": ("rloo x2", 2, 0.6),
+        "8 responses to a prompt, before (nats)": ("dapo x8", 1, 2.0), "8 responses to a prompt": ("dapo x8", 1, 0.45),
+    }  # fmt: skip
+    assert len({trace.marker.symbol for trace in fig.data}) == 3 and fig.data[1].error_y.array[0] > 0
+    assert "dapo x8 2" in describe(fig) and "rloo x2 0.6 (" in describe(fig)
     grid = arena.matrix("", "pass@16").data[0]
     assert list(grid.x) == list(grid.y) == ["none x1", "rloo x2", "dapo x8"]  # best mean first
     assert grid.z[0][1] == pytest.approx(0.15) and grid.z[1][0] == pytest.approx(-0.15)

@@ -220,16 +220,32 @@ def bias_and_variance(points: dict[str, tuple[float, float]], title: str, **layo
     return fig
 
 
-def one_point_each(points: dict[str, tuple[float, tuple]], title: str, x: str, y: str, **layout) -> Figure:
-    """One point per name, (x, (value, low, high)), told apart by colour and marker."""
-    rows = -(-len(points) // 4)  # of the legend
-    fig = figure(title, x, y, height=400 + 20 * rows, hovermode="closest", **layout)
-    for (name, (at, (value, low, high))), style in zip(points.items(), line_styles(len(points)), strict=True):
-        fig.add_trace(
-            go.Scatter(x=rounded([at]), y=rounded([value]), mode="markers", name=name,
-                       marker=dict(size=11, color=style["color"], symbol=style["symbol"]),
-                       error_y=dict(array=rounded([high - value]), arrayminus=rounded([value - low])))
-        )  # fmt: skip
+def in_order(points: dict[str, tuple[float, tuple]], groups: dict[str, str], title: str, x: str, y: str, above: str,
+             **layout) -> Figure:  # fmt: skip
+    """Two numbers of each name, one above the other: (number, (value, low, high)), names in order of the first number.
+
+    groups: what a name belongs to, told apart by colour and marker. y, above: what the value is, and the number.
+    """
+    names = sorted(points, key=lambda name: points[name][0])
+    fig = make_subplots(rows=2, cols=1, shared_xaxes="all", vertical_spacing=0.07, figure=Figure())
+    fig.update_layout(template=TEMPLATE, title=title, height=560, hovermode="closest", **layout)
+    members = {group: [name for name in names if groups[name] == group] for group in sorted(set(groups.values()))}
+    for (group, mine), style in zip(members.items(), line_styles(len(members)), strict=True):
+        value, low, high = np.array([points[name][1] for name in mine]).T
+        common = dict(x=[names.index(name) for name in mine], mode="markers", legendgroup=group, customdata=mine,
+                      hovertemplate="%{customdata}: %{y}<extra></extra>",
+                      marker=dict(size=9, color=style["color"], symbol=style["symbol"]))  # fmt: skip
+        numbers, spans = (
+            rounded([points[name][0] for name in mine]),
+            dict(array=rounded(high - value), arrayminus=rounded(value - low)),
+        )
+        fig.add_trace(go.Scatter(y=numbers, name=f"{group}, {above}", showlegend=False, **common), row=1, col=1)
+        fig.add_trace(go.Scatter(y=rounded(value), name=group, error_y=spans, **common), row=2, col=1)
+    fig.update_xaxes(tickvals=list(range(len(names))), ticktext=names, tickangle=-40, tickfont_size=12,
+                     range=[-0.6, len(names) - 0.4])  # fmt: skip
+    fig.update_xaxes(title_text=x, row=2, col=1)
+    fig.update_yaxes(title_text=above.replace(" (", "<br>("), row=1, col=1)
+    fig.update_yaxes(title_text=y.replace(" (", "<br>("), row=2, col=1)
     return fig
 
 

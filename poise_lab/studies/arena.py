@@ -21,7 +21,7 @@ from ..evaluation import evaluate
 from ..files import json_line, read_json, write_json, write_text
 from ..policies import Policy, load_policy
 from ..runs import RunRecord, format_table, read_run
-from ..show.plots import Figure, one_point_each
+from ..show.plots import Figure, in_order
 from ..show.report_parts import pair_matrix
 from ..stats import mean_interval, p_value, surviving, verdict
 from ..tasks import Problem
@@ -237,11 +237,12 @@ def matrix(out: Path, column: str) -> Figure:
     )
 
 
-def beside(out: Path, of_method: dict[str, float], column: str, title: str, x: str) -> Figure:
-    """Final accuracy by one of WAYS over a number of each method, of the methods that have both."""
+def beside(out: Path, of_method: dict[str, float], column: str, title: str, number: str) -> Figure:
+    """A number of each method and its final accuracy by one of WAYS, in order of the number; of the methods that have both."""
     both = {label: each[column] for label, each in ends(out).items() if label in of_method}
     points = {label: (of_method[label], mean_interval(values)) for label, values in both.items()}
-    return one_point_each(points, title, x, f"{column} (share)")
+    groups = {label: f"{(n := METHODS[label][1])} response{'s' if n > 1 else ''} to a prompt" for label in points}
+    return in_order(points, groups, title, "baseline x responses per prompt", f"{column} (share)", number)
 
 
 def says(out: Path) -> str:
