@@ -199,6 +199,10 @@ def numbers() -> dict[str, tuple[int, str]]:
         found[f"long, {way} at {step}"] = 11, span(*on["poise x2", step][way], 3)
     for row in long.left(DATA / "long", ["chain_sum num_digits", "word_sorting num_words"]):
         found[f"long, wrong, {row['problems']}"] = 11, span(*row["poise x2"], 3)
+    for row in long.late(DATA / "long"):
+        (_, label), *ways = row.items()
+        for way, text in ways[: 2 if label == "poise x2" else 1]:
+            found[f"long, late, {label}, {way}"] = 11, text
     top = [one.top_share("none x1") for one in settings.values()]
     found["top"] = 9, f"carries {min(top):.2f} to {max(top):.2f} of the noise"
     return found
@@ -355,6 +359,17 @@ def test_what_the_page_says_of_long_runs():
     for column, fell in (("probe r", False), ("pass@16", False), ("entropy", True)):
         change = [long.at_step(run, column, 600) - long.at_step(run, column, 100) for run in group]
         assert (stats.in_words(stats.mean_interval(change)) == "worse") == fell
+
+
+def test_what_the_page_says_of_the_last_third_of_the_long_runs():
+    (first, *_), *_ = rows = [list(row.items()) for row in long.late(DATA / "long")]
+    assert first[0] == f"steps {long.LATE} to {long.STEPS}" == "steps 400 to 600"
+    said = {row[0][1]: dict(row[1:]) for row in rows}
+    for label, group in long.recorded(DATA / "long").items():
+        for way, text in said[label].items():
+            gap = stats.mean_interval([long.at_step(r, way, 600) - long.at_step(r, way, 400) for r in group])
+            assert text == "{:+.3f} [{:+.3f}, {:+.3f}]".format(*gap)
+            assert stats.in_words(gap) == "inconclusive" or "accuracy" not in way
 
 
 def test_how_much_dapo_sampled():

@@ -28,6 +28,7 @@ TRAIN = f"--steps {STEPS} --eval-every {EVERY} --eval-responses 16"
 COLUMNS = thinking.COLUMNS | {"entropy": "entropy", "probe r": "probe_r_fresh"}
 SHORT = 100  # steps of the arena
 SHOWN = (0, SHORT, STEPS // 2, STEPS)
+LATE = 400  # where the last third begins
 COMPARED = ("sampled accuracy", "greedy accuracy", "pass@16")
 
 
@@ -140,11 +141,28 @@ def beside(out: Path) -> list[dict]:
     """The differences of `differences` as a table: a row for each other method and figure; * marks what survives."""
     table: dict = defaultdict(dict)
     for (other, column, when), (gap, kept) in differences(out).items():
-        said = "{:+.3f} [{:+.3f}, {:+.3f}]".format(*gap) + (" *" if kept else "")
-        table[other, column] |= {f"{METHODS[0]} minus": other, "of": column, when: said}
+        table[other, column] |= {f"{METHODS[0]} minus": other, "of": column, when: signed(gap) + (" *" if kept else "")}
     return list(table.values())
 
 
+def late(out: Path) -> list[dict]:
+    """What each method's last steps still brought: by COMPARED, the end less step LATE, over seeds with a 95 % interval."""
+    return [
+        {f"steps {LATE} to {STEPS}": label}
+        | {
+            column: signed(mean_interval([at_step(r, column, STEPS) - at_step(r, column, LATE) for r in group]))
+            for column in COMPARED
+        }
+        for label, group in recorded(out).items()
+    ]
+
+
+def signed(gap: tuple[float, float, float]) -> str:
+    """A difference with its interval, each with its sign."""
+    return "{:+.3f} [{:+.3f}, {:+.3f}]".format(*gap)
+
+
 def says(out: Path) -> str:
-    """The tables of `rows` and `beside`."""
-    return "\n\n".join(format_table(table) for table in (rows(out), beside(out)) if table) or format_table([])
+    """The tables of `rows`, `beside` and `late`."""
+    tables = [table for table in (rows(out), beside(out), late(out)) if table]
+    return "\n\n".join(map(format_table, tables)) or format_table([])
