@@ -90,11 +90,14 @@ def save(folder: Path, step: int, parts: dict[str, Tensors]) -> None:
     partial = whole.with_name(whole.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    for part, tensors in parts.items():
-        save_file(
-            {name: tensor.detach().contiguous() for name, tensor in tensors.items()}, partial / f"{part}.safetensors"
-        )
-    write_json(partial / "state.json", {"step": step})
+    try:
+        for part, tensors in parts.items():
+            contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+            save_file(contiguous, partial / f"{part}.safetensors")
+        write_json(partial / "state.json", {"step": step})
+    except BaseException:  # a full disk gets back what it had
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
     shutil.rmtree(whole, ignore_errors=True)
     os.replace(partial, whole)
     for old in saved(folder)[:-2]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from poise_lab import checkpoints
@@ -15,3 +16,19 @@ def test_the_last_two_stay_past_a_million_steps(tmp_path):
     assert [path.name for path in checkpoints.saved(tmp_path)] == ["step-1000000", "step-1000001"]
     assert [path.name for path in checkpoints.numbered(tmp_path, r"step-(\d+)")] == ["step-1000000", "step-1000001"]
     assert checkpoints.numbered(tmp_path / "none", r"step-(\d+)") == []
+
+
+def test_a_full_disk_gets_back_what_was_written_and_keeps_the_checkpoint_before(tmp_path, monkeypatch):
+    parts = {"model": {"a": torch.zeros(1)}, "optimizer": {"b": torch.zeros(1)}}
+    checkpoints.save(tmp_path, 1, parts)
+    save_file = checkpoints.save_file
+
+    def full(tensors, path):
+        save_file(tensors, path)
+        if path.name == "optimizer.safetensors":
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoints, "save_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        checkpoints.save(tmp_path, 2, parts)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000001"]
