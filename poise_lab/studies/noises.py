@@ -121,7 +121,7 @@ class Measured:
             )
             ratio = interval(wrong / right)
         return {
-            "prompts": len(r), "accuracy": plain(float(r.mean())), "spread of V(x)": plain(value_spread(r)),
+            "prompts": len(r), "accuracy": no_interval(float(r.mean())), "spread of V(x)": no_interval(value_spread(r)),
             "squared score, right": interval(right), "wrong": interval(wrong), "wrong over right": ratio,
         }  # fmt: skip
 
@@ -191,6 +191,6 @@ def verdict(ratio: tuple[float, float, float]) -> str:
     return "more" if low > 1 else "less" if high < 1 else "not decided"
 
 
-def plain(value: float | None) -> tuple[float, float, float]:
+def no_interval(value: float | None) -> tuple[float, float, float]:
     """A number without an interval, for a table; None is none."""
     return (float("nan") if value is None else value, float("nan"), float("nan"))

@@ -28,7 +28,7 @@ from ..runs import format_table
 from ..stats import interval
 from ..tasks import TINY_TASKS, Problem, load_task
 from ..variance import Scores, adam_scale, group_advantages, read_scores
-from .noises import BY_TOKEN, LEARNED, Measured, plain, verdict
+from .noises import BY_TOKEN, LEARNED, Measured, no_interval, verdict
 
 PROMPTS, PIECE = 400, 50  # problems of a setting, and of a piece
 RESPONSES, FRESH = 4, 16  # to each: scored, and for V(x)
@@ -226,13 +226,13 @@ def says(out: Path) -> str:
     if not found:
         return format_table([])
     said = [format_table([
-        {"setting": name, **one.facts(), "top 1 % of none": plain(one.top_share("none x1")),
-         "top 1 % of V(x)": plain(one.top_share("V(x) x1"))} for name, one in found.items()
+        {"setting": name, **one.facts(), "top 1 % of none": no_interval(one.top_share("none x1")),
+         "top 1 % of V(x)": no_interval(one.top_share("V(x) x1"))} for name, one in found.items()
     ])]  # fmt: skip
     squares = [
         {"squared score": name}
         | {key: interval(drawn) for key, drawn in one.by_value().items()}
-        | {f"{what}, quarter {n + 1}": plain(mean) for what in ("logprobs", "lengths") for n, (_, mean, _) in enumerate(one.by(what))}
+        | {f"{what}, quarter {n + 1}": no_interval(mean) for what in ("logprobs", "lengths") for n, (_, mean, _) in enumerate(one.by(what))}
         for name, one in found.items()
     ]  # fmt: skip
     said.append(format_table(squares))
@@ -245,7 +245,7 @@ def says(out: Path) -> str:
         proxies, predicted = one.proxies(), one.predicted()
         rows = [
             {"baseline": label, **{kind: interval(noise[label]) for kind, noise in kinds.items()},
-             "formula": plain(predicted.get(label)), "1 - Var(A)/Var(R)": plain(proxies.get(label))}
+             "formula": no_interval(predicted.get(label)), "1 - Var(A)/Var(R)": no_interval(proxies.get(label))}
             for label in kinds["sum"]
         ]  # fmt: skip
         said.append(f"{name}\n\n{format_table(rows)}")
