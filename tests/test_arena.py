@@ -159,6 +159,42 @@ def test_accuracy_stands_below_a_number_of_the_methods_that_have_both(monkeypatc
     assert [list(row) for row in grid.text] == [["", "+", "b"], [minus, "", "+"], ["w", minus, ""]]
 
 
+def test_contrasts_are_paired_by_seed_with_their_mean_over_the_pairs(monkeypatch):
+    """By hand: gaps 0.01, 0.02, 0.03 and -0.03, 0, 0.06; their mean over the pairs -0.01, 0.01, 0.045."""
+    of = {
+        "none x2": [0.51, 0.62, 0.73], "none x1": [0.5, 0.6, 0.7],
+        "critic x2": [0.37, 0.5, 0.66], "critic x1": [0.4, 0.5, 0.6], "constant x2": [0.1, 0.2, 0.3],
+    }  # fmt: skip
+    monkeypatch.setattr(arena, "ends", lambda out: {label: {"pass@16": values} for label, values in of.items()})
+    monkeypatch.setattr(arena, "WAYS", ("pass@16",))
+    monkeypatch.setattr(arena, "SEEDS", (0, 1, 2))
+    rows = {row.pop("two responses"): row["pass@16"] for row in arena.contrast("", "two responses")}
+    assert list(rows) == ["none x2 minus none x1", "critic x2 minus critic x1", "mean"]  # constant x1 is not there
+    (mean, low, high), kept = rows["none x2 minus none x1"]
+    half = 4.302653 * 0.01 / 3**0.5  # t of two degrees of freedom times the standard error
+    assert (mean, low, high) == pytest.approx((0.02, 0.02 - half, 0.02 + half), abs=1e-6) and not kept
+    (mean, low, high), kept = rows["mean"]
+    half = 4.302653 * 0.0278388 / 3**0.5
+    assert (mean, low, high) == pytest.approx((0.015, 0.015 - half, 0.015 + half), abs=1e-5) and not kept
+    of["none x2"] = [0.52, 0.6201, 0.7199]  # off zero by itself (p 0.000008), and so among two
+    of["critic x2"] = [0.41, 0.512, 0.611]  # p 0.003: among two, too
+    both = {row["two responses"]: row["pass@16"][1] for row in arena.contrast("", "two responses")}
+    assert both == {"none x2 minus none x1": True, "critic x2 minus critic x1": True, "mean": False}
+    of["none x2"], of["critic x2"] = [0.52, 0.63, 0.718], [0.42, 0.53, 0.618]  # p 0.026 each: of two, none survives
+    both = {row["two responses"]: row["pass@16"] for row in arena.contrast("", "two responses")}
+    assert not any(kept for _, kept in both.values()) and all(low > 0 for (_, low, _), _ in both.values())
+    assert arena.contrast("", "another aim") == []
+    assert arena.starred((0.02, -0.01, 0.05), True) == "+0.020 [-0.010, +0.050] *"
+
+
+def test_what_a_contrast_compares_differs_in_one_thing():
+    for a, b in arena.CONTRASTS["two responses"]:
+        (name, two, prompts), (other, one, more) = arena.METHODS[a], arena.METHODS[b]
+        assert name == other and (two, one) == (2, 1) and 2 * prompts == more
+    for a, b in arena.CONTRASTS["another aim"]:
+        assert arena.METHODS[a][0] != arena.METHODS[b][0] and arena.METHODS[a][1:] == arena.METHODS[b][1:]
+
+
 # --- what a verdict is -----------------------------------------------------------------------------
 
 

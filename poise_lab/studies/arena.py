@@ -78,6 +78,15 @@ COLUMNS = {
     "answers at once": ("sampled", "share_at_once"),
 }
 WAYS = tuple(COLUMNS)[:4]  # of decoding, by which methods are compared
+# pairs of methods that differ in one thing: two responses to a prompt instead of one; the least variance as the aim of
+# what is subtracted, instead of the value
+CONTRASTS = {
+    "two responses": [(f"{name} x2", f"{name} x1") for name in ("none", "constant", "batch_mean", "critic")],
+    "another aim": [
+        ("constant x1", "batch_mean x1"), ("constant x2", "batch_mean x2"), ("score_weighted x2", "poise x2"),
+        ("prefix_weighted x1", "prefix x1"),
+    ],
+}  # fmt: skip
 
 
 def flags(label: str, rate: float, seed: int, settings: str) -> str:
@@ -226,6 +235,25 @@ def counts(out: Path) -> list[dict]:
     return rows
 
 
+def contrast(out: Path, what: str) -> list[dict]:
+    """A row for each pair of one of CONTRASTS whose methods are whole, and for the mean over these pairs.
+
+    By each of WAYS the first minus the second, seed by seed, with its 95 % interval, and whether that survives Holm's
+    correction for the pairs of this contrast (the mean is a question of its own).
+    """
+    of = ends(out)
+    pairs = {f"{a} minus {b}": (a, b) for a, b in CONTRASTS[what] if a in of and b in of}
+    rows = {name: {} for name in (*pairs, "mean")} if pairs else {}
+    for way in WAYS if pairs else ():
+        gaps = {name: np.subtract(of[a][way], of[b][way]) for name, (a, b) in pairs.items()}
+        found = {name: mean_interval(gap) for name, gap in gaps.items()}
+        kept = surviving({name: p_value(gap, len(SEEDS)) for name, gap in found.items()})
+        found["mean"] = mean_interval(np.mean(list(gaps.values()), axis=0))
+        for name, gap in found.items():
+            rows[name][way] = gap, name in kept
+    return [{what: name} | row for name, row in rows.items()]
+
+
 def matrix(out: Path, column: str) -> Figure:
     """All pairs by one of WAYS, best mean first: row minus column, with a letter where a verdict survives."""
     means = {label: float(np.mean(each[column])) for label, each in ends(out).items()}
@@ -247,11 +275,20 @@ def beside(out: Path, of_method: dict[str, float], column: str, title: str, numb
 
 def says(out: Path) -> str:
     """One row for each whole method, best sampled accuracy first: its rate, its final policies decoded in each way, and
-    the entropy of the last training batch, as `ends` has it; and how many pairs are told apart."""
+    the entropy of the last training batch, as `ends` has it; how many pairs are told apart; and the contrasts, with * at
+    what survives."""
     rows = [
         {"method": label, "learning rate": f"{best_rate(scores(out, label)):g}"}
         | {column: mean_interval(values) for column, values in each.items()}
         for label, each in ends(out).items()
     ]
     table = format_table(sorted(rows, key=lambda row: -row["sampled accuracy"][0]))
-    return f"{table}\n\n{format_table(counts(out))}" if rows else table
+    tables = [counts(out)] if rows else []
+    for found in (contrast(out, what) for what in CONTRASTS):
+        tables.append([{key: x if isinstance(x, str) else starred(*x) for key, x in row.items()} for row in found])
+    return "\n\n".join([table, *map(format_table, filter(None, tables))])
+
+
+def starred(gap: tuple[float, float, float], kept: bool = False) -> str:
+    """A difference with its interval, and * if it survives a correction."""
+    return "{:+.3f} [{:+.3f}, {:+.3f}]".format(*gap) + (" *" if kept else "")

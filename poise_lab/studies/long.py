@@ -141,7 +141,7 @@ def beside(out: Path) -> list[dict]:
     """The differences of `differences` as a table: a row for each other method and figure; * marks what survives."""
     table: dict = defaultdict(dict)
     for (other, column, when), (gap, kept) in differences(out).items():
-        table[other, column] |= {f"{METHODS[0]} minus": other, "of": column, when: signed(gap) + (" *" if kept else "")}
+        table[other, column] |= {f"{METHODS[0]} minus": other, "of": column, when: arena.starred(gap, kept)}
     return list(table.values())
 
 
@@ -150,16 +150,11 @@ def late(out: Path) -> list[dict]:
     return [
         {f"steps {LATE} to {STEPS}": label}
         | {
-            column: signed(mean_interval([at_step(r, column, STEPS) - at_step(r, column, LATE) for r in group]))
+            column: arena.starred(mean_interval([at_step(r, column, STEPS) - at_step(r, column, LATE) for r in group]))
             for column in COMPARED
         }
         for label, group in recorded(out).items()
     ]
-
-
-def signed(gap: tuple[float, float, float]) -> str:
-    """A difference with its interval, each with its sign."""
-    return "{:+.3f} [{:+.3f}, {:+.3f}]".format(*gap)
 
 
 def says(out: Path) -> str:
