@@ -32,7 +32,10 @@ from poise_lab.studies.critics import CRITIC_EPOCHS, CRITIC_RATES
 PAGE = Path(__file__).parent.parent / "notebooks" / "FINDINGS.md"
 DATA = pl.data_dir()
 LONG = ("sampled accuracy", "probe r", "entropy", "pass@16")
-MORE_WHEN_SAMPLED = (("poise x2", "grpo x8"), ("none x1", "batch_mean x1"), ("none x1", "poise x2"))
+MORE_WHEN_SAMPLED = (  # the first two survive the count of all pairs
+    ("oracle x1", "batch_mean x1"), ("score_weighted x2", "grpo x8"),
+    ("poise x2", "grpo x8"), ("none x1", "batch_mean x1"), ("none x1", "poise x2"),
+)  # fmt: skip
 
 
 def section(number: int) -> str:
@@ -97,7 +100,7 @@ def numbers() -> dict[str, tuple[int, str]]:
     both = ([run.mean(name, last=after) for run in poise] for name in ("variance_reduction", "variance_reduction_rloo"))
     found["proxy on SmolLM2"] = 3, difference(*both)
     found["lift on SmolLM2"] = 3, difference(*([run.lift() for run in runs] for runs in (poise, rloo)))
-    ends = arena.ends(DATA / "arena")
+    ends = arena.compared(DATA / "arena")
     for a, b in MORE_WHEN_SAMPLED:
         sampled, greedy = (np.subtract(ends[a][way], ends[b][way]) for way in ("sampled accuracy", "greedy accuracy"))
         found[f"sampled minus greedy, {a} minus {b}"] = 4, difference(sampled, greedy)
@@ -107,8 +110,8 @@ def numbers() -> dict[str, tuple[int, str]]:
         pairs, *(kept[way] for way in arena.WAYS)
     )  # fmt: skip
     leads = corrected_leads(ends)
-    found["leads, corrected"] = 4, "Corrected for all {} such differences, the first two have p = {:.2f} and {:.2f}".format(
-        len(leads), *(leads[tuple(sorted(pair))] for pair in MORE_WHEN_SAMPLED[:2])
+    found["leads, corrected"] = 4, "Corrected for all {} such differences, the first two of these have p = {:.2f} and {:.2f}".format(
+        len(leads), *(leads[tuple(sorted(pair))] for pair in MORE_WHEN_SAMPLED[2:4])
     )  # fmt: skip
     for way in ("sampled accuracy", "greedy accuracy"):
         one, two, read = (np.array(ends[label][way]) for label in ("none x1", "none x2", "poise x2"))
@@ -186,12 +189,28 @@ def numbers() -> dict[str, tuple[int, str]]:
         ("poise x2", "ppo x1"),
         ("poise x2", "dapo x8"),
         ("poise x2", "remax x1"),
+        ("poise x2", "rloo x8"),
+        ("oracle x1", "none x1"),
+        ("oracle x1", "poise x2"),
     ):
         for way in ("sampled accuracy", "greedy accuracy", "pass@16")[: 3 if (a, b) == ("poise x2", "none x1") else 2]:
             found[f"{way}, {a} minus {b}"] = 10, shown(arena.verdicts(DATA / "arena", way)[a, b][1])
     before = settings["thinker-mixture"]
-    for name, noise in (("POISE", before.sums["poise x2"]), ("pairs", before.noise_of(before.arrays["rewards"], 2))):
-        found[f"noise of {name}"] = 10, "{:.2f} [{:.2f}, {:.2f}]".format(*interval_of(noise))
+    noise = arena.noise(before)
+    for label in ("poise x2", "none x2"):
+        found[f"noise of {label}"] = 10, "{:.2f} [{:.2f}, {:.2f}]".format(*interval_of(noise[label]))
+    for row in arena.contrast(DATA / "arena", "two responses"):
+        if row["two responses"] == "mean":
+            for way in ("sampled accuracy", "greedy accuracy"):
+                found[f"{way}, two responses"] = 10, shown(row[way][0])
+    for a, b in arena.CONTRASTS["another aim"]:
+        found[f"noise of {a} over {b}"] = 12, "{:.2f} [{:.2f}, {:.2f}]".format(*interval_of(noise[a] / noise[b]))
+    for way in ("sampled accuracy", "greedy accuracy"):
+        for row in arena.contrast(DATA / "arena", "another aim"):
+            found[f"{way}, {row['another aim']}"] = 12, arena.starred(*row[way])
+        for other in ("constant x2", "none x1"):
+            gap = arena.verdicts(DATA / "arena", way)["score_weighted x2", other][1]
+            found[f"{way}, score_weighted minus {other}"] = 12, shown(gap)
     for (other, way, when_), (gap, kept) in long.differences(DATA / "long").items():
         found[f"long, {other}, {way}, {when_}"] = 11, shown(gap) + (" *" if kept else " |")
     on = {(row["method"], row["step"]): row for row in long.rows(DATA / "long")}
@@ -243,14 +262,14 @@ def test_what_the_page_says_in_words(recomputed):
     assert interval("proxy on thinker")[1] > 0 and interval("lift on thinker")[1] > 0
     assert interval("proxy on SmolLM2")[2] < 0 < interval("lift on SmolLM2")[0] and not off_zero("lift on SmolLM2")
     more = [off_zero(f"sampled minus greedy, {a} minus {b}") for a, b in MORE_WHEN_SAMPLED]
-    assert more == [True, True, False]
-    entropy = {label: np.mean(each["entropy"]) for label, each in arena.ends(DATA / "arena").items()}
+    assert more == [True, True, True, True, False]
+    entropy = {label: np.mean(each["entropy"]) for label, each in arena.compared(DATA / "arena").items()}
     assert min(entropy["grpo x8"], entropy["batch_mean x1"]) > max(entropy["poise x2"], entropy["none x1"])
     rate = {label: arena.best_rate(arena.scores(DATA / "arena", label)) for label in entropy}
     assert [rate[label] / rate["none x1"] for label in ("grpo x8", "batch_mean x1", "poise x2")] == [0.5, 0.5, 1]
     counted = {way: (pairs, kept) for way, pairs, _, kept in (row.values() for row in arena.counts(DATA / "arena"))}
-    assert {pairs for pairs, _ in counted.values()} == {78} and max(kept for _, kept in counted.values()) == 9
-    assert counted["pass@16"] == (78, 0) and "at most nine pairs of 78 are told apart" in section(4)
+    assert {pairs for pairs, _ in counted.values()} == {253} and max(kept for _, kept in counted.values()) == 10
+    assert counted["pass@16"] == (253, 0) and "at most ten pairs of 253 are told apart" in section(4)
     assert interval("gemma3-270m variance_reduction")[1] > 0
     assert not any(map(off_zero, ("gemma3-270m r", "smollm2-135m r", "smollm2-135m variance_reduction")))
     assert interval("frozen mae")[1] > 0 > max(interval(f"frozen {m}")[2] for m in ("r", "variance_reduction"))
@@ -265,8 +284,15 @@ def test_what_the_page_says_in_words(recomputed):
     fitted, _ = common.splits(400)[0]
     assert [len(fitted), *map(len, common.splits(len(fitted))[0])] == [320, 256, 64]
     said = {way: arena.verdicts(DATA / "arena", way) for way in arena.WAYS}
-    kept = [way for way in arena.WAYS if said[way]["poise x2", "none x1"][2]]
-    assert kept == ["at temperature 0.5", "greedy accuracy"]
+    for way in arena.WAYS:
+        own = {pair: p_value(found[1], 5) for pair, found in said[way].items() if pair[0] == "poise x2"}
+        assert len(own) == 22 and "Of POISE's own 22 pairs" in section(10)
+        assert (("poise x2", "none x1") in surviving(own)) == (way != "pass@16")
+    assert (
+        said["sampled accuracy"]["oracle x1", "none x1"][0]
+        == said["greedy accuracy"]["oracle x1", "none x1"][0]
+        == "worse"
+    )
     for way in ("sampled accuracy", "greedy accuracy"):
         assert said[way]["ppo x1", "none x1"][::2] == ("worse", False)
         assert said[way]["poise x2", "ppo x1"][0] == said[way]["poise x2", "dapo x8"][0] == "inconclusive"
@@ -314,23 +340,21 @@ def test_what_the_page_says_in_words(recomputed):
     right, wrong = ([longer(one)[what] for one in settings] for what in ("right, hard", "wrong, easy"))
     assert all(low > 1 for _, low, _ in right) and all(ratio > 1 for ratio, *_ in wrong)
     assert [low > 1 for _, low, _ in wrong].count(True) == 4
-    leads = corrected_leads(arena.ends(DATA / "arena"))
-    assert all(leads[tuple(sorted(pair))] > 0.05 for pair in MORE_WHEN_SAMPLED)
+    leads = corrected_leads(arena.compared(DATA / "arena"))
+    below = [leads[tuple(sorted(pair))] < 0.05 for pair in MORE_WHEN_SAMPLED]
+    assert below == [True, True, False, False, False] and sum(p < 0.05 for p in leads.values()) == 2
 
 
 def test_the_table_of_methods_says_what_is_off_zero_and_what_survives():
     said = {way: arena.verdicts(DATA / "arena", way) for way in arena.WAYS}
-    labels = {
-        name.split()[0]: name for name in arena.ends(DATA / "arena") if name.split()[0] not in ("none", "constant")
-    }
-    labels |= {"grpo": "grpo x8", "dapo": "dapo x8"}
 
     def label(text):
         name = text.replace("`", "").lower()
-        return name if " " in name else labels[name]
+        return name if " " in name else {"poise": "poise x2"}[name]
 
     rows, survive = 0, []
-    for line in PAGE.read_text(encoding="utf-8").splitlines():
+    page = PAGE.read_text(encoding="utf-8")
+    for line in page[page.index("## 10.") : page.index("## 11.")].splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         if " minus " not in cells[0] or not line.startswith("| ") or cells[0].startswith("the last"):
             continue
@@ -339,11 +363,27 @@ def test_the_table_of_methods_says_what_is_off_zero_and_what_survives():
         assert cells[3] == {0: "neither", 1: off[0] if off else "", 2: "both"}[len(off)], line
         assert cells[1:3] == [shown(said[f"{way} accuracy"][a, b][1]) for way in ("sampled", "greedy")], line
         rows, survive = rows + 1, [*survive, *((a, b, way) for way in arena.WAYS if said[way][a, b][2])]
-    assert rows >= 16
-    assert survive == [("poise x2", "none x1", "at temperature 0.5"), ("poise x2", "none x1", "greedy accuracy")]
-    together = surviving({(way, a, b): p_value(found[1], len(arena.SEEDS))
-                          for way, of in said.items() for (a, b), found in of.items() if a < b})  # fmt: skip
-    assert together and not [pair for pair in together if "poise x2" in pair]
+    assert rows == 19
+    assert survive == [("oracle x1", "none x1", "at temperature 0.5")]
+
+
+def test_what_the_page_says_of_the_other_aim():
+    ends, said = arena.ends(DATA / "arena"), {way: arena.verdicts(DATA / "arena", way) for way in arena.WAYS}
+    rows = {row.pop("another aim"): row for row in arena.contrast(DATA / "arena", "another aim")}
+    mean = rows.pop("mean")
+    stars = {way: [kept for _, kept in (row[way] for row in rows.values())] for way in arena.WAYS}
+    assert stars["sampled accuracy"] == [True] * 4 and stars["greedy accuracy"] == [False, False, True, True]
+    assert all(stats.in_words(row["pass@16"][0]) == "inconclusive" for row in (*rows.values(), mean))
+    noise, pairs = arena.noise(when.read(DATA / "when")["thinker-mixture"]), arena.CONTRASTS["another aim"]
+    for a, b in pairs:
+        assert min(np.subtract(ends[a]["sampled accuracy"], ends[b]["sampled accuracy"])) > 0, (a, b)
+        assert interval_of(noise[a] / noise[b])[2] < 1
+    among_all = [(pair, way) for pair in pairs for way in arena.WAYS if said[way][pair][2]]
+    assert among_all == [(("prefix_weighted x1", "prefix x1"), "sampled accuracy")]
+    for way in ("sampled accuracy", "greedy accuracy"):
+        assert {said[way]["score_weighted x2", other][0] for other in ("constant x2", "none x1")} == {"inconclusive"}
+    rates = {label: arena.best_rate(arena.scores(DATA / "arena", label)) for pair in pairs for label in pair}
+    assert [rates[a] / rates[b] for a, b in pairs] == [2, 2, 1, 1]
 
 
 def test_what_the_page_says_of_long_runs():

@@ -7,9 +7,11 @@ import re
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 
 import poise_lab as pl
+from poise_lab import stats
 from poise_lab.files import read_json
 from poise_lab.runs import by_label, format_table
 from poise_lab.studies import arena, thinking
@@ -159,40 +161,36 @@ def test_arena_seeds_are_paired_and_every_method_learned(arena_runs):
 
 def test_what_the_front_page_says_of_methods_is_what_the_arena_says():
     ways = ("sampled accuracy", "greedy accuracy")
-    sampled, greedy = (arena.verdicts(ARENA, way) for way in ways)
-    rloo, eight, single = (("poise x2", other) for other in ("rloo x2", "grpo x8", "none x1"))
-    over_none = [found["poise x2", none][0] for found in (sampled, greedy) for none in ("none x1", "none x2")]
+    both = sampled, greedy = [arena.verdicts(ARENA, way) for way in ways]
+    rloo, eight, single, pairs = (("poise x2", other) for other in ("rloo x2", "grpo x8", "none x1", "none x2"))
+    seeds = len(arena.SEEDS)
+    own = [stats.surviving({k: stats.p_value(x[1], seeds) for k, x in of.items() if k[0] == "poise x2"}) for of in both]
+    cost = [row for row in arena.contrast(ARENA, "two responses") if row["two responses"] == "mean"][0]
+    aimed = [found["score_weighted x2", "poise x2"] for found in both]
     said = {
-        "with the same pairs POISE is ahead of RLOO in sampled accuracy, and in greedy accuracy these seeds do not decide": (
+        "With the same pairs POISE is ahead of RLOO in sampled accuracy, and in greedy accuracy these seeds do not decide": (
             sampled[rloo][0] == "better" and greedy[rloo][0] == "inconclusive"
         ),
-        "That it makes a better policy than no baseline nothing here shows": "better" not in over_none,
-        "POISE is ahead of GRPO with groups of eight in sampled accuracy, but not in greedy accuracy": (
+        "It is ahead of GRPO with groups of eight in sampled accuracy, but not in greedy accuracy, and cannot be told from PPO "
+        "and from DAPO (which sampled a quarter more)": (
             sampled[eight][0] == "better" and greedy[eight][0] != "better"
+        ) and all(way["poise x2", other][0] == "inconclusive" for way in both for other in ("ppo x1", "dapo x8")),
+        "it cannot be told from training without a baseline on the same pairs, and is behind it where that takes one response "
+        "to each of twice as many prompts": all(
+            way[pairs][0] == "inconclusive" and way[single][0] == "worse" for way in both
         ),
-        "it cannot be told from PPO, from DAPO (which sampled a quarter more), or from training without a baseline on the same pairs": all(
-            way["poise x2", other][0] == "inconclusive"
-            for way in (sampled, greedy)
-            for other in ("ppo x1", "dapo x8", "none x2")
+        "Two responses to a prompt instead of one cost about three points, in the mean over four baselines": all(
+            -0.035 < cost[way][0][0] < -0.025 and cost[way][0][2] < 0 for way in ways
+        ) and len(arena.CONTRASTS["two responses"]) == 4,
+        "POISE's own probe makes a policy that is better by about three points": all(
+            word == "better" and 0.025 < gap[0] < 0.035 for word, gap, _ in aimed
         ),
-        "and is behind the latter where that takes one response to each of twice as many prompts": (
-            sampled[single][0] == greedy[single][0] == "worse"
+        "Corrected for POISE's own 22 pairs, that it is behind training without a baseline remains, in sampled and in greedy "
+        "accuracy": all(single in kept for kept in own) and sum(k[0] == "poise x2" for k in sampled) == 22,
+        "corrected for all 253 pairs, nothing of it does": len(sampled) == 2 * 253 and not any(
+            of[pair][2] for of in both for pair in (rloo, eight, single, pairs, ("poise x2", "score_weighted x2"))
         ),
-        "only that remains, in greedy accuracy and at temperature 0.5": (
-            greedy[single][2]
-            and arena.verdicts(ARENA, "at temperature 0.5")[single][2]
-            and not any(
-                found[pair][2]
-                for found, pair in (
-                    (sampled, single),
-                    (sampled, eight),
-                    (sampled, rloo),
-                    (greedy, eight),
-                    (greedy, rloo),
-                )
-            )
-        ),
-    }
+    }  # fmt: skip
     front = one_line((ROOT / "README.md").read_text())
     for sentence, true in said.items():
         assert sentence in front, sentence
@@ -221,7 +219,7 @@ def test_notebook_08_stores_the_numbers_of_the_recorded_runs(notebook_08):
         return {" ".join(line.split()[:2]): line for line in text.split("\n")[1:]}
 
     final, minus = table("method              sampled"), table("POISE minus")
-    assert set(final) == set(ends) and set(minus) == set(ends) - {"poise x2"}
+    assert set(final) == set(ends) and set(minus) == set(ends) - {"poise x2", arena.CONTROL}
     for label, line in final.items():
         assert all(shown(pl.mean_interval(ends[label][way])) in line for way in arena.WAYS), line
     for label, line in minus.items():
@@ -237,13 +235,61 @@ def test_what_notebook_08_says_in_words_of_the_recorded_runs(notebook_08):
     poise = lambda way, other: words[way, ("poise x2", other)]  # noqa: E731
     counted = [list(row.values())[1:] for row in arena.counts(ARENA)]
     three = ("none x1", "constant x1", "prefix_weighted x1")
+    ends, with_pairs = (
+        arena.compared(ARENA),
+        ("poise", "fused", "score_weighted", "constant", "critic", "batch_mean", "rloo"),
+    )
+    (cost,) = (row for row in arena.contrast(ARENA, "two responses") if row["two responses"] == "mean")
     gaps = {way: [-found[way]["poise x2", b][1][0] for b in three] for way in ("sampled accuracy", "greedy accuracy")}
     said = {
         "are ahead of POISE, by four to five points when sampled and by three to five when decoded greedily": all(
             poise(way, b) == "worse" for way in ("sampled", "greedy") for b in three
         ) and all(0.035 < x < 0.055 for x in gaps["sampled accuracy"]) and all(0.025 < x < 0.055 for x in gaps["greedy accuracy"]),
-        "`batch_mean`, with one response as well, cannot be told from POISE": all(
-            poise(way.split()[0], "batch_mean x1") == "inconclusive" for way in arena.WAYS
+        "The oracle, which subtracts $V(x)$ itself, is ahead by one to two": all(
+            poise(way.split()[0], "oracle x1") == "worse" and 0.01 < -found[way]["poise x2", "oracle x1"][1][0] < 0.02
+            for way in arena.WAYS[:3]
+        ),
+        "`batch_mean`, `critic` and `prefix`, with one response as well, cannot be told from POISE": all(
+            poise(way.split()[0], f"{name} x1") == "inconclusive"
+            for way in arena.WAYS for name in ("batch_mean", "critic", "prefix")
+        ),
+        "of POISE's own verdicts none does": not any(x[2] for of in found.values() for k, x in of.items() if "poise x2" in k),
+        "`score_weighted`, POISE with another aim for the same probe, is ahead by three points, sampled and greedily": all(
+            poise(way, "score_weighted x2") == "worse"
+            and 0.025 < -found[f"{way} accuracy"]["poise x2", "score_weighted x2"][1][0] < 0.035
+            for way in ("sampled", "greedy")
+        ),
+        "From RLOO with groups of eight it cannot be told": all(
+            poise(way.split()[0], "rloo x8") == "inconclusive" for way in arena.WAYS
+        ),
+        "It is ahead of SPO and of `batch_mean` with the same pairs when sampled, too, and of OPO by one to five points": (
+            poise("sampled", "spo x1") == poise("sampled", "batch_mean x2") == "better"
+        ) and all(
+            poise(way.split()[0], "opo x8") == "better" and 0.005 < found[way]["poise x2", "opo x8"][1][0] < 0.055
+            for way in arena.WAYS[:3]
+        ),
+        "everything that aims at a value is behind `none` when sampled, pair by pair: the oracle, `critic`": all(
+            words["sampled", (f"{name} x1", "none x1")] == "worse"
+            for name in ("oracle", "critic", "ppo", "prefix", "batch_mean", "spo")
+        ),
+        "Only `constant` and `prefix_weighted` cannot be told from `none`": all(
+            words[way.split()[0], (f"{name} x1", "none x1")] == "inconclusive"
+            for way in arena.WAYS for name in ("constant", "prefix_weighted")
+        ),
+        "when sampled nothing is shown but that `batch_mean` is behind. Greedily, `score_weighted` is ahead": [
+            [name for name in with_pairs if words[way, (f"{name} x2", "none x2")] != "inconclusive"]
+            for way in ("sampled", "greedy")
+        ] == [["batch_mean"], ["score_weighted"]],
+        "behind by three points when sampled, nearly as far as `critic`": (
+            -0.035 < found["sampled accuracy"]["oracle x1", "none x1"][1][0] < -0.025
+            and words["sampled", ("oracle x1", "critic x1")] == "inconclusive"
+        ),
+        "in the mean about three points, sampled and decoded greedily alike": all(
+            -0.035 < cost[way][0][0] < -0.025 for way in ("sampled accuracy", "greedy accuracy")
+        ) and stats.in_words(cost["pass@16"][0]) == "inconclusive",
+        "SPO is among the surest and among the least accurate": (
+            sorted(ends, key=lambda label: np.mean(ends[label]["entropy"])).index("spo x1") < 3
+            and sorted(ends, key=lambda label: np.mean(ends[label]["sampled accuracy"])).index("spo x1") < 4
         ),
         "training without a baseline cannot be told from POISE, in any way of decoding": all(
             poise(way.split()[0], "none x2") == "inconclusive" for way in arena.WAYS
@@ -273,9 +319,6 @@ def test_what_notebook_08_says_in_words_of_the_recorded_runs(notebook_08):
         ),
         "Fewer survive when the policies decode greedily, and fewest in pass@16": (
             counted[0][2] > counted[2][2] and counted[3][2] == min(kept for *_, kept in counted)
-        ),
-        "with pairs it is behind itself with one response, by two points": all(
-            words[way, ("constant x2", "constant x1")] == "worse" for way in ("sampled", "greedy")
         ),
     }  # fmt: skip
     for sentence, true in said.items():

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from ..baselines import make_baseline
+from ..baselines.base import mean_of_all_others
 from ..config import TrainConfig
 from ..evaluation import evaluate
 from ..files import json_line, read_json, write_json, write_text
@@ -27,6 +28,7 @@ from ..stats import mean_interval, p_value, surviving, verdict
 from ..tasks import Problem
 from . import trained
 from .common import held_out_of
+from .noises import Measured
 
 BUDGET = 192  # responses per step
 # label: baseline, responses to a prompt, prompts
@@ -40,6 +42,7 @@ METHODS = {
         ("opo", 8, 24), ("sharpen", 1, 192), ("prefix", 1, 192),
     )
 }  # fmt: skip
+CONTROL = "sharpen x1"  # it sees no reward: shown beside the others, and not counted among the pairs
 # baseline: what it subtracts from a reward
 SUBTRACTS = {
     "none": "nothing",
@@ -211,6 +214,11 @@ def ends(out: Path) -> dict[str, dict[str, list[float]]]:
     return found
 
 
+def compared(out: Path) -> dict[str, dict[str, list[float]]]:
+    """`ends` of the methods that are compared in pairs: all but the control."""
+    return {label: each for label, each in ends(out).items() if label != CONTROL}
+
+
 def judged(of: Mapping[str, Sequence[float]]) -> dict[tuple[str, str], tuple[str, tuple, bool]]:
     """From each method's numbers, one a seed: each ordered pair by its word, a - b with its 95 % interval over paired
     seeds, and whether that survives Holm's correction for the number of pairs."""
@@ -220,12 +228,12 @@ def judged(of: Mapping[str, Sequence[float]]) -> dict[tuple[str, str], tuple[str
 
 
 def verdicts(out: Path, column: str) -> dict[tuple[str, str], tuple[str, tuple, bool]]:
-    """Each ordered pair of whole methods by one of WAYS, as `judged` has it."""
-    return judged({label: each[column] for label, each in ends(out).items()})
+    """Each ordered pair of whole methods but the control, by one of WAYS, as `judged` has it."""
+    return judged({label: each[column] for label, each in compared(out).items()})
 
 
 def counts(out: Path) -> list[dict]:
-    """By each of WAYS: how many pairs of methods there are, how many lie off zero by themselves, and how many survive."""
+    """By each of WAYS: how many pairs of `verdicts` there are, how many lie off zero by themselves, and how many survive."""
     rows = []
     for way in WAYS:
         said = [found for (a, b), found in verdicts(out, way).items() if a < b]
@@ -255,8 +263,8 @@ def contrast(out: Path, what: str) -> list[dict]:
 
 
 def matrix(out: Path, column: str) -> Figure:
-    """All pairs by one of WAYS, best mean first: row minus column, with a letter where a verdict survives."""
-    means = {label: float(np.mean(each[column])) for label, each in ends(out).items()}
+    """All pairs of `verdicts`, best mean first: row minus column, with a letter where a verdict survives."""
+    means = {label: float(np.mean(each[column])) for label, each in compared(out).items()}
     names = sorted(means, key=means.get, reverse=True)
     found = {pair: (word if kept else "inconclusive", gap) for pair, (word, gap, kept) in verdicts(out, column).items()}
     title, axes = f"{column}, row minus column", ("method (column)", "method (row)")
@@ -284,9 +292,27 @@ def says(out: Path) -> str:
     ]
     table = format_table(sorted(rows, key=lambda row: -row["sampled accuracy"][0]))
     tables = [counts(out)] if rows else []
-    for found in (contrast(out, what) for what in CONTRASTS):
-        tables.append([{key: x if isinstance(x, str) else starred(*x) for key, x in row.items()} for row in found])
+    tables += [with_stars(contrast(out, what)) for what in CONTRASTS]
     return "\n\n".join([table, *map(format_table, filter(None, tables))])
+
+
+def noise(measured: Measured) -> dict[str, np.ndarray]:
+    """Of the methods whose noise is known: that of the gradient before training over that of none x1, bootstrap draws behind it.
+
+    measured: what `poise-lab study when` has of the same policy and tasks. PPO is left out: with a lambda below 1 its
+    gradient is biased, and noise is comparable only between methods that leave the expected gradient as it is.
+    """
+    rewards = measured.arrays["rewards"]
+    found = {label: drawn for label, drawn in measured.sums.items() if label in METHODS and label != "ppo x1"}
+    pairs = {"none": rewards, "constant": measured.arrays["advantages/constant"],
+             "batch_mean": rewards - mean_of_all_others(rewards)}  # fmt: skip
+    found |= {f"{name} x2": measured.noise_of(advantages, 2) for name, advantages in pairs.items()}
+    return found | {"oracle x1": measured.sums["V(x) x1"]}
+
+
+def with_stars(rows: list[dict]) -> list[dict]:
+    """The rows of `contrast` as a table shows them."""
+    return [{key: x if isinstance(x, str) else starred(*x) for key, x in row.items()} for row in rows]
 
 
 def starred(gap: tuple[float, float, float], kept: bool = False) -> str:
