@@ -172,7 +172,7 @@ def test_what_the_front_page_says_of_methods_is_what_the_arena_says():
             sampled[rloo][0] == "better" and greedy[rloo][0] == "inconclusive"
         ),
         "It is ahead of GRPO with groups of eight in sampled accuracy, but not in greedy accuracy, and cannot be told from PPO "
-        "and from DAPO (which sampled a quarter more)": (
+        "and from DAPO (which sampled an eighth more)": (
             sampled[eight][0] == "better" and greedy[eight][0] != "better"
         ) and all(way["poise x2", other][0] == "inconclusive" for way in both for other in ("ppo x1", "dapo x8")),
         "it cannot be told from training without a baseline on the same pairs, and is behind it where that takes one response "
