@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import html
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 
 Cell = str | int | float | tuple[float, float, float]
+SIGNED = re.compile(r"([+-][0-9.]+) (\[[^]]*\])( \*)?")  # a difference with its interval, and a star
 
 
 class Table:
     """Rows of results as a table, for a notebook or a page.
 
     rows: dicts with the same keys, the columns. A cell is a text, a number, or (value, low, high): its interval stands
-        below it, and is left out where it is not known.
+        below it, and is left out where it is not known. So does that of a text such as "+0.1 [+0.0, +0.2] *".
     digits: decimals, of all columns or by column; a number of 1000 or more has none. signed: columns whose numbers have
         a sign. marked: first cells of rows that stand out.
     """
@@ -51,6 +53,8 @@ class Table:
             cells = []
             for i, name in enumerate(names):
                 value, bounds = map(html.escape, self._said(name, row[name]))
+                if found := SIGNED.fullmatch(value):
+                    value, bounds = found[1] + (found[3] or ""), found[2]
                 value = f"<strong>{value}</strong>" if i == 0 and row[name] in self.marked else value
                 below = f'<br><small style="white-space:nowrap">{bounds}</small>' if bounds else ""
                 cells.append(f"<td{left[name]}>{value}{below}</td>")
