@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from scipy.stats import ttest_1samp
 
 import poise_lab as pl
@@ -184,7 +185,26 @@ def test_contrasts_are_paired_by_seed_with_their_mean_over_the_pairs(monkeypatch
     both = {row["two responses"]: row["pass@16"] for row in arena.contrast("", "two responses")}
     assert not any(kept for _, kept in both.values()) and all(low > 0 for (_, low, _), _ in both.values())
     assert arena.contrast("", "another aim") == []
+    del of["critic x1"]
+    assert [row["two responses"] for row in arena.contrast("", "two responses")] == ["none x2 minus none x1"]
     assert arena.starred((0.02, -0.01, 0.05), True) == "+0.020 [-0.010, +0.050] *"
+
+
+def test_noise_is_that_of_the_methods_that_leave_the_gradient_as_it_is():
+    """The pairs' by hand: 0 or 1 less nothing, less the constant's, less the mean of the three others."""
+    rewards = torch.tensor([[1.0, 0.0], [0.0, 0.0]])
+    measured = SimpleNamespace(
+        arrays={"rewards": rewards, "advantages/constant": rewards - 0.25}, noise_of=lambda a, m: (a.tolist(), m),
+        sums={"none x1": 1.0, "ppo x1": 0.8, "V(x) x1": 1.5, "rloo x2": 3.0, "rloo x4": 2.0},
+    )  # fmt: skip
+    found = arena.noise(measured)
+    assert {label: found.pop(label) for label in ("none x1", "oracle x1", "rloo x2")} == {
+        "none x1": 1.0, "oracle x1": 1.5, "rloo x2": 3.0,
+    }  # fmt: skip
+    assert found.pop("none x2") == ([[1, 0], [0, 0]], 2)
+    assert found.pop("constant x2") == ([[0.75, -0.25], [-0.25, -0.25]], 2)
+    ((first, second), others), responses = found.pop("batch_mean x2")
+    assert (first, second, *others) == pytest.approx((1, -1 / 3, -1 / 3, -1 / 3)) and responses == 2 and not found
 
 
 def test_what_a_contrast_compares_differs_in_one_thing():

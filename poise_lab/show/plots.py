@@ -235,10 +235,8 @@ def in_order(points: dict[str, tuple[float, tuple]], groups: dict[str, str], tit
         common = dict(x=[names.index(name) for name in mine], mode="markers", legendgroup=group, customdata=mine,
                       hovertemplate="%{customdata}: %{y}<extra></extra>",
                       marker=dict(size=9, color=style["color"], symbol=style["symbol"]))  # fmt: skip
-        numbers, spans = (
-            rounded([points[name][0] for name in mine]),
-            dict(array=rounded(high - value), arrayminus=rounded(value - low)),
-        )
+        numbers = rounded([points[name][0] for name in mine])
+        spans = dict(array=rounded(high - value), arrayminus=rounded(value - low))
         fig.add_trace(go.Scatter(y=numbers, name=f"{group}, {above}", showlegend=False, **common), row=1, col=1)
         fig.add_trace(go.Scatter(y=rounded(value), name=group, error_y=spans, **common), row=2, col=1)
     fig.update_xaxes(tickvals=list(range(len(names))), ticktext=names, tickangle=-40, tickfont_size=12,

@@ -1,10 +1,10 @@
-"""Every baseline on the policy that learns to think, at equal responses a step, over seeds: `poise-lab study arena`.
+"""Baselines on the policy that learns to think, at equal responses a step, over seeds: `poise-lab study arena`.
 
 What is the same for all: policy, tasks, held-out problems of a seed, the clipped surrogate, mini-batches, and the
-responses sampled per step (but for DAPO, which draws more, until 16 groups disagree). What differs is the baseline, how
-it spends those responses on prompts, and the learning rate, which one search chooses for each: by sampled accuracy,
-averaged over seeds that are not used again, and widened until the best rate lies inside. Methods are made one after the
-other, so an interrupted study holds whole methods.
+responses sampled per step (but for DAPO, which draws more, until 16 groups disagree, and the oracle's fresh ones).
+What differs is the baseline, how it spends those responses on prompts, and the learning rate, which one search
+chooses for each: by sampled accuracy, averaged over seeds that are not used again, and widened until the best rate
+lies inside. Methods are made one after the other, so an interrupted study holds whole methods.
 """
 
 from __future__ import annotations
@@ -81,8 +81,8 @@ COLUMNS = {
     "answers at once": ("sampled", "share_at_once"),
 }
 WAYS = tuple(COLUMNS)[:4]  # of decoding, by which methods are compared
-# pairs of methods that differ in one thing: two responses to a prompt instead of one; the least variance as the aim of
-# what is subtracted, instead of the value
+# pairs of methods that are alike but for one thing: two responses to a prompt instead of one; the least variance as the
+# aim of what is subtracted, instead of the value
 CONTRASTS = {
     "two responses": [(f"{name} x2", f"{name} x1") for name in ("none", "constant", "batch_mean", "critic")],
     "another aim": [
@@ -223,7 +223,7 @@ def judged(of: Mapping[str, Sequence[float]]) -> dict[tuple[str, str], tuple[str
     """From each method's numbers, one a seed: each ordered pair by its word, a - b with its 95 % interval over paired
     seeds, and whether that survives Holm's correction for the number of pairs."""
     found = {(a, b): verdict(of[a], of[b]) for a in of for b in of if a != b}
-    kept = surviving({(a, b): p_value(found[a, b][1], len(SEEDS)) for a, b in found if a < b})
+    kept = surviving({(a, b): p_value(found[a, b][1], len(of[a])) for a, b in found if a < b})
     return {(a, b): (word, gap, (min(a, b), max(a, b)) in kept) for (a, b), (word, gap) in found.items()}
 
 
@@ -244,19 +244,20 @@ def counts(out: Path) -> list[dict]:
 
 
 def contrast(out: Path, what: str) -> list[dict]:
-    """A row for each pair of one of CONTRASTS whose methods are whole, and for the mean over these pairs.
+    """A row for each pair of one of CONTRASTS whose methods are whole, and for the mean over these pairs, if there are more.
 
     By each of WAYS the first minus the second, seed by seed, with its 95 % interval, and whether that survives Holm's
     correction for the pairs of this contrast (the mean is a question of its own).
     """
     of = ends(out)
     pairs = {f"{a} minus {b}": (a, b) for a, b in CONTRASTS[what] if a in of and b in of}
-    rows = {name: {} for name in (*pairs, "mean")} if pairs else {}
-    for way in WAYS if pairs else ():
+    rows = {name: {} for name in [*pairs, *["mean"] * (len(pairs) > 1)]}
+    for way in WAYS:
         gaps = {name: np.subtract(of[a][way], of[b][way]) for name, (a, b) in pairs.items()}
         found = {name: mean_interval(gap) for name, gap in gaps.items()}
-        kept = surviving({name: p_value(gap, len(SEEDS)) for name, gap in found.items()})
-        found["mean"] = mean_interval(np.mean(list(gaps.values()), axis=0))
+        kept = surviving({name: p_value(gap, len(gaps[name])) for name, gap in found.items()})
+        if "mean" in rows:
+            found["mean"] = mean_interval(np.mean(list(gaps.values()), axis=0))
         for name, gap in found.items():
             rows[name][way] = gap, name in kept
     return [{what: name} | row for name, row in rows.items()]

@@ -79,7 +79,8 @@ def record(out: Path) -> None:
 
 def recorded(out: Path) -> dict[str, list[RunRecord]]:
     """The runs of each method that are there."""
-    return by_label([read_run(out / name) for name in runs() if (out / name).is_dir()])
+    folders = [out / arena.folder_of(label, seed) for seed in arena.SEEDS for label in METHODS]
+    return by_label([read_run(folder) for folder in folders if folder.is_dir()])
 
 
 def at_step(run: RunRecord, column: str, step: int) -> float:
