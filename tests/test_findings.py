@@ -203,7 +203,7 @@ def numbers() -> dict[str, tuple[int, str]]:
         if row["two responses"] == "mean":
             for way in ("sampled accuracy", "greedy accuracy"):
                 found[f"{way}, two responses"] = 10, shown(row[way][0])
-    for a, b in arena.CONTRASTS["another aim"]:
+    for a, b in [*arena.CONTRASTS["another aim"], ("score_weighted x2", "constant x2")]:
         found[f"noise of {a} over {b}"] = 12, "{:.2f} [{:.2f}, {:.2f}]".format(*interval_of(noise[a] / noise[b]))
     for way in ("sampled accuracy", "greedy accuracy"):
         for row in arena.contrast(DATA / "arena", "another aim"):
