@@ -138,9 +138,20 @@ def test_a_matrix_and_panels():
     assert placed(svg)["left"][0] < placed(svg)["right"][0]
 
 
+def test_letters_of_a_row_stand_in_one_element_each_at_its_cell():
+    words = [["+", "b", ""], ["", "wide", "w"], ["", "", ""]]
+    svg = drawn(plots.matrix(np.eye(3), list("pqr"), "t", "x", "y", words))
+    cells = rectangles(svg)
+    found = {e.text: [float(x) for x in e.get("x").split()] for e in svg.iter() if e.tag.endswith("text")}
+    for text, at in (("+b", (0, 1)), ("wide", (4,)), ("w", (5,))):
+        assert len(found[text]) == len(at) and all(
+            cells[k][0] < x < cells[k][2] for k, x in zip(at, found[text], strict=True)
+        )
+
+
 def test_cells_that_are_all_equal_have_the_middle_colour():
     svg = drawn(plots.matrix(np.zeros((2, 2)), ["p", "q"], "t", "x", "y"))
-    assert [e.get("fill") for e in svg.iter() if e.tag.endswith("rect")] == ["rgb(238, 238, 238)"] * 4
+    assert [e.get("fill") for e in svg.iter() if e.tag.endswith("rect")] == ["#eeeeee"] * 4
 
 
 def test_only_the_state_that_opens_is_drawn():

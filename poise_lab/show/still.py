@@ -8,6 +8,8 @@ a tenth of the bytes of a PNG, and the same ones at every execution.
 from __future__ import annotations
 
 import base64
+import html
+import re
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -203,15 +205,23 @@ def _cells(trace: dict, x: Axis, y: Axis) -> Iterator[str]:
     low, high = trace["zmin"], trace["zmax"]
     scale, texts = [color for _, color in trace["colorscale"]], []
     for i, (name, row) in enumerate(zip(trace["y"], trace["z"], strict=True)):
+        c, d = (round(y.at(name, side)) for side in (-0.5, 0.5))  # whole pixels: no seams, and fewer digits
+        letters, places = [], []  # of a row in one element: a matrix of many rows stays small
         for j, value in enumerate(row):
-            (a, b), (c, d) = ((axis.at(n, -0.5), axis.at(n, 0.5)) for axis, n in ((x, trace["x"][j]), (y, name)))
+            a, b = (round(x.at(trace["x"][j], side)) for side in (-0.5, 0.5))
             if value is not None:
                 at = (value - low) / (high - low) if high > low else 0.5  # the middle, as plotly.js has it
                 (color,) = sample_colorscale(scale, [at])
-                yield (f'<rect x="{tenth(a)}" y="{tenth(min(c, d))}" width="{tenth(b - a)}" height="{tenth(abs(d - c))}"'
-                       f' fill="{color}"/>')  # fmt: skip
-                if trace.get("text"):
-                    texts.append(written(trace["text"][i][j] or "", (a + b) / 2, (c + d) / 2 + 4))
+                red_green_blue = "".join(f"{int(part):02x}" for part in re.findall(r"\d+", color))
+                yield f'<rect x="{a}" y="{min(c, d)}" width="{b - a}" height="{abs(d - c)}" fill="#{red_green_blue}"/>'
+                if trace.get("text") and (words := trace["text"][i][j]):
+                    letters.append(words)
+                    places.append((a + b) / 2)
+        if all(len(words) == 1 for words in letters) and letters:
+            xs = " ".join(f"{at:.0f}" for at in places)  # one for each letter
+            texts.append(f'<text x="{xs}" y="{tenth((c + d) / 2 + 4)}">{html.escape("".join(letters))}</text>')
+        else:
+            texts += [written(words, at, (c + d) / 2 + 4) for words, at in zip(letters, places, strict=True)]
     yield f'<g text-anchor="middle" fill="#222">{"".join(texts)}</g>'
 
 
