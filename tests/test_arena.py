@@ -138,6 +138,13 @@ def test_verdicts_are_paired_by_seed_and_corrected_for_the_pairs(monkeypatch):
     assert list(arena.counts("")[0].values()) == ["greedy accuracy", 10, 3, 2]  # that pair is off zero by itself alone
 
 
+def test_a_verdict_counts_the_seeds_that_it_has():
+    """By hand: t = 7 with three seeds, p = 0.0198, times three pairs 0.06; with the degrees of freedom of five, 0.032."""
+    of = {"a": [0.02 - 0.00495, 0.02, 0.02 + 0.00495], "b": [0.0, 0.0, 0.0], "c": [0.3, -0.3, 0.01]}
+    word, _, kept = arena.judged(of)["a", "b"]
+    assert word == "better" and not kept
+
+
 def test_accuracy_stands_below_a_number_of_the_methods_that_have_both(monkeypatch):
     found = {"none x1": [0.7, 0.8], "rloo x2": [0.5, 0.7], "dapo x8": [0.4, 0.5]}
     monkeypatch.setattr(arena, "ends", lambda out: {label: {"pass@16": each} for label, each in found.items()})
