@@ -16,7 +16,7 @@ from poise_lab import stats
 from poise_lab.cli import main
 from poise_lab.files import read_json, write_json
 from poise_lab.show.words import describe
-from poise_lab.studies import arena, trained
+from poise_lab.studies import arena, common, trained
 
 
 def test_methods_sample_the_same_number_of_responses():
@@ -194,7 +194,7 @@ def test_contrasts_are_paired_by_seed_with_their_mean_over_the_pairs(monkeypatch
     assert arena.contrast("", "another aim") == []
     del of["critic x1"]
     assert [row["two responses"] for row in arena.contrast("", "two responses")] == ["none x2 minus none x1"]
-    assert arena.starred((0.02, -0.01, 0.05), True) == "+0.020 [-0.010, +0.050] *"
+    assert common.starred((0.02, -0.01, 0.05), True) == "+0.020 [-0.010, +0.050] *"
 
 
 def test_noise_is_that_of_the_methods_that_leave_the_gradient_as_it_is():

@@ -207,7 +207,7 @@ def numbers() -> dict[str, tuple[int, str]]:
         found[f"noise of {a} over {b}"] = 12, "{:.2f} [{:.2f}, {:.2f}]".format(*interval_of(noise[a] / noise[b]))
     for way in ("sampled accuracy", "greedy accuracy"):
         for row in arena.contrast(DATA / "arena", "another aim"):
-            found[f"{way}, {row['another aim']}"] = 12, arena.starred(*row[way])
+            found[f"{way}, {row['another aim']}"] = 12, common.starred(*row[way])
         for other in ("constant x2", "none x1"):
             gap = arena.verdicts(DATA / "arena", way)["score_weighted x2", other][1]
             found[f"{way}, score_weighted minus {other}"] = 12, shown(gap)

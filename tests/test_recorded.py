@@ -14,7 +14,7 @@ import poise_lab as pl
 from poise_lab import stats
 from poise_lab.files import read_json
 from poise_lab.runs import by_label, format_table
-from poise_lab.studies import arena, thinking
+from poise_lab.studies import arena, smollm2, thinking
 
 ROOT = Path(__file__).parent.parent
 FOLDER = pl.data_dir() / "runs"
@@ -433,17 +433,17 @@ def test_warm_up_and_probe_of_both_engines(engines):
 
 
 @pytest.fixture(scope="module")
-def smollm2():
+def of_smollm2():
     """Runs by label, in order of their seeds."""
     folder = pl.data_dir() / "runs-smollm2"
     return by_label([pl.read_run(f) for f in sorted(folder.iterdir()) if not f.name.endswith(".partial")])
 
 
-def test_runs_of_the_real_model_differ_in_the_baseline_alone(smollm2):
-    assert set(smollm2) == {"poise x2", "rloo x2", "grpo x8"}
-    seeds = [[run.seed for run in group] for group in smollm2.values()]
+def test_runs_of_the_real_model_differ_in_the_baseline_alone(of_smollm2):
+    assert set(of_smollm2) == set(smollm2.METHODS)
+    seeds = [[run.seed for run in group] for group in of_smollm2.values()]
     assert seeds[0] == seeds[1] == seeds[2] and len(seeds[0]) == len(set(seeds[0])) >= 3
-    for runs in zip(*smollm2.values(), strict=True):
+    for runs in zip(*of_smollm2.values(), strict=True):
         assert len({run.metrics[0]["accuracy"] for run in runs}) == 1  # same weights, same held-out problems
         configs = []
         for run in runs:
@@ -455,12 +455,12 @@ def test_runs_of_the_real_model_differ_in_the_baseline_alone(smollm2):
         assert (configs[0]["policy"], configs[0]["wording"], configs[0]["shots"]) == ("smollm2-135m", "line", 4)
 
 
-def test_the_real_model_learned_in_every_run(smollm2):
-    assert all(run.lift() > 0.1 for group in smollm2.values() for run in group)
-    assert all(run.mean("probe_r_fresh") > 0.7 for run in smollm2["poise x2"])
+def test_the_real_model_learned_in_every_run(of_smollm2):
+    assert all(run.lift() > 0.1 for group in of_smollm2.values() for run in group)
+    assert all(run.mean("probe_r_fresh") > 0.7 for run in of_smollm2["poise x2"])
 
 
-def test_the_results_quote_the_runs_of_the_real_model(smollm2):
+def test_the_results_quote_the_runs_of_the_real_model(of_smollm2):
     text = (ROOT / "notebooks" / "RESULTS.md").read_text()
     (quoted,) = re.findall(r"<!-- smollm2 -->\n(.*?)<!-- /smollm2 -->", text, re.S)
-    assert quoted.strip() == format_table(pl.compare([run for group in smollm2.values() for run in group]))
+    assert quoted.strip() == format_table(pl.compare([run for group in of_smollm2.values() for run in group]))

@@ -15,7 +15,7 @@ from poise_lab.cli import main
 from poise_lab.files import check_writable
 from poise_lab.sampler import step_seed
 from poise_lab.show.samples import recorded_pairs, samples_of
-from poise_lab.studies import arena, catalogue, pairs, trained
+from poise_lab.studies import arena, catalogue, pairs, smollm2, trained
 from poise_lab.studies.common import held_out_of
 
 SMALL = "--steps 1 --prompts 4 --minibatches 2 --eval-prompts 4 --eval-responses 2 --max-new-tokens 8"
@@ -44,8 +44,10 @@ def test_what_is_missing_and_what_it_takes_is_said_first(tmp_path, monkeypatch, 
     study = catalogue.STUDIES["smollm2"]
     shutil.copytree(pl.data_dir() / study.folder, tmp_path / "runs")
     shutil.rmtree(tmp_path / "runs" / "grpo-3")
-    assert main(["study", "smollm2", "--out", str(tmp_path / "runs")]) == 2  # the table of a run that was not made
-    said = capsys.readouterr().out.splitlines()[1]
+    assert main(["study", "smollm2", "--out", str(tmp_path / "runs")]) == 0
+    _, said, *tables = capsys.readouterr().out.splitlines()
+    assert not any("grpo x8" in line for line in tables)  # of a method that is not whole there is no row
+    assert any(line.startswith("| rloo x2 | 5 |") for line in tables)
     recorded = [
         pl.read_run(folder).metrics[-1]["seconds"] / 60 for folder in (pl.data_dir() / study.folder).glob("grpo-*")
     ]
@@ -203,7 +205,7 @@ def test_flags_of_the_recorded_runs_are_those_that_made_them():
     from poise_lab.cli import _parser
     from poise_lab.flags import named_values
 
-    recorded = {"runs": trained.RUNS, "runs-smollm2": trained.SMOLLM2, "engines": trained.ENGINES, "pairs": pairs.RUNS}
+    recorded = {"runs": trained.RUNS, "runs-smollm2": smollm2.RUNS, "engines": trained.ENGINES, "pairs": pairs.RUNS}
     for folder, runs in recorded.items():
         for name, flags in runs.items():
             args = _parser().parse_args(["train", *flags.split(), "--out", "x"])
@@ -285,7 +287,7 @@ def test_tables_of_the_results_are_those_of_their_studies(tmp_path):
     assert {study.mark for study in quoting.values()} == set(re.findall(r"<!-- (\w+) -->", text))
     for study in quoting.values():
         (tmp_path / "RESULTS.md").write_text(text, encoding="utf-8")
-        catalogue.refresh(tmp_path / "RESULTS.md", study.mark, study.quote(pl.data_dir() / study.folder))
+        catalogue.refresh(tmp_path / "RESULTS.md", study.mark, study.says(pl.data_dir() / study.folder))
         assert (tmp_path / "RESULTS.md").read_text(encoding="utf-8") == text
 
 
@@ -301,3 +303,22 @@ def test_a_page_without_both_marks_is_left_as_it_is(tmp_path, text):
     page.write_text("a\n<!-- x -->\nold\n<!-- /x -->\nb\n", encoding="utf-8")
     catalogue.refresh(page, "x", "new")
     assert page.read_text(encoding="utf-8") == "a\n<!-- x -->\nnew\n<!-- /x -->\nb\n"
+
+
+def test_only_whole_methods_of_smollm2_are_compared(tmp_path):
+    """What is asked of a pair waits for every seed of both; the differences are seed by seed, the last evaluation counts."""
+    for seed in trained.SEEDS:
+        for name, ahead in (("none", 0.0), ("constant", 0.01 * (seed + 1)), ("poise", 0.1)):
+            if (name, seed) != ("poise", 3):
+                folder = tmp_path / f"{name}-{seed}"
+                shutil.copytree(pl.data_dir() / "runs-smollm2" / f"grpo-{seed}", folder)
+                figures = {"accuracy": 0.3 + seed / 10 + ahead, "greedy_accuracy": 0.4 - ahead, "pass_at_8": 0.9}
+                lines = [json.dumps({"step": step, "tokens": step, "seconds": step} | figures) for step in (0, 30)]
+                (folder / "metrics.jsonl").write_text("\n".join(lines).replace("0.9", "0.8", 1) + "\n")
+    assert list(smollm2.recorded(tmp_path)) == ["none x1", "constant x1"]
+    (row,) = smollm2.asked(tmp_path)
+    half = 2.776445 * 0.0158114 / 5**0.5  # t of four degrees of freedom times the standard error of 0.01 to 0.05
+    assert row["difference"] == "constant x1 minus none x1"
+    assert row["sampled accuracy"][0] == pytest.approx((0.03, 0.03 - half, 0.03 + half), abs=1e-5)
+    assert row["greedy accuracy"][0] == pytest.approx((-0.03, -0.03 - half, -0.03 + half), abs=1e-5)
+    assert row["sampled accuracy"][1] and row["greedy accuracy"][1] and row["pass@8"][0] == (0, 0, 0)

@@ -27,7 +27,7 @@ from ..show.report_parts import pair_matrix
 from ..stats import mean_interval, p_value, surviving, verdict
 from ..tasks import Problem
 from . import trained
-from .common import held_out_of
+from .common import differences, held_out_of, with_stars
 from .noises import Measured
 
 BUDGET = 192  # responses per step
@@ -244,23 +244,15 @@ def counts(out: Path) -> list[dict]:
 
 
 def contrast(out: Path, what: str) -> list[dict]:
-    """A row for each pair of one of CONTRASTS whose methods are whole, and for the mean over these pairs, if there are more.
-
-    By each of WAYS the first minus the second, seed by seed, with its 95 % interval, and whether that survives Holm's
-    correction for the pairs of this contrast (the mean is a question of its own).
-    """
+    """The rows of `common.differences` for the pairs of one of CONTRASTS whose methods are whole, by WAYS; and one for the
+    mean over these pairs, if there are more, which is a question of its own."""
     of = ends(out)
-    pairs = {f"{a} minus {b}": (a, b) for a, b in CONTRASTS[what] if a in of and b in of}
-    rows = {name: {} for name in [*pairs, *["mean"] * (len(pairs) > 1)]}
-    for way in WAYS:
-        gaps = {name: np.subtract(of[a][way], of[b][way]) for name, (a, b) in pairs.items()}
-        found = {name: mean_interval(gap) for name, gap in gaps.items()}
-        kept = surviving({name: p_value(gap, len(gaps[name])) for name, gap in found.items()})
-        if "mean" in rows:
-            found["mean"] = mean_interval(np.mean(list(gaps.values()), axis=0))
-        for name, gap in found.items():
-            rows[name][way] = gap, name in kept
-    return [{what: name} | row for name, row in rows.items()]
+    pairs = [(a, b) for a, b in CONTRASTS[what] if a in of and b in of]
+    rows = differences(of, pairs, WAYS, what)
+    if len(pairs) > 1:
+        gaps = {way: [np.subtract(of[a][way], of[b][way]) for a, b in pairs] for way in WAYS}
+        rows.append({what: "mean"} | {way: (mean_interval(np.mean(each, axis=0)), False) for way, each in gaps.items()})
+    return rows
 
 
 def matrix(out: Path, column: str) -> Figure:
@@ -309,13 +301,3 @@ def noise(measured: Measured) -> dict[str, np.ndarray]:
              "batch_mean": rewards - mean_of_all_others(rewards)}  # fmt: skip
     found |= {f"{name} x2": measured.noise_of(advantages, 2) for name, advantages in pairs.items()}
     return found | {"oracle x1": measured.sums["V(x) x1"]}
-
-
-def with_stars(rows: list[dict]) -> list[dict]:
-    """The rows of `contrast` as a table shows them."""
-    return [{key: x if isinstance(x, str) else starred(*x) for key, x in row.items()} for row in rows]
-
-
-def starred(gap: tuple[float, float, float], kept: bool = False) -> str:
-    """A difference with its interval, and * if it survives a correction."""
-    return "{:+.3f} [{:+.3f}, {:+.3f}]".format(*gap) + (" *" if kept else "")

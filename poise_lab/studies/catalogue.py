@@ -19,7 +19,7 @@ from ..models.fetch import fetch
 from ..process import one_thread
 from ..runs import compare, format_table
 from ..sources import SOURCES, data_dir, fetched
-from . import arena, cost, long, pairs, sums, tables, thinking, tracking, trained, transfer, when
+from . import arena, cost, long, pairs, smollm2, sums, tables, thinking, tracking, trained, transfer, when
 from .common import refresh
 
 REAL = ("smollm2-135m", "gemma3-270m")
@@ -32,7 +32,7 @@ class Study:
     what: it, in one line. folder: of its records, under the data.
     missing: the records that are not there, each with the minutes that it takes as far as recorded ones tell, or NaN.
     record: makes them. says: what the records say, in Markdown. models: real models that it needs.
-    mark: of the table in notebooks/RESULTS.md that `quote` gives.
+    mark: of the place in notebooks/RESULTS.md where what it says stands.
     """
 
     what: str
@@ -42,20 +42,25 @@ class Study:
     says: Callable[[Path], str] | None = None
     models: tuple[str, ...] = ()
     mark: str | None = None
-    quote: Callable[[Path], str] | None = None
 
 
 def of_runs(
-    what: str, folder: str, runs: dict[str, str], at_once: int | None = None, mark: str | None = None, **more
+    what: str,
+    folder: str,
+    runs: dict[str, str],
+    at_once: int | None = None,
+    says: Callable[[Path], str] | None = None,
+    mark: str | None = None,
+    models: tuple[str, ...] = (),
 ) -> Study:
-    """A study whose records are run folders of `poise-lab train`."""
+    """A study whose records are run folders of `poise-lab train`. says: by default the table of the runs."""
 
     def table(out: Path) -> str:
         return format_table(compare(trained.read(out, runs)))
 
     return Study(
         what, folder, lambda out: trained.missing(runs, out, data_dir() / folder),
-        lambda out: trained.record(runs, out, at_once, like=data_dir() / folder), table, mark=mark, quote=mark and table, **more,
+        lambda out: trained.record(runs, out, at_once, like=data_dir() / folder), says or table, models, mark,
     )  # fmt: skip
 
 
@@ -73,13 +78,13 @@ def real(models: Sequence[str] = REAL) -> Study:
 
 
 STUDIES = {
-    "runs": dataclasses.replace(
-        of_runs("the bundled policy learns to think: POISE, RLOO, two controls (notebook 07)", "runs", trained.RUNS),
-        says=thinking.tables, mark="runs", quote=thinking.tables,
+    "runs": of_runs(
+        "the bundled policy learns to think: POISE, RLOO, two controls (notebook 07)", "runs", trained.RUNS,
+        says=thinking.tables, mark="runs",
     ),
     "smollm2": of_runs(
-        "SmolLM2 itself trained on sums (notebook 09)", "runs-smollm2", trained.SMOLLM2, mark="smollm2",
-        models=("smollm2-135m",),
+        "SmolLM2 itself trained on sums, several baselines (notebook 09)", "runs-smollm2", smollm2.RUNS,
+        says=smollm2.says, mark="smollm2", models=("smollm2-135m",),
     ),
     "pairs": Study(
         "pairs of SmolLM2 before and after training, token by token (notebook 09)", "pairs",
@@ -88,11 +93,11 @@ STUDIES = {
     ),
     "arena": Study(
         "baselines compared at equal responses, over seeds (notebook 08)", "arena", arena.missing, arena.record, arena.says,
-        mark="arena", quote=arena.says,
+        mark="arena",
     ),
     "long": Study(
         "three methods of the arena, trained six times as long (notebook 08)", "long", long.missing, long.record, long.says,
-        mark="long", quote=long.says,
+        mark="long",
     ),
     "real": real(),
     "sums": Study(
@@ -144,8 +149,8 @@ def run(name: str, out: Path | None = None, policy: str | None = None, log: Call
             study.record(out)
         if study.says:
             log(study.says(out))
-        if checkout and study.quote and out.resolve() == home.resolve():
-            refresh(data_dir().parent / "notebooks" / "RESULTS.md", study.mark, study.quote(out))
+        if checkout and study.mark and out.resolve() == home.resolve():
+            refresh(data_dir().parent / "notebooks" / "RESULTS.md", study.mark, study.says(out))
 
 
 def will_take(study: Study, out: Path, left: dict[str, float]) -> str:

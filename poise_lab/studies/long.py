@@ -20,6 +20,7 @@ from ..show.lessons import settings
 from ..sources import data_dir
 from ..stats import mean_interval, p_value, surviving
 from . import arena, thinking, trained
+from .common import starred
 
 METHODS = ("poise x2", "rloo x2", "none x1")
 STEPS, EVERY = 600, 50
@@ -142,7 +143,7 @@ def beside(out: Path) -> list[dict]:
     """The differences of `differences` as a table: a row for each other method and figure; * marks what survives."""
     table: dict = defaultdict(dict)
     for (other, column, when), (gap, kept) in differences(out).items():
-        table[other, column] |= {f"{METHODS[0]} minus": other, "of": column, when: arena.starred(gap, kept)}
+        table[other, column] |= {f"{METHODS[0]} minus": other, "of": column, when: starred(gap, kept)}
     return list(table.values())
 
 
@@ -151,7 +152,7 @@ def late(out: Path) -> list[dict]:
     return [
         {f"steps {LATE} to {STEPS}": label}
         | {
-            column: arena.starred(mean_interval([at_step(r, column, STEPS) - at_step(r, column, LATE) for r in group]))
+            column: starred(mean_interval([at_step(r, column, STEPS) - at_step(r, column, LATE) for r in group]))
             for column in COMPARED
         }
         for label, group in recorded(out).items()

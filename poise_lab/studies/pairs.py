@@ -18,10 +18,10 @@ from ..policies import SPOKEN, Policy, load_policy
 from ..rollouts import Rollouts
 from ..show.tokens import ShownPrompt, read_tokens
 from ..tasks import Problem
-from . import trained
+from . import smollm2
 from .common import held_out_of
 
-RUNS = {"poise-0": f"{trained.SMOLLM2['poise-0']} --steps 10"}  # the later number counts
+RUNS = {"poise-0": f"{smollm2.RUNS['poise-0']} --steps 10"}  # the later number counts
 FITTED, ASKED = 96, 24  # problems that the probe is fitted on, and that are sampled
 SHOWN = 5  # of these
 

@@ -38,20 +38,6 @@ RUNS = {
     for seed in SEEDS
 }
 
-# SmolLM2 trained on sums of two terms, 96 responses per step: POISE and RLOO on pairs, GRPO on groups of eight.
-_SUMS = (
-    "--policy smollm2-135m --shots 4 --wording line --task chain_sum --task-set max_terms=2 --steps 30 "
-    "--learning-rate 1e-5 --max-new-tokens 8 --layer 15 --eval-prompts 128 --eval-responses 8"
-)
-_SPENT = {name: "--set responses=2 --prompts 48" for name in ("poise", "rloo")} | {
-    "grpo": "--set responses=8 --prompts 12"
-}
-SMOLLM2 = {
-    f"{name}-{seed}": f"{_SUMS} --baseline {name} {spent} --seed {seed}"
-    for seed in SEEDS
-    for name, spent in _SPENT.items()
-}
-
 # Short runs of the bundled policy on either engine.
 ENGINES = {
     f"{engine}-{seed}": f"--engine {engine} --steps 40 --eval-every 20 --seed {seed}"
