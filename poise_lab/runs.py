@@ -21,7 +21,7 @@ import numpy as np
 from .errors import PoiseLabError
 from .files import LOCK, as_json, check_writable, only_writer, read_json, write_text
 from .policies import SPOKEN, Policy
-from .stats import mean_interval
+from .stats import Gap, mean_interval
 
 # What makes a run, besides its seed; all else in config.json (date, versions, threads) says how it was made.
 SETTINGS = ("engine", "policy", *SPOKEN, "task", "task_settings", "baseline", "train")
@@ -226,7 +226,7 @@ def format_table(rows: list[dict]) -> str:
         return "nothing is recorded"
 
     def cell(value) -> str:
-        if not isinstance(value, tuple):
+        if not isinstance(value, tuple) or isinstance(value, Gap):
             return " ".join(str(value).split("\n")).replace("|", "\\|")
         mean, low, high = value
         digits = 0 if abs(mean) >= 1000 else 3

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -13,6 +13,18 @@ from scipy import stats
 from .errors import PoiseLabError
 
 T = TypeVar("T")
+
+
+class Gap(NamedTuple):
+    """A mean difference with its 95 % interval. kept: whether it survives a correction for how many were looked at."""
+
+    mean: float
+    low: float
+    high: float
+    kept: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.mean:+.3f} [{self.low:+.3f}, {self.high:+.3f}]" + (" *" if self.kept else "")
 
 
 def mean_interval(values) -> tuple[float, float, float]:
@@ -148,7 +160,7 @@ def verdict(a: Sequence[float], b: Sequence[float]) -> tuple[str, tuple[float, f
 
 def in_words(difference: tuple[float, float, float]) -> str:
     """Where the interval (mean, low, high) of a difference lies: "better", "worse" or "inconclusive"."""
-    _, low, high = difference
+    _, low, high, *_ = difference
     return "better" if low > 0 else "worse" if high < 0 else "inconclusive"
 
 
@@ -180,6 +192,13 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def surviving(p_values: Mapping[T, float], level: float = 0.05) -> set[T]:
     """Which of some comparisons are below the level once Holm's method has allowed for how many there are."""
     return {key for key, p in zip(p_values, holm(list(p_values.values())), strict=True) if p < level}
+
+
+def gaps(differences: Mapping[T, Sequence[float]]) -> dict[T, Gap]:
+    """The mean of each set of differences, one a seed, (S,); kept is what survives Holm's correction for all of them."""
+    found = {key: mean_interval(each) for key, each in differences.items()}
+    kept = surviving({key: p_value(interval, len(differences[key])) for key, interval in found.items()})
+    return {key: Gap(*interval, key in kept) for key, interval in found.items()}
 
 
 def value_spread(rewards: torch.Tensor) -> float:

@@ -16,7 +16,7 @@ from poise_lab import stats
 from poise_lab.cli import main
 from poise_lab.files import read_json, write_json
 from poise_lab.show.words import describe
-from poise_lab.studies import arena, common, trained
+from poise_lab.studies import arena, trained
 
 
 def test_methods_sample_the_same_number_of_responses():
@@ -178,23 +178,23 @@ def test_contrasts_are_paired_by_seed_with_their_mean_over_the_pairs(monkeypatch
     monkeypatch.setattr(arena, "SEEDS", (0, 1, 2))
     rows = {row.pop("two responses"): row["pass@16"] for row in arena.contrast("", "two responses")}
     assert list(rows) == ["none x2 minus none x1", "critic x2 minus critic x1", "mean"]  # constant x1 is not there
-    (mean, low, high), kept = rows["none x2 minus none x1"]
+    mean, low, high, kept = rows["none x2 minus none x1"]
     half = 4.302653 * 0.01 / 3**0.5  # t of two degrees of freedom times the standard error
     assert (mean, low, high) == pytest.approx((0.02, 0.02 - half, 0.02 + half), abs=1e-6) and not kept
-    (mean, low, high), kept = rows["mean"]
+    mean, low, high, kept = rows["mean"]
     half = 4.302653 * 0.0278388 / 3**0.5
     assert (mean, low, high) == pytest.approx((0.015, 0.015 - half, 0.015 + half), abs=1e-5) and not kept
     of["none x2"] = [0.52, 0.6201, 0.7199]  # off zero by itself (p 0.000008), and so among two
     of["critic x2"] = [0.41, 0.512, 0.611]  # p 0.003: among two, too
-    both = {row["two responses"]: row["pass@16"][1] for row in arena.contrast("", "two responses")}
+    both = {row["two responses"]: row["pass@16"].kept for row in arena.contrast("", "two responses")}
     assert both == {"none x2 minus none x1": True, "critic x2 minus critic x1": True, "mean": False}
     of["none x2"], of["critic x2"] = [0.52, 0.63, 0.718], [0.42, 0.53, 0.618]  # p 0.026 each: of two, none survives
     both = {row["two responses"]: row["pass@16"] for row in arena.contrast("", "two responses")}
-    assert not any(kept for _, kept in both.values()) and all(low > 0 for (_, low, _), _ in both.values())
+    assert not any(gap.kept for gap in both.values()) and all(gap.low > 0 for gap in both.values())
     assert arena.contrast("", "another aim") == []
     del of["critic x1"]
     assert [row["two responses"] for row in arena.contrast("", "two responses")] == ["none x2 minus none x1"]
-    assert common.starred((0.02, -0.01, 0.05), True) == "+0.020 [-0.010, +0.050] *"
+    assert str(stats.Gap(0.02, -0.01, 0.05, True)) == "+0.020 [-0.010, +0.050] *"
 
 
 def test_noise_is_that_of_the_methods_that_leave_the_gradient_as_it_is():

@@ -202,17 +202,17 @@ def numbers() -> dict[str, tuple[int, str]]:
     for row in arena.contrast(DATA / "arena", "two responses"):
         if row["two responses"] == "mean":
             for way in ("sampled accuracy", "greedy accuracy"):
-                found[f"{way}, two responses"] = 10, shown(row[way][0])
+                found[f"{way}, two responses"] = 10, shown(row[way][:3])
     for a, b in [*arena.CONTRASTS["another aim"], ("score_weighted x2", "constant x2")]:
         found[f"noise of {a} over {b}"] = 12, "{:.2f} [{:.2f}, {:.2f}]".format(*interval_of(noise[a] / noise[b]))
     for way in ("sampled accuracy", "greedy accuracy"):
         for row in arena.contrast(DATA / "arena", "another aim"):
-            found[f"{way}, {row['another aim']}"] = 12, common.starred(*row[way])
+            found[f"{way}, {row['another aim']}"] = 12, str(row[way])
         for other in ("constant x2", "none x1"):
             gap = arena.verdicts(DATA / "arena", way)["score_weighted x2", other][1]
             found[f"{way}, score_weighted minus {other}"] = 12, shown(gap)
-    for (other, way, when_), (gap, kept) in long.differences(DATA / "long").items():
-        found[f"long, {other}, {way}, {when_}"] = 11, shown(gap) + (" *" if kept else " |")
+    for (other, way, when_), gap in long.differences(DATA / "long").items():
+        found[f"long, {other}, {way}, {when_}"] = 11, shown(gap) + (" *" if gap.kept else " |")
     on = {(row["method"], row["step"]): row for row in long.rows(DATA / "long")}
     for step, way in ((300, "sampled accuracy"), *((k, c) for k in (100, 600) for c in LONG)):
         found[f"long, {way} at {step}"] = 11, span(*on["poise x2", step][way], 3)
@@ -220,8 +220,8 @@ def numbers() -> dict[str, tuple[int, str]]:
         found[f"long, wrong, {row['problems']}"] = 11, span(*row["poise x2"], 3)
     for row in long.late(DATA / "long"):
         (_, label), *ways = row.items()
-        for way, text in ways[: 2 if label == "poise x2" else 1] + ways[2:] * (label == "rloo x2"):
-            found[f"long, late, {label}, {way}"] = 11, text
+        for way, gap in ways[: 2 if label == "poise x2" else 1] + ways[2:] * (label == "rloo x2"):
+            found[f"long, late, {label}, {way}"] = 11, str(gap)
     top = [one.top_share("none x1") for one in settings.values()]
     found["top"] = 9, f"carries {min(top):.2f} to {max(top):.2f} of the noise"
     return found
@@ -371,9 +371,9 @@ def test_what_the_page_says_of_the_other_aim():
     ends, said = arena.ends(DATA / "arena"), {way: arena.verdicts(DATA / "arena", way) for way in arena.WAYS}
     rows = {row.pop("another aim"): row for row in arena.contrast(DATA / "arena", "another aim")}
     mean = rows.pop("mean")
-    stars = {way: [kept for _, kept in (row[way] for row in rows.values())] for way in arena.WAYS}
+    stars = {way: [row[way].kept for row in rows.values()] for way in arena.WAYS}
     assert stars["sampled accuracy"] == [True] * 4 and stars["greedy accuracy"] == [False, False, True, True]
-    assert all(stats.in_words(row["pass@16"][0]) == "inconclusive" for row in (*rows.values(), mean))
+    assert all(stats.in_words(row["pass@16"]) == "inconclusive" for row in (*rows.values(), mean))
     noise, pairs = arena.noise(when.read(DATA / "when")["thinker-mixture"]), arena.CONTRASTS["another aim"]
     for a, b in pairs:
         assert min(np.subtract(ends[a]["sampled accuracy"], ends[b]["sampled accuracy"])) > 0, (a, b)
@@ -388,9 +388,9 @@ def test_what_the_page_says_of_the_other_aim():
 
 def test_what_the_page_says_of_long_runs():
     found = long.differences(DATA / "long")
-    kept = [key for key, (_, kept) in found.items() if kept]
+    kept = [key for key, gap in found.items() if gap.kept]
     assert len(found) == 18 and kept == [("none x1", "sampled accuracy", "step 100")]
-    word = {key: stats.in_words(gap) for key, (gap, _) in found.items()}
+    word = {key: stats.in_words(gap) for key, gap in found.items()}
     for way in long.COMPARED:
         assert [word["none x1", way, step] for step in ("step 100", "step 600")] == ["worse", "inconclusive"]
         assert word["rloo x2", way, "step 600"] == "better"
@@ -406,9 +406,9 @@ def test_what_the_page_says_of_the_last_third_of_the_long_runs():
     assert first[0] == f"steps {long.LATE} to {long.STEPS}" == "steps 400 to 600"
     said = {row[0][1]: dict(row[1:]) for row in rows}
     for label, group in long.recorded(DATA / "long").items():
-        for way, text in said[label].items():
+        for way, found in said[label].items():
             gap = stats.mean_interval([long.at_step(r, way, 600) - long.at_step(r, way, 400) for r in group])
-            assert text == "{:+.3f} [{:+.3f}, {:+.3f}]".format(*gap)
+            assert found[:3] == gap and not found.kept
             off = stats.in_words(gap) != "inconclusive"
             assert off == ((label, way) == ("rloo x2", "pass@16")), (label, way)
 

@@ -122,11 +122,11 @@ def test_differences_are_over_the_seeds_that_both_have_and_their_change_is_their
     ):  # fmt: skip
         _curve(tmp_path, label, seed, accuracies)
     found = long.differences(tmp_path)
-    means = [found["none x1", "sampled accuracy", when][0][0] for when in ("step 100", "step 600", "change")]
+    means = [found["none x1", "sampled accuracy", when].mean for when in ("step 100", "step 600", "change")]
     assert means == pytest.approx([-0.15, 0.0, 0.15])
     # t of one degree of freedom: 12.706 standard errors of 0.05
-    assert found["none x1", "sampled accuracy", "step 100"][0][1] == pytest.approx(-0.15 - 12.706 * 0.05, abs=1e-3)
-    assert not any(kept for _, kept in found.values())
+    assert found["none x1", "sampled accuracy", "step 100"].low == pytest.approx(-0.15 - 12.706 * 0.05, abs=1e-3)
+    assert not any(gap.kept for gap in found.values())
 
 
 def test_of_three_differences_one_that_is_off_zero_alone_need_not_survive(tmp_path, monkeypatch):
@@ -137,10 +137,10 @@ def test_of_three_differences_one_that_is_off_zero_alone_need_not_survive(tmp_pa
         _curve(tmp_path, "poise x2", seed, [0.5 + gap for gap in ahead])
         _curve(tmp_path, "none x1", seed, (0.5, 0.5))
     found = {when: gap for (_, _, when), gap in long.differences(tmp_path).items()}
-    assert found["step 100"][0][1] > 0
-    assert {when: kept for when, (_, kept) in found.items()} == {"step 100": False, "step 600": True, "change": False}
+    assert found["step 100"].low > 0
+    assert {when: gap.kept for when, gap in found.items()} == {"step 100": False, "step 600": True, "change": False}
     (row,) = long.beside(tmp_path)
-    assert row["step 600"] == "+0.110 [+0.098, +0.122] *" and row["step 100"].endswith("]")
+    assert str(row["step 600"]) == "+0.110 [+0.098, +0.122] *" and not row["step 100"].kept
 
 
 def test_what_is_left_is_a_mean_over_the_seeds_that_were_asked_such_a_problem(tmp_path):

@@ -30,6 +30,7 @@ from poise_lab.show.sliders import Sliders
 from poise_lab.show.tables import Table
 from poise_lab.show.widgets import LiveCurves
 from poise_lab.show.words import Figure, describe, span
+from poise_lab.stats import Gap
 from poise_lab.studies import bench, bench_shared, bench_training, bench_vllm
 from poise_lab.variance.scores import read_scores
 from tools.notebooks import PLOTLY, WIDGET_VIEW
@@ -562,14 +563,12 @@ def test_a_table_in_html_and_in_plain_text():
     words = Table([{"n": 1, "what": "x"}, {"n": 2, "what": 3}]).to_html()  # a column with a text in it is one of texts
     assert '<th style="text-align:left">what</th>' in words and '<td style="text-align:left">3</td>' in words
     assert "<strong>c</strong>" in page and "<strong>a" not in page
-    starred = Table([{"x": "+0.1 [+0.0, +0.2] *", "y": "-0.1 [-0.2, -0.0]", "z": "1.0 [0.9, 1.1] more"}])
-    assert (
-        "+0.1 *<br>" in starred.to_html() and "-0.1<br>" in starred.to_html() and starred.to_html().count("<br>") == 2
-    )
+    starred = Table([{"x": Gap(0.1, 0.04, 0.2, True), "y": Gap(-0.1, -0.2, -0.04), "z": (1.0, 0.9, 1.1)}], digits=1)
+    assert "+0.1 *<br>" in starred.to_html() and "-0.1<br>" in starred.to_html() and starred.to_html().count("*") == 1
     assert starred.words().split("\n")[1].split("  ") == [
         "+0.1 [+0.0, +0.2] *",
         "-0.1 [-0.2, -0.0]",
-        "1.0 [0.9, 1.1] more",
+        "1.0 [0.9, 1.1]",
     ]
     assert Table([{"x": (-0.0001, float("nan"), float("nan"))}], digits=1).words() == "x\n0.0"
     assert Table([{"x": (-0.0001, -0.2, 0.0001)}], digits=1, signed=["x"]).words() == "x\n-0.0 [-0.2, +0.0]"

@@ -180,7 +180,7 @@ def test_what_the_front_page_says_of_methods_is_what_the_arena_says():
             way[pairs][0] == "inconclusive" and way[single][0] == "worse" for way in both
         ),
         "Two responses to a prompt instead of one cost about three points, in the mean over four baselines": all(
-            -0.035 < cost[way][0][0] < -0.025 and cost[way][0][2] < 0 for way in ways
+            -0.035 < cost[way].mean < -0.025 and cost[way].high < 0 for way in ways
         ) and len(arena.CONTRASTS["two responses"]) == 4,
         "POISE's own probe makes a policy that is better by about three points": all(
             word == "better" and 0.025 < gap[0] < 0.035 for word, gap, _ in aimed
@@ -294,8 +294,8 @@ def test_what_notebook_08_says_in_words_of_the_recorded_runs(notebook_08):
         ),
         "in the mean over the four it is about three points, sampled and decoded greedily alike; taken alone, `batch_mean` is "
         "not shown to lose when sampled, nor `critic` greedily": all(
-            -0.035 < cost[way][0][0] < -0.025 for way in ("sampled accuracy", "greedy accuracy")
-        ) and stats.in_words(cost["pass@16"][0]) == words["sampled", ("batch_mean x2", "batch_mean x1")] == words[
+            -0.035 < cost[way].mean < -0.025 for way in ("sampled accuracy", "greedy accuracy")
+        ) and stats.in_words(cost["pass@16"]) == words["sampled", ("batch_mean x2", "batch_mean x1")] == words[
             "greedy", ("critic x2", "critic x1")
         ] == "inconclusive",
         "SPO is among the surest and among the least accurate": (

@@ -319,6 +319,6 @@ def test_only_whole_methods_of_smollm2_are_compared(tmp_path):
     (row,) = smollm2.asked(tmp_path)
     half = 2.776445 * 0.0158114 / 5**0.5  # t of four degrees of freedom times the standard error of 0.01 to 0.05
     assert row["difference"] == "constant x1 minus none x1"
-    assert row["sampled accuracy"][0] == pytest.approx((0.03, 0.03 - half, 0.03 + half), abs=1e-5)
-    assert row["greedy accuracy"][0] == pytest.approx((-0.03, -0.03 - half, -0.03 + half), abs=1e-5)
-    assert row["sampled accuracy"][1] and row["greedy accuracy"][1] and row["pass@8"][0] == (0, 0, 0)
+    assert row["sampled accuracy"][:3] == pytest.approx((0.03, 0.03 - half, 0.03 + half), abs=1e-5)
+    assert row["greedy accuracy"][:3] == pytest.approx((-0.03, -0.03 - half, -0.03 + half), abs=1e-5)
+    assert row["sampled accuracy"].kept and row["greedy accuracy"].kept and row["pass@8"][:3] == (0, 0, 0)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import html
 import itertools
-import re
 from collections.abc import Mapping, Sequence
 
-Cell = str | int | float | tuple[float, float, float]
-SIGNED = re.compile(r"([+-][0-9.]+) (\[[^]]*\])( \*)?")  # a difference with its interval, and a star
+from ..stats import Gap
+
+Cell = str | int | float | tuple[float, float, float] | Gap
 
 
 class Table:
     """Rows of results as a table, for a notebook or a page.
 
     rows: dicts with the same keys, the columns. A cell is a text, a number, or (value, low, high): its interval stands
-        below it, and is left out where it is not known. So does that of a text such as "+0.1 [+0.0, +0.2] *".
+        below it, and is left out where it is not known. A `Gap` has a sign, too, and a star if it is kept.
     digits: decimals, of all columns or by column; a number of 1000 or more has none. signed: columns whose numbers have
         a sign. marked: first cells of rows that stand out.
     """
@@ -29,19 +29,20 @@ class Table:
     ):
         self.rows, self.digits, self.signed, self.marked = list(rows), digits, signed, marked
 
-    def _said(self, column: str, value: Cell) -> tuple[str, str]:
-        """A cell in words: the value, and its interval or ""."""
+    def _said(self, column: str, value: Cell) -> tuple[str, str, str]:
+        """A cell in words: the value, its interval or "", and a star or ""."""
         if isinstance(value, str | int):
-            return str(value), ""
-        first, *bounds = value if isinstance(value, tuple) else (value,)
+            return str(value), "", ""
+        gap = isinstance(value, Gap)
+        first, *bounds = value[:3] if isinstance(value, tuple) else (value,)
         digits = self.digits if isinstance(self.digits, int) else self.digits.get(column, 3)
-        digits, sign = 0 if abs(first) >= 1000 else digits, "+" if column in self.signed else ""
+        digits, sign = 0 if abs(first) >= 1000 else digits, "+" if gap or column in self.signed else ""
         if first != first:
-            return "–", ""
+            return "–", "", ""
         zero = -0.0 if sign else 0.0  # added to what rounds to 0: a sign that is shown says on which side it lies
         shown = [round(x, digits) + zero for x in (first, *bounds) if x == x]
-        value, *bounds = (f"{x:{sign},.{digits}f}" for x in shown)
-        return value, f"[{', '.join(bounds)}]" if bounds else ""
+        said, *bounds = (f"{x:{sign},.{digits}f}" for x in shown)
+        return said, f"[{', '.join(bounds)}]" if bounds else "", "*" if gap and value.kept else ""
 
     def to_html(self, attributes: Sequence[str] = ()) -> str:
         """A piece of a page; a wide table scrolls in its own box. attributes: of each row, as HTML writes them."""
@@ -52,9 +53,8 @@ class Table:
         for row, own in itertools.zip_longest(self.rows, attributes, fillvalue=""):
             cells = []
             for i, name in enumerate(names):
-                value, bounds = map(html.escape, self._said(name, row[name]))
-                if found := SIGNED.fullmatch(value):
-                    value, bounds = found[1] + (found[3] or ""), found[2]
+                value, bounds, star = map(html.escape, self._said(name, row[name]))
+                value += f" {star}" if star else ""
                 value = f"<strong>{value}</strong>" if i == 0 and row[name] in self.marked else value
                 below = f'<br><small style="white-space:nowrap">{bounds}</small>' if bounds else ""
                 cells.append(f"<td{left[name]}>{value}{below}</td>")

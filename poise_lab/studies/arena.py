@@ -24,10 +24,10 @@ from ..policies import Policy, load_policy
 from ..runs import RunRecord, format_table, read_run
 from ..show.plots import Figure, in_order
 from ..show.report_parts import pair_matrix
-from ..stats import mean_interval, p_value, surviving, verdict
+from ..stats import Gap, mean_interval, p_value, surviving, verdict
 from ..tasks import Problem
 from . import trained
-from .common import differences, held_out_of, with_stars
+from .common import differences, held_out_of
 from .noises import Measured
 
 BUDGET = 192  # responses per step
@@ -250,8 +250,8 @@ def contrast(out: Path, what: str) -> list[dict]:
     pairs = [(a, b) for a, b in CONTRASTS[what] if a in of and b in of]
     rows = differences(of, pairs, WAYS, what)
     if len(pairs) > 1:
-        gaps = {way: [np.subtract(of[a][way], of[b][way]) for a, b in pairs] for way in WAYS}
-        rows.append({what: "mean"} | {way: (mean_interval(np.mean(each, axis=0)), False) for way, each in gaps.items()})
+        each = {way: [np.subtract(of[a][way], of[b][way]) for a, b in pairs] for way in WAYS}
+        rows.append({what: "mean"} | {way: Gap(*mean_interval(np.mean(gaps, axis=0))) for way, gaps in each.items()})
     return rows
 
 
@@ -285,7 +285,7 @@ def says(out: Path) -> str:
     ]
     table = format_table(sorted(rows, key=lambda row: -row["sampled accuracy"][0]))
     tables = [counts(out)] if rows else []
-    tables += [with_stars(contrast(out, what)) for what in CONTRASTS]
+    tables += [contrast(out, what) for what in CONTRASTS]
     return "\n\n".join([table, *map(format_table, filter(None, tables))])
 
 

@@ -13,7 +13,7 @@ from ..files import read_json, write_json, write_text
 from ..rollouts import Rollouts
 from ..runs import read_run
 from ..sampler import held_out_problems
-from ..stats import mean_interval, p_value, surviving
+from ..stats import gaps
 from ..tasks import Problem, load_task
 
 SPLITS = 5
@@ -74,29 +74,13 @@ def differences(
     ways: Sequence[str],
     what: str = "difference",
 ) -> list[dict]:
-    """A row for each pair of methods: by each way of measuring, the first minus the second, as `starred` takes it.
+    """A row for each pair of methods: by each way of measuring the first minus the second, a `Gap`.
 
-    of: of each method and way one number per seed, (S,). The difference is taken seed by seed, with its 95 % interval;
-    it is kept if it survives Holm's correction for these pairs, each way by itself. what: heads the column of the pairs.
+    of: of each method and way one number per seed, (S,). The difference is taken seed by seed; it is kept if it survives
+    Holm's correction for these pairs, each way by itself. what: heads the column of the pairs.
     """
-    rows: dict[tuple[str, str], dict] = {pair: {} for pair in pairs}
-    for way in ways:
-        gaps = {(a, b): np.subtract(of[a][way], of[b][way]) for a, b in pairs}
-        found = {pair: mean_interval(gap) for pair, gap in gaps.items()}
-        kept = surviving({pair: p_value(gap, len(gaps[pair])) for pair, gap in found.items()})
-        for pair, gap in found.items():
-            rows[pair][way] = gap, pair in kept
-    return [{what: f"{a} minus {b}"} | row for (a, b), row in rows.items()]
-
-
-def with_stars(rows: Sequence[dict]) -> list[dict]:
-    """The rows of `differences` as a table shows them."""
-    return [{key: x if isinstance(x, str) else starred(*x) for key, x in row.items()} for row in rows]
-
-
-def starred(gap: tuple[float, float, float], kept: bool = False) -> str:
-    """A difference with its interval, and * if it survives a correction."""
-    return "{:+.3f} [{:+.3f}, {:+.3f}]".format(*gap) + (" *" if kept else "")
+    found = {way: gaps({(a, b): np.subtract(of[a][way], of[b][way]) for a, b in pairs}) for way in ways}
+    return [{what: f"{a} minus {b}"} | {way: found[way][a, b] for way in ways} for a, b in pairs]
 
 
 def splits(prompts: int) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -18,9 +18,8 @@ from ..generate import sample_rollouts
 from ..runs import RunRecord, by_label, format_table, read_lines, read_run
 from ..show.lessons import settings
 from ..sources import data_dir
-from ..stats import mean_interval, p_value, surviving
+from ..stats import Gap, gaps, mean_interval
 from . import arena, thinking, trained
-from .common import starred
 
 METHODS = ("poise x2", "rloo x2", "none x1")
 STEPS, EVERY = 600, 50
@@ -99,13 +98,13 @@ def rows(out: Path) -> list[dict]:
     ]
 
 
-def differences(out: Path) -> dict[tuple[str, str, str], tuple[tuple[float, float, float], bool]]:
+def differences(out: Path) -> dict[tuple[str, str, str], Gap]:
     """The first method minus each other, by each of COMPARED, at step 100, at the end, and the second less the first.
 
-    Mean over the seeds that both have with its 95 % interval, and whether that survives Holm's correction for all of these.
+    Over the seeds that both have; kept is what survives Holm's correction for all of these.
     """
     by_seed = {label: {run.seed: run for run in group} for label, group in recorded(out).items()}
-    ours, found, seeds = by_seed.pop(METHODS[0], {}), {}, {}
+    ours, found = by_seed.pop(METHODS[0], {}), {}
     for other, theirs in by_seed.items():
         both = sorted(ours.keys() & theirs.keys())
         for column in COMPARED if both else ():
@@ -113,10 +112,9 @@ def differences(out: Path) -> dict[tuple[str, str, str], tuple[tuple[float, floa
                 np.array([at_step(ours[s], column, step) - at_step(theirs[s], column, step) for s in both])
                 for step in (SHORT, STEPS)
             )
-            for when, gaps in {f"step {SHORT}": short, f"step {STEPS}": end, "change": end - short}.items():
-                found[other, column, when], seeds[other, column, when] = mean_interval(gaps), len(both)
-    kept = surviving({key: p_value(gap, seeds[key]) for key, gap in found.items()})
-    return {key: (gap, key in kept) for key, gap in found.items()}
+            for when, each in {f"step {SHORT}": short, f"step {STEPS}": end, "change": end - short}.items():
+                found[other, column, when] = each
+    return gaps(found)
 
 
 def left(out: Path, settings: Sequence[str]) -> list[dict]:
@@ -142,8 +140,8 @@ def left(out: Path, settings: Sequence[str]) -> list[dict]:
 def beside(out: Path) -> list[dict]:
     """The differences of `differences` as a table: a row for each other method and figure; * marks what survives."""
     table: dict = defaultdict(dict)
-    for (other, column, when), (gap, kept) in differences(out).items():
-        table[other, column] |= {f"{METHODS[0]} minus": other, "of": column, when: starred(gap, kept)}
+    for (other, column, when), gap in differences(out).items():
+        table[other, column] |= {f"{METHODS[0]} minus": other, "of": column, when: gap}
     return list(table.values())
 
 
@@ -152,7 +150,7 @@ def late(out: Path) -> list[dict]:
     return [
         {f"steps {LATE} to {STEPS}": label}
         | {
-            column: starred(mean_interval([at_step(r, column, STEPS) - at_step(r, column, LATE) for r in group]))
+            column: Gap(*mean_interval([at_step(r, column, STEPS) - at_step(r, column, LATE) for r in group]))
             for column in COMPARED
         }
         for label, group in recorded(out).items()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..runs import RunRecord, compare, format_table, read_run
 from . import trained
-from .common import differences, with_stars
+from .common import differences
 
 _SUMS = (
     "--policy smollm2-135m --shots 4 --wording line --task chain_sum --task-set max_terms=2 --steps 30 "
@@ -51,5 +51,5 @@ def asked(out: Path) -> list[dict]:
 
 def says(out: Path) -> str:
     """The runs as `compare` has them, then what `asked` found, with * at what survives."""
-    tables = [compare([run for runs in recorded(out).values() for run in runs]), with_stars(asked(out))]
+    tables = [compare([run for runs in recorded(out).values() for run in runs]), asked(out)]
     return "\n\n".join(map(format_table, filter(None, tables))) or format_table([])
