@@ -202,7 +202,7 @@ def test_noise_is_that_of_the_methods_that_leave_the_gradient_as_it_is():
     rewards = torch.tensor([[1.0, 0.0], [0.0, 0.0]])
     measured = SimpleNamespace(
         arrays={"rewards": rewards, "advantages/constant": rewards - 0.25}, noise_of=lambda a, m: (a.tolist(), m),
-        sums={"none x1": 1.0, "ppo x1": 0.8, "V(x) x1": 1.5, "rloo x2": 3.0, "rloo x4": 2.0},
+        sums={"none x1": 1.0, "ppo x1": 0.8, "oracle x1": 1.5, "V(x) x1": 1.4, "rloo x2": 3.0, "rloo x4": 2.0},
     )  # fmt: skip
     found = arena.noise(measured)
     assert {label: found.pop(label) for label in ("none x1", "oracle x1", "rloo x2")} == {

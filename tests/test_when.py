@@ -73,23 +73,44 @@ def test_noise_by_aggregation():
         return float(((x - x.mean((0, 1))) ** 2).sum(-1).mean())
 
     lengths = one.arrays["lengths"][..., None].float()
-    for label in ("V(x) x1", "constant x1", "batch_mean x1"):
+    for label in ("oracle x1", "constant x1", "batch_mean x1"):
         assert noise["sum"][label][0] == pytest.approx(trace(z[label]) / trace(z["none x1"]), rel=0.01)
         by_own = trace(z[label] / lengths) / trace(z["none x1"] / lengths)
         assert noise["sequence_mean"][label][0] == pytest.approx(by_own, rel=0.01)
     generator, drawn = torch.Generator().manual_seed(1), {}
     rows = torch.randint(lengths.numel(), (8000, 400), generator=generator)
-    for label in ("none x1", "V(x) x1"):
+    for label in ("none x1", "oracle x1"):
         flat = z[label].flatten(0, 1)
         batches = flat[rows].sum(1) / lengths.flatten()[rows].sum(1, keepdim=True)
         drawn[label] = float(batches.var(0).sum())
-    assert noise["token_mean"]["V(x) x1"][0] == pytest.approx(drawn["V(x) x1"] / drawn["none x1"], rel=0.03)
-    assert abs(noise["token_mean"]["V(x) x1"][0] / noise["sum"]["V(x) x1"][0] - 1) > 0.04  # they do differ here
+    assert noise["token_mean"]["oracle x1"][0] == pytest.approx(drawn["oracle x1"] / drawn["none x1"], rel=0.03)
+    assert abs(noise["token_mean"]["oracle x1"][0] / noise["sum"]["oracle x1"][0] - 1) > 0.04  # they do differ here
     # the mean of a pair: half of what is in the advantages apart
     assert noise["sum"]["poise x2"].shape == (1 + noises.DRAWS,)
     assert noise["sum"]["none x1"] == pytest.approx(np.ones(1 + noises.DRAWS))
     halves = trace(0.5 * one.arrays["kept"]) / trace(z["none x1"])
     assert noise["sum"]["ppo x1"][0] == pytest.approx(halves, rel=0.01)
+
+
+def test_v_is_the_oracle_without_the_noise_of_its_fresh_responses(monkeypatch):
+    """Two fresh responses to prompts of value 1/4, 1/2, 3/4: every outcome as often as it comes, 16 copies of each prompt."""
+    monkeypatch.setattr(noises, "DRAWS", 2)
+    one, copies = synthetic(prompts=60), 16
+    value = torch.tensor([0.25, 0.5, 0.75]).repeat(20)
+    arrays = {key: x.repeat_interleave(copies, 0) for key, x in one.arrays.items()}
+    outcomes = [
+        [0.0] * round(16 * (1 - v) ** 2) + [0.5] * round(32 * v * (1 - v)) + [1.0] * round(16 * v * v)
+        for v in value.tolist()
+    ]
+    known, drawn = (
+        x[:, None].expand(-1, 2) for x in (value.repeat_interleave(copies), torch.tensor(outcomes).flatten())
+    )
+    knows, few = (dataclasses.replace(one, arrays=arrays | {"fresh": fresh}, fresh=2) for fresh in (known, drawn))
+    for kind in ("sum", "token_mean", "sequence_mean"):
+        best, found = knows.noise(kind, ("oracle x1",))["oracle x1"], few.noise(kind, ("V(x) x1",))
+        assert found["V(x) x1"][0] == pytest.approx(best[0], rel=1e-3), kind
+        assert found["oracle x1"][0] > 1.3 * best[0]
+        assert set(found) == {"none x1", "oracle x1", "V(x) x1"} and found["V(x) x1"].shape == best.shape
 
 
 def test_shares_parts_and_facts_by_hand():
@@ -109,7 +130,7 @@ def test_shares_parts_and_facts_by_hand():
     for key, at in of.items():
         assert one.by_value()[key][0] == pytest.approx(float(one.squares[at].mean()), rel=1e-6), key
     assert one.predicted()["none x1"] == pytest.approx(1)
-    assert one.proxies()["none x1"] == 0 and one.proxies()["V(x) x1"] > 0.1
+    assert one.proxies()["none x1"] == 0 and one.proxies()["oracle x1"] > 0.1
 
 
 def test_a_verdict_is_that_of_its_interval():
@@ -123,9 +144,9 @@ def test_two_baselines_are_compared_on_the_same_prompts():
     one = synthetic()
     one.arrays["rewards"] = torch.ones_like(one.arrays["rewards"])
     assert one.against("ppo x1", "none x1") == pytest.approx((0.25, 0.25, 0.25))
-    alone, value, low, high = interval(one.noise()["V(x) x1"]), *one.against("V(x) x1", "none x1")
+    alone, value, low, high = interval(one.noise()["oracle x1"]), *one.against("oracle x1", "none x1")
     assert (value, low, high) == alone and low < value < high
-    of_many = dataclasses.replace(one, comparisons=24).against("V(x) x1", "none x1")
+    of_many = dataclasses.replace(one, comparisons=24).against("oracle x1", "none x1")
     assert of_many[1] < low < value < high < of_many[2]  # 99.8 % each, so that all hold at once
 
 

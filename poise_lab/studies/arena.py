@@ -299,5 +299,4 @@ def noise(measured: Measured) -> dict[str, np.ndarray]:
     found = {label: drawn for label, drawn in measured.sums.items() if label in METHODS and label != "ppo x1"}
     pairs = {"none": rewards, "constant": measured.arrays["advantages/constant"],
              "batch_mean": rewards - mean_of_all_others(rewards)}  # fmt: skip
-    found |= {f"{name} x2": measured.noise_of(advantages, 2) for name, advantages in pairs.items()}
-    return found | {"oracle x1": measured.sums["V(x) x1"]}
+    return found | {f"{name} x2": measured.noise_of(advantages, 2) for name, advantages in pairs.items()}

@@ -28,11 +28,13 @@ DRAWS = 10_000  # bootstrap samples of the prompts
 class Measured:
     """All pieces of a setting, as one. Its figures are ratios to no baseline, (value, low, high) over prompts.
 
-    arrays: as `when.measured` and `when.scaled` describe them. comparisons: for how many `against` holds at once.
+    arrays: as `when.measured` and `when.scaled` describe them, rewards of 0 and 1. fresh: responses behind each of their
+    fresh means. comparisons: for how many `against` holds at once.
     """
 
     name: str
     arrays: dict[str, torch.Tensor]
+    fresh: int = 16
     comparisons: int = 1
 
     @property
@@ -45,11 +47,14 @@ class Measured:
         return resamples(len(self.arrays["rewards"]), draws=DRAWS)
 
     def baselines(self) -> dict[str, tuple[torch.Tensor, int]]:
-        """Each baseline's advantages (P, M), and the responses of a group in which they were made."""
+        """Each baseline's advantages (P, M), and the responses of a group in which they were made.
+
+        The oracle's and b*(x) are from the fresh responses, whose noise is in them.
+        """
         r, fresh = self.arrays["rewards"], self.arrays["fresh"]
         learned = {f"{key} x{m}": (self.arrays[f"advantages/{key}"], m) for key, m in LEARNED.items()}
         return {
-            "none x1": (r, 1), "batch_mean x1": (r - mean_of_all_others(r), 1), "V(x) x1": (r - fresh[:, :1], 1),
+            "none x1": (r, 1), "batch_mean x1": (r - mean_of_all_others(r), 1), "oracle x1": (r - fresh[:, :1], 1),
             "b*(x) x1": (r - fresh[:, 1:], 1), "rloo x2": (r - from_siblings(r, 2), 2), "rloo x4": (r - from_siblings(r, 4), 4),
             **learned,
         }  # fmt: skip
@@ -59,14 +64,21 @@ class Measured:
 
         aggregation: "sum" over a response's tokens; "token_mean", which divides by all tokens of a batch (to first order in
         their number's deviation from its mean); "sequence_mean", which divides by the response's own; "adam", the sum as
-        Adam scales it, where that was measured. only: baselines, by default all.
+        Adam scales it, where that was measured. only: baselines, by default all. V(x) is the oracle without the noise of
+        its fresh responses: they do not depend on those that are scored, so it adds its variance times the squared score.
         """
         a, under = self.arrays, "adam/" if aggregation == "adam" else ""
         scores, lengths = Scores(a[f"{under}within"], a[f"{under}kept"]), a["lengths"].double()
         found = {}
         for label, (advantages, m) in self.baselines().items():
-            if not only or label in ("none x1", *only):
+            if not only or label in ("none x1", *only) or (label == "oracle x1" and "V(x) x1" in only):
                 found[label] = self._trace(scores, advantages.double(), m, aggregation, lengths)
+        if "oracle x1" in found:
+            by = lengths if aggregation == "sequence_mean" else 1.0
+            squares = torch.diagonal(scores.within, dim1=1, dim2=2).double() / by**2
+            v = a["fresh"][:, 0].double()
+            per_prompt = v * (1 - v) / (self.fresh - 1) * squares.mean(1)
+            found["V(x) x1"] = found["oracle x1"] - self.counts @ per_prompt.numpy() / self.counts.sum(1)
         for key in BY_TOKEN:
             if f"{under}{key}/within" in a and (not only or f"{key} x1" in only):
                 own = Scores(a[f"{under}{key}/within"], a[f"{under}{key}/kept"])

@@ -216,7 +216,7 @@ def read(out: Path) -> dict[str, Measured]:
             arrays = {}
             for parts in ([load_file(path) for path in some] for some in (paths, pieces(out, name, "adam")) if some):
                 arrays |= {key: torch.cat([part[key] for part in parts]).float() for key in parts[0]}  # half overflows
-            found[name] = Measured(name, arrays, len(PAIRS) * len(SETTINGS))
+            found[name] = Measured(name, arrays, FRESH, len(PAIRS) * len(SETTINGS))
     return found
 
 
@@ -227,7 +227,7 @@ def says(out: Path) -> str:
         return format_table([])
     said = [format_table([
         {"setting": name, **one.facts(), "top 1 % of none": no_interval(one.top_share("none x1")),
-         "top 1 % of V(x)": no_interval(one.top_share("V(x) x1"))} for name, one in found.items()
+         "top 1 % of the oracle": no_interval(one.top_share("oracle x1"))} for name, one in found.items()
     ])]  # fmt: skip
     squares = [
         {"squared score": name}
