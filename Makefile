@@ -7,7 +7,7 @@ VLLM := .venv-vllm
 RUN := runs/poise-0
 PIP := bin/python -m pip install --quiet --disable-pip-version-check
 # An environment from scratch: one that an older Python began, or that is not whole, is not gone on with.
-NEW = $(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("$(PYTHON) is older than Python 3.11; name another, such as make $(or $(MAKECMDGOALS),run) PYTHON=python3.12")' && $(PYTHON) -m venv --clear
+NEW = $(PYTHON) -c 'import sys; (3, 11) <= sys.version_info < (3, 15) or sys.exit("$(PYTHON) is not one of Python 3.11 to 3.14; name another, such as make $(or $(MAKECMDGOALS),run) PYTHON=python3.12")' && $(PYTHON) -m venv --clear
 # One thread per process, one process per core: torch's threads slow each other down where cores are shared.
 ONE := OMP_NUM_THREADS=1
 TWO := -n 2 --dist loadfile

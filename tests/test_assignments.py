@@ -244,10 +244,11 @@ def test_guides_name_what_exists():
 
 
 def test_students_install_the_torch_that_the_constraints_name():
-    """Another one would be replaced by the next line, on Linux by gigabytes of parts for GPUs."""
+    """Another one would be replaced by the next line, on Linux by gigabytes of parts for GPUs; so in the grader's container."""
     root = SOURCE.parent.parent.parent
-    page, pinned = (SOURCE.parent / "START.md").read_text(), (root / "constraints.txt").read_text().split()
-    assert re.findall(r"install (torch\S*)", page) == [pin for pin in pinned if pin.startswith("torch==")]
+    start, pinned = (SOURCE.parent / "START.md").read_text(), (root / "constraints.txt").read_text().split()
+    for page in (start, INSTRUCTORS):
+        assert re.findall(r"install (torch\S*)", page) == [pin for pin in pinned if pin.startswith("torch==")]
 
 
 def test_every_notebook_has_its_place_in_the_plan_of_eight_sessions():
@@ -256,6 +257,23 @@ def test_every_notebook_has_its_place_in_the_plan_of_eight_sessions():
     named = {n for _, last in rows for n in re.findall(r"\b(\d\d)\b", last)}
     assert named == {path.name[:2] for path in (ROOT / "notebooks").glob("*.ipynb")}
     assert all(f"home: `{path.stem}`" in " ".join(last for _, last in rows) for path in MASTERS)
+
+
+def test_what_the_plans_say_of_the_notebooks():
+    """Minutes of their heads, which of them have sliders, and that no plan shows one before another that it needs."""
+    part = INSTRUCTORS[INSTRUCTORS.index("## Plans") : INSTRUCTORS.index("## The assignments")]
+    books = {path.name[:2]: nbformat.read(path, as_version=4).cells for path in (ROOT / "notebooks").glob("*.ipynb")}
+    minutes = [
+        int(re.search(r"about (\d+) minutes (?:to read and do|of yours)", "".join(c.source for c in cells))[1])
+        for cells in books.values()
+    ]
+    assert f"{min(minutes)} to {max(minutes)} minutes" in " ".join(part.split())
+    code = {n: "".join(c.source for c in cells if c.cell_type == "code") for n, cells in books.items()}
+    still = sorted(n for n, text in code.items() if "Sliders(" not in text)
+    assert f"({' and '.join(still)} have none)" in " ".join(part.split())
+    for column in zip(*re.findall(r"^\| \d \| (.*?) \| (.*?) \| (.*?) \|$", part, re.M), strict=True):
+        shown = [n for cell in column for n in re.findall(r"\b(\d\d)\b", cell)]
+        assert shown == sorted(shown), shown
 
 
 def test_commands_of_the_course_are_given_with_and_without_make():

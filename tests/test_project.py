@@ -112,7 +112,7 @@ def test_where_it_is_said_how_to_install_a_compiler_is_named(page):
 
 
 @pytest.mark.parametrize("target", [".venv/.installed", ".venv-scale/.installed", ".venv-vllm/.installed"])
-def test_make_refuses_an_old_python_and_begins_anew_with_another(tmp_path, target):
+def test_make_refuses_a_python_without_packages_and_begins_anew_with_another(tmp_path, target):
     """What the wrong interpreter has left in the folder is gone, so that the right one is not misled by it."""
     for name in ("Makefile", "pyproject.toml", "constraints.txt", "tests/vllm_cpu/requirements.txt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -128,10 +128,11 @@ def test_make_refuses_an_old_python_and_begins_anew_with_another(tmp_path, targe
         command = ["make", target, f"PYTHON={tmp_path / 'python'}"]  # ends where pip would begin
         return subprocess.run(command, cwd=tmp_path, env={"PATH": os.environ["PATH"], "VERSION": version}, capture_output=True, text=True)  # fmt: skip
 
-    old = make("(3, 10, 9)")
-    assert old.returncode and "is older than Python 3.11; name another, such as make" in old.stderr
-    assert "PYTHON=python3.12" in old.stderr and left.exists()
-    assert "No module named pip" in make("(3, 11, 0)").stderr
+    for version in ("(3, 10, 9)", "(3, 15, 0)"):
+        other = make(version)
+        assert other.returncode and "is not one of Python 3.11 to 3.14; name another, such as make" in other.stderr
+        assert "PYTHON=python3.12" in other.stderr and left.exists()
+    assert "No module named pip" in make("(3, 14, 6)").stderr
     assert not left.exists() and (left.parent / "python").exists()
 
 
@@ -148,7 +149,17 @@ def test_commands_of_the_readme_exist():
     for command, name in re.findall(r"(?:^|`)poise-lab ([a-z]+)(?: ([a-z0-9]+)\b)?", readme + guides, re.M):
         assert command in commands
         assert command != "study" or name in ("", *STUDIES)
+    for command in re.findall(r"`poise-lab ((?:train|pretrain) --[^`]*)`", (ROOT / "data" / "README.md").read_text()):
+        _parser().parse_args(command.replace(" ENGINE ", " trl ").replace(" SEED ", " 0 ").split())  # exits if refused
     assert "make test" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_every_baseline_is_explained_to_readers():
+    """In the glossary or in the guide, under the name that --baseline takes or under that of the method."""
+    glossary, guide = ((ROOT / "notebooks" / f"{name}.md").read_text() for name in ("STUDENTS", "GUIDE"))
+    known = "\n".join(re.findall(r"^\| ([^|]+ \| [^|]+) \|", glossary, re.M) + re.findall(r"^- (`.*?):", guide, re.M))
+    for name in pl.BASELINES:
+        assert re.search(rf"(?<!\w){name}(?!\w)", known, re.I), name
 
 
 def test_makefile_is_short_and_no_target_makes_data():
