@@ -129,7 +129,14 @@ def test_shares_parts_and_facts_by_hand():
     of = {"right, hard": hard[:, None] & r, "wrong, easy": ~hard[:, None] & ~r}
     for key, at in of.items():
         assert one.by_value()[key][0] == pytest.approx(float(one.squares[at].mean()), rel=1e-6), key
-    assert one.predicted()["none x1"] == pytest.approx(1)
+    value, easy = one.arrays["fresh"][:, :1], ~hard[:, None]
+    none, own = float((r * one.squares).sum()), value * (1 - value) / 15
+    away, added, ratio = (each[0] for each in one.at_easy())
+    assert away == pytest.approx(
+        float(((1 - (1 - value) ** 2 + own) * one.squares * (r & easy)).sum()) / none, rel=1e-5
+    )
+    assert added == pytest.approx(float(((value**2 - own) * one.squares * (~r & easy)).sum()) / none, rel=1e-5)
+    assert ratio == pytest.approx(added / away) and one.predicted()["none x1"] == pytest.approx(1)
     assert one.proxies()["none x1"] == 0 and one.proxies()["oracle x1"] > 0.1
 
 

@@ -151,6 +151,23 @@ class Measured:
                     found[f"{word}, {kind}"] = np.divide(*(self.counts @ sums).T)
         return found
 
+    def at_easy(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What V(x) takes away at right responses to easy prompts (V(x) at least 0.5), what it adds at wrong ones to them,
+        and the second over the first.
+
+        Each (1 + draws,), the first two in units of the noise without a baseline; without the noise of the fresh responses.
+        """
+        right, v = self.arrays["rewards"].bool(), self.arrays["fresh"][:, :1].double()
+        own, easy = v * (1 - v) / (self.fresh - 1), (v >= 0.5)
+        terms = {
+            "away": (1 - (1 - v) ** 2 + own) * (right & easy),
+            "added": (v**2 - own) * (~right & easy),
+            "none": right,
+        }
+        away, added, none = (self.counts @ (x * self.squares).sum(1).double().numpy() for x in terms.values())
+        with np.errstate(divide="ignore", invalid="ignore"):  # a draw may have no easy prompt
+            return away / none, added / none, added / away
+
     def top_share(self, label: str, share: float = 0.01) -> float:
         """What part of the sum of squared advantage times squared score the largest `share` of the responses have."""
         terms = (self.baselines()[label][0].double() ** 2 * self.squares).flatten().sort(descending=True).values
