@@ -433,6 +433,28 @@ def test_a_section_without_questions_is_found():
     assert without_questions(nbformat.v4.new_notebook(cells=cells)) == ["2. Noise"]
 
 
+def lost_sections(notebook) -> list[str]:
+    """Numbered headings that do not follow the one before, and sections of this notebook that are named and not there."""
+    prose = [re.sub(r"```.*?```", "", c.source, flags=re.S) for c in notebook.cells if c.cell_type == "markdown"]
+    numbers = [int(n) for text in prose for n in re.findall(r"^## (\d+)\.", text, re.M)]
+    wrong = [f"## {n}" for n, expected in zip(numbers, range(1, len(numbers) + 1), strict=True) if n != expected]
+    own = [re.sub(r"[Nn]otebook \d+[^.]{0,20}[Ss]ections? \d+", "", text) for text in prose]  # of this notebook
+    named = [n for text in own for n in re.findall(r"\b[Ss]ections? (\d+)", text)]
+    return wrong + [f"section {n}" for n in named if int(n) not in numbers]
+
+
+def test_no_section_is_lost(notebook):
+    assert lost_sections(notebook) == []
+
+
+def test_a_lost_section_is_found():
+    cells = [
+        nbformat.v4.new_markdown_cell(text)
+        for text in ("## 1. A\n\nSee section 2.", "## 3. C", "(notebook 4, section 9)")
+    ]
+    assert lost_sections(nbformat.v4.new_notebook(cells=cells)) == ["## 3", "section 2"]
+
+
 def test_the_same_problems_run_through_the_lessons(notebook):
     """Seen in the rollout viewer, each time with what the lesson is about; a real model reads them in full words."""
     shown = [cell for cell in code_cells(notebook) if "lessons.read_pairs(" in cell.source]
