@@ -306,19 +306,24 @@ def test_a_page_without_both_marks_is_left_as_it_is(tmp_path, text):
 
 
 def test_only_whole_methods_of_smollm2_are_compared(tmp_path):
-    """What is asked of a pair waits for every seed of both; the differences are seed by seed, the last evaluation counts."""
+    """What is asked of a pair waits for every seed of both; the differences are seed by seed, at two looks."""
     for seed in trained.SEEDS:
-        for name, ahead in (("none", 0.0), ("constant", 0.01 * (seed + 1)), ("poise", 0.1)):
-            if (name, seed) != ("poise", 3):
+        for name, behind in (
+            ("none", (0.01 * (seed + 1), 0.0)),
+            ("poise", (0.0, 0.01 * (seed + 1))),
+            ("rloo", (0.1, 0.1)),
+        ):
+            if (name, seed) != ("rloo", 3):
                 folder = tmp_path / f"{name}-{seed}"
                 shutil.copytree(pl.data_dir() / "runs-smollm2" / f"grpo-{seed}", folder)
-                figures = {"accuracy": 0.3 + seed / 10 + ahead, "greedy_accuracy": 0.4 - ahead, "pass_at_8": 0.9}
-                lines = [json.dumps({"step": step, "tokens": step, "seconds": step} | figures) for step in (0, 30)]
-                (folder / "metrics.jsonl").write_text("\n".join(lines).replace("0.9", "0.8", 1) + "\n")
-    assert list(smollm2.recorded(tmp_path)) == ["none x1", "constant x1"]
+                lines = [
+                    json.dumps({"step": step, "tokens": step, "seconds": step, "accuracy": 0.4 + seed / 10 - less})
+                    for step, less in ((0, 0.2), (10, behind[0]), (20, 0.3), (30, behind[1]))
+                ]
+                (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    assert list(smollm2.recorded(tmp_path)) == ["poise x2", "none x1"]
     (row,) = smollm2.asked(tmp_path)
     half = 2.776445 * 0.0158114 / 5**0.5  # t of four degrees of freedom times the standard error of 0.01 to 0.05
-    assert row["difference"] == "constant x1 minus none x1"
-    assert row["sampled accuracy"][:3] == pytest.approx((0.03, 0.03 - half, 0.03 + half), abs=1e-5)
-    assert row["greedy accuracy"][:3] == pytest.approx((-0.03, -0.03 - half, -0.03 + half), abs=1e-5)
-    assert row["sampled accuracy"].kept and row["greedy accuracy"].kept and row["pass@8"][:3] == (0, 0, 0)
+    assert row["difference"] == "poise x2 minus none x1"
+    assert row["after 10 steps"] == pytest.approx((0.03, 0.03 - half, 0.03 + half, True), abs=1e-5)
+    assert row["after 30 steps"] == pytest.approx((-0.03, -0.03 - half, -0.03 + half, True), abs=1e-5)

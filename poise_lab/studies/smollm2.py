@@ -18,18 +18,16 @@ _SUMS = (
 )
 METHODS = {  # label: baseline, responses to a prompt, prompts
     f"{name} x{responses}": (name, responses, 96 // responses)
-    for name, responses in (("poise", 2), ("rloo", 2), ("grpo", 8), ("none", 1), ("constant", 1), ("score_weighted", 2))
+    for name, responses in (("poise", 2), ("rloo", 2), ("grpo", 8), ("none", 1))
 }
 RUNS = {
     f"{name}-{seed}": f"{_SUMS} --baseline {name} --set responses={responses} --prompts {prompts} --seed {seed}"
     for seed in trained.SEEDS
     for name, responses, prompts in METHODS.values()
 }
-ASKED = (  # pairs: do findings 10 and 12, which are of the bundled policy, hold here?
-    ("poise x2", "none x1"), ("constant x1", "none x1"), ("score_weighted x2", "poise x2"), ("score_weighted x2", "constant x1"),
-)  # fmt: skip
-# column: the figure of the last evaluation that it shows
-COLUMNS = {"sampled accuracy": "accuracy", "greedy accuracy": "greedy_accuracy", "pass@8": "pass_at_8"}
+# the pairs that are asked about: the paper's own, and that of findings 10 and 11, which are of the bundled policy
+ASKED = (("poise x2", "rloo x2"), ("poise x2", "grpo x8"), ("rloo x2", "grpo x8"), ("poise x2", "none x1"))
+LOOKS = {"after 10 steps": 10, "after 30 steps": 30}
 
 
 def recorded(out: Path) -> dict[str, list[RunRecord]]:
@@ -39,14 +37,13 @@ def recorded(out: Path) -> dict[str, list[RunRecord]]:
 
 
 def asked(out: Path) -> list[dict]:
-    """The rows of `common.differences` for the pairs of ASKED whose methods are whole, by COLUMNS of the last evaluation."""
-    runs = recorded(out)
-    pairs = [pair for pair in ASKED if set(pair) <= runs.keys()]
-    of = {
-        label: {column: [run.series(metric)[1][-1] for run in runs[label]] for column, metric in COLUMNS.items()}
-        for label in {label for pair in pairs for label in pair}
+    """Held-out accuracy: the rows of `common.differences` for the pairs of ASKED whose methods are whole, at LOOKS."""
+    at = {
+        label: [dict(zip(*run.series("accuracy"), strict=True)) for run in runs]
+        for label, runs in recorded(out).items()
     }
-    return differences(of, pairs, tuple(COLUMNS))
+    of = {label: {look: [run[step] for run in runs] for look, step in LOOKS.items()} for label, runs in at.items()}
+    return differences(of, [pair for pair in ASKED if set(pair) <= of.keys()], tuple(LOOKS))
 
 
 def says(out: Path) -> str:
