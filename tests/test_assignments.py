@@ -985,7 +985,7 @@ def test_what_is_handed_out_runs_and_shows_no_solution(course, tmp_path):
                 line_of_the_package = len(lines) == 1 and lines[0].startswith("return ")
                 assert line_of_the_package or "\n".join(lines) not in plain, secret
     page = (folder / "README.md").read_text(encoding="utf-8")
-    assert "make " not in page and "by Friday" in page and "2 GB" in page and f"{name}.ipynb) | 20 | 105 |" in page
+    assert "make " not in page and "by Friday" in page and "2 GB" in page and f"{name}.ipynb) | 20 | 110 |" in page
     assert [f for f in files if f.endswith("Makefile")] == []
     for file in (f for f in files if f.endswith((".md", ".ipynb"))):
         held = folder / file

@@ -20,6 +20,7 @@ from poise_lab.studies import (
     long,
     noises,
     paper,
+    smollm2,
     tables,
     thinking,
     tracking,
@@ -198,6 +199,8 @@ def numbers() -> dict[str, tuple[int, str]]:
     ):
         for way in ("sampled accuracy", "greedy accuracy", "pass@16")[: 3 if (a, b) == ("poise x2", "none x1") else 2]:
             found[f"{way}, {a} minus {b}"] = 10, shown(arena.verdicts(DATA / "arena", way)[a, b][1])
+    (real,) = (row for row in smollm2.asked(DATA / "runs-smollm2") if row["difference"] == "poise x2 minus none x1")
+    found |= {f"SmolLM2, {look}": (10, str(real[look])) for look in smollm2.LOOKS}
     before = settings["thinker-mixture"]
     noise = arena.noise(before)
     for label in ("poise x2", "none x2"):
@@ -221,10 +224,21 @@ def numbers() -> dict[str, tuple[int, str]]:
         found[f"long, {way} at {step}"] = 11, span(*on["poise x2", step][way], 3)
     for row in long.left(DATA / "long", ["chain_sum num_digits", "word_sorting num_words"]):
         found[f"long, wrong, {row['problems']}"] = 11, span(*row["poise x2"], 3)
-    for row in long.late(DATA / "long"):
+    for row in long.gained(DATA / "long", long.LATE):
         (_, label), *ways = row.items()
         for way, gap in ways[: 2 if label == "poise x2" else 1] + ways[2:] * (label == "rloo x2"):
             found[f"long, late, {label}, {way}"] = 11, str(gap)
+    for row in long.gained(DATA / "long", long.SHORT):
+        found[f"long, gained, {row['steps 100 to 600']}, pass@16"] = 11, str(row["pass@16"])
+    change = [
+        long.at_step(r, "probe r", 600) - long.at_step(r, "probe r", 100)
+        for r in long.recorded(DATA / "long")["poise x2"]
+    ]
+    found["long, change of the probe's r"] = 11, f"a change of {shown(pl.mean_interval(change))}"
+    of = arena.ends(DATA / "arena")
+    for a, b in arena.CONTRASTS["another aim"]:
+        sampled, greedy = (np.subtract(of[a][way], of[b][way]) for way in ("sampled accuracy", "greedy accuracy"))
+        found[f"sampled minus greedy, {a} minus {b}"] = 12, difference(sampled, greedy)
     top = [one.top_share("none x1") for one in settings.values()]
     found["top"] = 9, f"carries {min(top):.2f} to {max(top):.2f} of the noise"
     return found
@@ -240,7 +254,9 @@ def test_every_number_of_the_page_is_recomputed(recomputed):
     for name, (number, text) in recomputed.items():
         assert text in section(number), f"finding {number}, {name}: {text}"
     intervals = set(re.findall(r"[+-]?\d+\.\d{2,3} \[[^]]*\]", " ".join(PAGE.read_text(encoding="utf-8").split())))
-    assert intervals == {text.rstrip(" *|") for _, text in recomputed.values() if re.match(r"[+-]?\d+\.\d+ \[", text)}
+    assert intervals == {
+        text.rstrip(" *|") for _, text in recomputed.values() if re.match(r"[+-]?\d+\.\d+ \[", text)
+    } | {recomputed["long, change of the probe's r"][1].removeprefix("a change of ")}
 
 
 def test_each_finding_says_what_would_refute_it():
@@ -381,6 +397,11 @@ def test_what_the_page_says_of_the_other_aim():
     for a, b in pairs:
         assert min(np.subtract(ends[a]["sampled accuracy"], ends[b]["sampled accuracy"])) > 0, (a, b)
         assert interval_of(noise[a] / noise[b])[2] < 1
+    moved = [np.mean(ends[a]["greedy accuracy"]) - np.mean(ends[b]["greedy accuracy"]) for a, b in pairs[:2]]
+    leads = [np.mean(ends[a]["sampled accuracy"]) - np.mean(ends[b]["sampled accuracy"]) for a, b in pairs[:2]]
+    assert all(
+        greedy <= sampled / 2 + 0.001 for greedy, sampled in zip(moved, leads, strict=True)
+    )  # half and more is gone
     among_all = [(pair, way) for pair in pairs for way in arena.WAYS if said[way][pair][2]]
     assert among_all == [(("prefix_weighted x1", "prefix x1"), "sampled accuracy")]
     for way in ("sampled accuracy", "greedy accuracy"):
@@ -398,6 +419,14 @@ def test_what_the_page_says_of_long_runs():
         assert [word["none x1", way, step] for step in ("step 100", "step 600")] == ["worse", "inconclusive"]
         assert word["rloo x2", way, "step 600"] == "better"
     assert word["none x1", "sampled accuracy", "change"] == "better"
+    assert 0.04 < min(holm([p_value(gap[:3], len(arena.SEEDS)) for gap in found.values()])) < 0.05
+    every = {key: p_value(gap[:3], len(arena.SEEDS)) for key, gap in found.items()}
+    for since in (long.SHORT, long.LATE):  # with the changes of each method the deficit at step 100 does not survive
+        for row in long.gained(DATA / "long", since):
+            every |= {(*row.values(), way, since): p_value(row[way][:3], len(arena.SEEDS)) for way in long.COMPARED}
+    assert len(every) == 36 and ("none x1", "sampled accuracy", "step 100") not in surviving(every)
+    falls = {row["steps 100 to 600"]: stats.in_words(row["pass@16"]) for row in long.gained(DATA / "long", long.SHORT)}
+    assert falls == {"poise x2": "inconclusive", "rloo x2": "worse", "none x1": "worse"}
     group = long.recorded(DATA / "long")["poise x2"]
     for column, fell in (("probe r", False), ("pass@16", False), ("entropy", True)):
         change = [long.at_step(run, column, 600) - long.at_step(run, column, 100) for run in group]
@@ -405,7 +434,7 @@ def test_what_the_page_says_of_long_runs():
 
 
 def test_what_the_page_says_of_the_last_third_of_the_long_runs():
-    (first, *_), *_ = rows = [list(row.items()) for row in long.late(DATA / "long")]
+    (first, *_), *_ = rows = [list(row.items()) for row in long.gained(DATA / "long", long.LATE)]
     assert first[0] == f"steps {long.LATE} to {long.STEPS}" == "steps 400 to 600"
     said = {row[0][1]: dict(row[1:]) for row in rows}
     for label, group in long.recorded(DATA / "long").items():

@@ -145,12 +145,12 @@ def beside(out: Path) -> list[dict]:
     return list(table.values())
 
 
-def late(out: Path) -> list[dict]:
-    """What each method's last steps still brought: by COMPARED, the end less step LATE, over seeds with a 95 % interval."""
+def gained(out: Path, since: int) -> list[dict]:
+    """What each method gained by its last steps: by COMPARED, the end less an earlier step, over seeds; nothing is corrected."""
     return [
-        {f"steps {LATE} to {STEPS}": label}
+        {f"steps {since} to {STEPS}": label}
         | {
-            column: Gap(*mean_interval([at_step(r, column, STEPS) - at_step(r, column, LATE) for r in group]))
+            column: Gap(*mean_interval([at_step(run, column, STEPS) - at_step(run, column, since) for run in group]))
             for column in COMPARED
         }
         for label, group in recorded(out).items()
@@ -158,6 +158,6 @@ def late(out: Path) -> list[dict]:
 
 
 def says(out: Path) -> str:
-    """The tables of `rows`, `beside` and `late`."""
-    tables = [table for table in (rows(out), beside(out), late(out)) if table]
+    """The tables of `rows`, `beside` and `gained`."""
+    tables = [table for table in (rows(out), beside(out), gained(out, SHORT), gained(out, LATE)) if table]
     return "\n\n".join(map(format_table, tables)) or format_table([])

@@ -1,4 +1,4 @@
 # cell: verdict
 # loses: test_verdict
 # says: a: the seeds differ
-verdict = dict.fromkeys("abcd", "not be told")
+verdict = dict.fromkeys("abcd", "undecided")

@@ -1,5 +1,5 @@
 # cell: verdict
 # loses: test_verdict
 # says: d: the interval lies below 0
-# recognised: a clear loss that is not told
-verdict = dict(a="better", b="not be told", c="not be told", d="not be told")
+# recognised: a clear loss left undecided
+verdict = dict(a="better", b="undecided", c="undecided", d="undecided")

@@ -1,6 +1,6 @@
 # cell: never_learns
 # loses: test_never_learns_example, test_never_learns
-# says: by luck such a critic can be a few per cent better
+# says: by luck such a critic can be a tenth or so better
 # recognised: one without a margin for luck
 def never_learns(fit):
     critic = new_critic()
