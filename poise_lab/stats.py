@@ -201,6 +201,11 @@ def gaps(differences: Mapping[T, Sequence[float]]) -> dict[T, Gap]:
     return {key: Gap(*interval, key in kept) for key, interval in found.items()}
 
 
+def variance_of_mean(mean, count: int):
+    """Of the mean of `count` rewards of 0 and 1, an unbiased estimate of its variance; an array or tensor, any shape."""
+    return mean * (1 - mean) / (count - 1)
+
+
 def value_spread(rewards: torch.Tensor) -> float:
     """Standard deviation of V(x) over prompts, the noise of the M rewards (P, M) taken out; 0.0 if that is all there is."""
     rewards = rewards.double()

@@ -130,7 +130,7 @@ def test_shares_parts_and_facts_by_hand():
     for key, at in of.items():
         assert one.by_value()[key][0] == pytest.approx(float(one.squares[at].mean()), rel=1e-6), key
     value, easy = one.arrays["fresh"][:, :1], ~hard[:, None]
-    none, own = float((r * one.squares).sum()), value * (1 - value) / 15
+    none, own = float((r * one.squares).sum()), value * (1 - value) / 15  # of sixteen fresh responses
     away, added, ratio = (each[0] for each in one.at_easy())
     assert away == pytest.approx(
         float(((1 - (1 - value) ** 2 + own) * one.squares * (r & easy)).sum()) / none, rel=1e-5

@@ -24,7 +24,7 @@ from ..policies import Policy, load_policy
 from ..runs import RunRecord, format_table, read_run
 from ..show.plots import Figure, in_order
 from ..show.report_parts import pair_matrix
-from ..stats import Gap, mean_interval, p_value, surviving, verdict
+from ..stats import Gap, gaps, mean_interval, verdict
 from ..tasks import Problem
 from . import trained
 from .common import differences, held_out_of
@@ -222,9 +222,12 @@ def compared(out: Path) -> dict[str, dict[str, list[float]]]:
 def judged(of: Mapping[str, Sequence[float]]) -> dict[tuple[str, str], tuple[str, tuple, bool]]:
     """From each method's numbers, one a seed: each ordered pair by its word, a - b with its 95 % interval over paired
     seeds, and whether that survives Holm's correction for the number of pairs."""
-    found = {(a, b): verdict(of[a], of[b]) for a in of for b in of if a != b}
-    kept = surviving({(a, b): p_value(found[a, b][1], len(of[a])) for a, b in found if a < b})
-    return {(a, b): (word, gap, (min(a, b), max(a, b)) in kept) for (a, b), (word, gap) in found.items()}
+    kept = {
+        pair
+        for pair, gap in gaps({(a, b): np.subtract(of[a], of[b]) for a in of for b in of if a < b}).items()
+        if gap.kept
+    }
+    return {(a, b): (*verdict(of[a], of[b]), (min(a, b), max(a, b)) in kept) for a in of for b in of if a != b}
 
 
 def verdicts(out: Path, column: str) -> dict[tuple[str, str], tuple[str, tuple, bool]]:
@@ -251,7 +254,7 @@ def contrast(out: Path, what: str) -> list[dict]:
     rows = differences(of, pairs, WAYS, what)
     if len(pairs) > 1:
         each = {way: [np.subtract(of[a][way], of[b][way]) for a, b in pairs] for way in WAYS}
-        rows.append({what: "mean"} | {way: Gap(*mean_interval(np.mean(gaps, axis=0))) for way, gaps in each.items()})
+        rows.append({what: "mean"} | {way: Gap(*mean_interval(np.mean(pair, axis=0))) for way, pair in each.items()})
     return rows
 
 

@@ -11,7 +11,7 @@ import torch
 from scipy import stats
 
 from ..baselines.base import mean_of_all_others
-from ..stats import interval, resamples, value_spread, variance_reduction
+from ..stats import interval, resamples, value_spread, variance_of_mean, variance_reduction
 from ..variance import Scores, gradient_variance
 from ..variance.spoilt import from_siblings
 
@@ -77,7 +77,7 @@ class Measured:
             by = lengths if aggregation == "sequence_mean" else 1.0
             squares = torch.diagonal(scores.within, dim1=1, dim2=2).double() / by**2
             v = a["fresh"][:, 0].double()
-            per_prompt = v * (1 - v) / (self.fresh - 1) * squares.mean(1)
+            per_prompt = variance_of_mean(v, self.fresh) * squares.mean(1)
             found["V(x) x1"] = found["oracle x1"] - self.counts @ per_prompt.numpy() / self.counts.sum(1)
         for key in BY_TOKEN:
             if f"{under}{key}/within" in a and (not only or f"{key} x1" in only):
@@ -158,7 +158,7 @@ class Measured:
         Each (1 + draws,), the first two in units of the noise without a baseline; without the noise of the fresh responses.
         """
         right, v = self.arrays["rewards"].bool(), self.arrays["fresh"][:, :1].double()
-        own, easy = v * (1 - v) / (self.fresh - 1), (v >= 0.5)
+        own, easy = variance_of_mean(v, self.fresh), v >= 0.5
         terms = {
             "away": (1 - (1 - v) ** 2 + own) * (right & easy),
             "added": (v**2 - own) * (~right & easy),
