@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import nbformat
 import pytest
 from lab_check import NOTEBOOKS, browser, moved_by_keyboard  # noqa: F401
 
@@ -82,6 +83,22 @@ def test_pages_lead_to_one_another_and_are_searched(built, browser):  # noqa: F8
 def test_page_is_as_wide_as_a_phone(built, browser, name):  # noqa: F811
     page, _ = opened(browser, built / f"{name}.html", width=375)
     assert page.evaluate("document.documentElement.scrollWidth") <= 375
+    page.context.close()
+
+
+CUT = """() => [...document.querySelectorAll('.cell_input pre, .cell_output pre, .poise-table, .pst-scrollable-table-container')]
+  .filter(part => part.checkVisibility() && part.scrollWidth > part.clientWidth + 2).map(part => part.innerText.slice(0, 60))"""
+
+
+@pytest.mark.parametrize("name", [*(name for name in PAGES if name[:2].isdigit()), "results"])
+def test_code_output_and_tables_are_not_cut_and_solutions_stay_folded(built, browser, name):  # noqa: F811
+    page, _ = opened(browser, built / f"{name}.html", width=1300)
+    assert not page.evaluate(CUT)
+    cells = nbformat.read(site.NOTEBOOKS / f"{name}.ipynb", as_version=4).cells if name[:2].isdigit() else []
+    seen = [code.strip() for code in page.locator(".cell_input pre:visible").all_inner_texts()]
+    for cell in cells:
+        if cell.cell_type == "code":
+            assert (cell.source.strip() in seen) != bool(cell.metadata.get("jupyter", {}).get("source_hidden"))
     page.context.close()
 
 

@@ -36,7 +36,7 @@ SETTINGS = dict(
     html_title="poise-lab",
     html_theme_options=dict(show_toc_level=2, use_download_button=False),
     html_context=dict(default_mode="auto"),  # light or dark as the reader's system is
-    html_css_files=["paper.css"],
+    html_css_files=["site.css"],
     html_copy_source=False,
     html_show_search_summary=False,  # would fetch pages, which a browser refuses to those of a folder
     html_show_sphinx=False,
@@ -47,8 +47,22 @@ SETTINGS = dict(
     suppress_warnings=["myst", "mystnb", "image", "toc"],  # links into the repository lead nowhere on a site
 )
 
-# A page is read on white paper also from the dark theme.
-PAPER = """@media print {
+# A hundred columns of code fit beside the contents, text output is broken as JupyterLab breaks it, and a page is read on
+# white paper also from the dark theme.
+STYLE = """@media screen {
+  .bd-main .bd-content .bd-article-container { max-width: 66rem }
+  div.cell_input pre { font-size: 0.75rem }
+  div.cell_output pre { font-size: 0.8rem; white-space: pre-wrap; overflow-wrap: anywhere }
+  .bd-article table { font-size: 0.8rem }
+  .bd-article :is(td, th) { padding: 0.2rem }
+  .bd-article td small { font-size: 0.75em }
+}
+@media screen and (min-width: 1200px) {
+  .bd-sidebar-primary { flex: 0 0 14rem }
+  .bd-sidebar-secondary { flex: 0 0 13rem }
+}
+@media screen and (min-width: 1450px) { div.cell_input pre { font-size: 0.85rem } }
+@media print {
   html { color-scheme: light !important }
   pre { white-space: pre-wrap !important; overflow-wrap: anywhere }
   html[data-theme=dark], html[data-theme=dark] :not(.poise-view span, svg, svg *) {
@@ -76,7 +90,7 @@ def build(folder: str | Path) -> None:
         (source / "extra").mkdir()
         (source / "extra" / "plotly.min.js").write_text(get_plotlyjs(), encoding="utf-8")
         (source / "static").mkdir()
-        (source / "static" / "paper.css").write_text(PAPER, encoding="utf-8")
+        (source / "static" / "site.css").write_text(STYLE, encoding="utf-8")
         own = {"html_extra_path": ["extra"], "html_static_path": ["static"], "exclude_patterns": ["extra", "static"]}
         settings = {**SETTINGS, **own}
         app = Sphinx(source, None, folder, Path(workspace, "doctrees"), "html", settings, status=None)
@@ -95,7 +109,7 @@ def write_sources(source: Path) -> dict[str, list[str]]:
     groups: dict[str, list[str]] = {"Notebooks": [], "Guides": [], "Assignments": [], "Reference": ["api"]}
     shutil.copytree(NOTEBOOKS / "figures", source / "figures", ignore=shutil.ignore_patterns("*.py"))
     for path in sorted(NOTEBOOKS.glob("*.ipynb")):
-        shutil.copy(path, source)
+        nbformat.write(folded(nbformat.read(path, as_version=4)), source / path.name)
         groups["Notebooks"].append(path.stem)
     for name, path in GUIDES.items():
         shutil.copy(path, source / f"{name}.md")
@@ -106,6 +120,16 @@ def write_sources(source: Path) -> dict[str, list[str]]:
         groups["Assignments"].append(name)
     (source / "api.md").write_text(api(), encoding="utf-8")
     return groups
+
+
+def folded(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """The notebook with a fold around what JupyterLab shows closed: the cells that check, and the worked solutions."""
+    for cell in notebook.cells:
+        closed = [part for part in ("source", "outputs") if cell.metadata.get("jupyter", {}).get(f"{part}_hidden")]
+        fold = {("source",): "hide-input", ("outputs",): "hide-output", ("source", "outputs"): "hide-cell"}
+        if closed:
+            cell.metadata.tags = [*cell.metadata.get("tags", []), fold[tuple(closed)]]
+    return notebook
 
 
 def assignment(path: Path) -> str:
