@@ -179,6 +179,25 @@ def _branch(row: torch.Tensor, drawn: torch.Tensor, vocabulary: int):
     return place[which], order, tokens
 
 
+def prompts_of(policy: Policy, problems: Sequence[Problem], max_new_tokens: int) -> list[list[int]]:
+    """The token ids of each prompt. Raises PoiseLabError for one that cannot be answered, as `sample_rollouts` says."""
+    prompts = [policy.prompt_ids(problem) for problem in problems]
+    for prompt in prompts:
+        if not prompt:
+            raise PoiseLabError("a prompt has no tokens; the tokenizer turned it into nothing")
+        if max(prompt) >= policy.model.config.get_text_config().vocab_size:
+            raise PoiseLabError(
+                f"a prompt has token {max(prompt)}, which the model of policy {policy.name!r} has no embedding for; after "
+                "adding tokens, call resize_token_embeddings"
+            )
+        if len(prompt) + max_new_tokens > policy.context:
+            raise PoiseLabError(
+                f"a prompt of {len(prompt)} tokens with max_new_tokens={max_new_tokens} is longer than "
+                f"the context of {policy.context} tokens of policy {policy.name!r}; shorten one of them"
+            )
+    return prompts
+
+
 def sample_rollouts(
     policy: Policy,
     problems: Sequence[Problem],
@@ -223,20 +242,7 @@ def sample_rollouts(
         check_layers_and_pools(policy, keep[:1], keep[1:])
         exact = policy.device.type == "cpu" and policy.model.dtype in (torch.float32, torch.float64)
         keep = keep if exact else None
-    prompts = [policy.prompt_ids(problem) for problem in problems]
-    for prompt in prompts:
-        if not prompt:
-            raise PoiseLabError("a prompt has no tokens; the tokenizer turned it into nothing")
-        if max(prompt) >= policy.model.config.get_text_config().vocab_size:
-            raise PoiseLabError(
-                f"a prompt has token {max(prompt)}, which the model of policy {policy.name!r} has no embedding for; after "
-                "adding tokens, call resize_token_embeddings"
-            )
-        if len(prompt) + max_new_tokens > policy.context:
-            raise PoiseLabError(
-                f"a prompt of {len(prompt)} tokens with max_new_tokens={max_new_tokens} is longer than "
-                f"the context of {policy.context} tokens of policy {policy.name!r}; shorten one of them"
-            )
+    prompts = prompts_of(policy, problems, max_new_tokens)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     longest = len(prompts[order[-1]]) + max_new_tokens
     rows = batch_rows or max(responses, CACHE_BYTES // (policy.ways.bytes_per_token * longest))

@@ -61,6 +61,8 @@ def clipped_surrogate(
 def kl_penalty(logprobs: torch.Tensor, reference: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """KL(policy || reference) per token by the k3 estimator, summed with weights: exp(d) - d - 1, at most 10.
 
+    On tokens that the policy has drawn its mean is KL(policy || reference), while its gradient, in which the probability
+    of drawing a token is held fixed, has as its mean that of KL(reference || policy): both are 0 at the reference alone.
     d = reference - logprobs, within +-20. Both bounds are those of verl's `kl_penalty` (low_var_kl), and a token that is
     at one of them has no gradient. All are (R, T).
     """

@@ -57,7 +57,7 @@ class Sampler:
     def begin(self, step: int) -> None:
         """Start the bill of a step (1 is the first)."""
         self.step, self.tokens, self.responses = step, 0, 0
-        self._drawn = 0
+        self._drawn = (step - 1) * self.prompts  # a mixture's turns go on where those of the step before ended
         self._calls = {"problems": 0, "responses": 0}
 
     def _next_seed(self, what: str) -> int:
@@ -66,7 +66,7 @@ class Sampler:
         return step_seed(self.seed, self.step, what + again)
 
     def problems(self, n: int | None = None) -> list[Problem]:
-        """n new problems, by default `prompts` of them; the tasks of a mixture take turns over all draws of a step."""
+        """n new problems, by default `prompts` of them; the tasks of a mixture take turns, from one draw and step to the next."""
         n = n or self.prompts
         turns = len(self.task.tasks) if isinstance(self.task, TaskMixture) else 1
         had = self._drawn % turns  # every draw begins with the first task: the turns that were had are left out

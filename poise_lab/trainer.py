@@ -24,7 +24,8 @@ from .config import TrainConfig
 from .errors import NotFiniteError, PoiseLabError, disk_is_full
 from .evaluation import baseline_metrics, evaluate, what_to_change
 from .files import json_line, only_writer, provenance, read_json, write_json, write_text
-from .internals import Internals, batches_to_score, forward_rows, read_internals
+from .generate import prompts_of
+from .internals import Internals, batches_to_score, check_layers_and_pools, forward_rows, read_internals
 from .objective import clipped_surrogate, kl_penalty, token_weights
 from .policies import Policy
 from .process import finish_step_on_interrupt, peak_memory_mb, timed_as
@@ -47,11 +48,13 @@ PATIENCE = 3  # steps after which a run stops if every reward was the same
 class Trainer:
     """Train a policy on a task with a baseline.
 
-    policy: changed in place. out: run folder, made here; it must not hold a run unless `resume`.
+    policy: changed in place. baseline: learns, so each run has one of its own.
+    out: run folder, made here; it must not hold a run unless `resume`.
     on_step: called with the metrics of each step (step 0 is the evaluation before training).
 
-    Raises PoiseLabError at once for a run folder that cannot be written, is used already, or (with
-    `resume`) belongs to a run with other settings. Warns where weights to train are in half precision.
+    Raises PoiseLabError at once for a run folder that cannot be written, is used already, or (with `resume`) belongs to a
+    run with other settings; for a baseline that another run has had; for a layer that the policy does not have, and
+    problems that are too few or too long. Warns where weights to train are in half precision.
     """
 
     def __init__(
@@ -88,6 +91,11 @@ class Trainer:
             policy, task, config.prompts, seed=config.seed, exclude=self.held_out,
             max_new_tokens=config.max_new_tokens, temperature=config.temperature, keep=(config.layer, config.pool),
         )  # fmt: skip
+        self._check_problems()
+        if not resume and baseline.run is not None:
+            raise PoiseLabError(
+                f"baseline {baseline.name!r} has been given to the run {baseline.run} already, and learns there; make one for each run"
+            )
         self.metrics: list[dict] = []
         self.paid: set[float] = set()  # the lowest and the highest reward of each step that was made here
         self.seconds: dict[str, float] = {}  # of the step, by its parts
@@ -101,6 +109,14 @@ class Trainer:
                 write_json(self.out / "config.json", config)
         else:
             claim_folder(self.out, self._settings(), {**source, **provenance()})
+        baseline.run = self.out
+
+    def _check_problems(self) -> None:
+        """Refuse now what a step would refuse: a layer, too few problems, and a prompt of one's own that is too long."""
+        check_layers_and_pools(self.policy, [self.config.layer], [self.config.pool])
+        own = [p for task in getattr(self.task, "tasks", [self.task]) for p in getattr(task, "problems", ())]
+        prompts_of(self.policy, [*self.held_out, *self.baseline.problems(self.sampler), *own], self.config.max_new_tokens)
+        self.sampler.begin(1)
 
     # --- the loop --------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from ..policies import Policy
 from ..rollouts import Rollouts, leave_one_out_mean
 from ..sampler import Sampler
 from ..settings import check_settings
+from ..tasks import Problem
 
 
 @dataclasses.dataclass(eq=False)
@@ -23,12 +24,13 @@ class Baseline:
 
     responses: responses per prompt that it wants. least: the fewest it can work with.
     on_reward_scale: whether an advantage is a reward minus something, or is rescaled on top of that.
-    holds_own_reward: whether the response's own reward is in what is subtracted. Advantages then vary less without any
-        knowledge of the prompt, so their variance is no metric.
+    holds_own_reward: whether the response's own reward is in what is subtracted, or what tells of it: its own states.
+        Advantages then vary less without any knowledge of the prompt, so their variance is no metric.
     """
 
     responses: int = 2
 
+    run = None  # the folder of the run that it was given to
     name = ""
     least = 1
     on_reward_scale = True
@@ -44,9 +46,13 @@ class Baseline:
     def start(self, policy: Policy) -> None:
         """Called once, with the policy as it is before training."""
 
+    def problems(self, sampler: Sampler) -> list[Problem]:
+        """The problems that a step begins with: by default new ones."""
+        return sampler.problems()
+
     def sample(self, sampler: Sampler) -> Rollouts:
-        """The batch of a step: by default new problems with `responses` responses each."""
-        return sampler.sample(sampler.problems(), self.responses)
+        """The batch of a step: by default its problems with `responses` responses each."""
+        return sampler.sample(self.problems(sampler), self.responses)
 
     def advantages(self, rollouts: Rollouts, internals: Internals) -> torch.Tensor:
         """(P, M) float32, or (P, M, T) with one per token. What is subtracted from a reward must not depend on that response."""

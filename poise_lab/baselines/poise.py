@@ -141,7 +141,7 @@ class SameRollout(Poise):
 
     responses: int = 1
 
-    name, least = "same_rollout", 1
+    name, least, holds_own_reward = "same_rollout", 1, True
 
     def advantages(self, rollouts, internals):
         rewards, values = checked_rewards(rollouts), self.values(rollouts, internals)
@@ -158,7 +158,7 @@ class PromptOnly(SameRollout):
     probe's inputs only the prompt is taken.
     """
 
-    name = "prompt_only"
+    name, holds_own_reward = "prompt_only", False
 
     def __post_init__(self):
         super().__post_init__()

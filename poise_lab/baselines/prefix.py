@@ -113,8 +113,8 @@ class Prefix(Baseline):
         return {} if self.sums is None else {"sums": self.sums}
 
     def load_state_dict(self, state):
-        if state:
-            self.sums = state["sums"]
+        self.sums, self.coef, self.read = state.get("sums"), None, None
+        if self.sums is not None:
             self._fit()
 
 

@@ -133,8 +133,8 @@ class SPO(Baseline):
         self.counts: dict[int, list[float]] = {}  # prompt: [alpha, beta]
         self.total = [0.5, 0.5]
 
-    def sample(self, sampler):
-        return sampler.sample(sampler.pool_problems(self.pool), self.responses)
+    def problems(self, sampler):
+        return sampler.pool_problems(self.pool)
 
     def _counts(self, rollouts) -> list[tuple[int, list[float]]]:
         prior = [x / sum(self.total) for x in self.total]

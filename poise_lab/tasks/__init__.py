@@ -73,10 +73,8 @@ def load_task(
         if one not in DATASETS:
             raise unknown_name("task", one, DATASETS)
     if len(names) > 1:
-        if len(set(names)) < len(names):
-            raise PoiseLabError(f"task mixture {name!r} names a task twice; its problems would come twice")
         if settings:
-            raise PoiseLabError("a mixture of tasks takes no settings; load its tasks one by one")
+            raise PoiseLabError("a mixture of tasks takes no settings; load its tasks one by one, for TaskMixture")
         return TaskMixture([load_task(one) for one in names])
     task = Task(name, {**LAPTOP_SETTINGS.get(name, {}), **settings})
     task.try_out()

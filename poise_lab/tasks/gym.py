@@ -233,11 +233,19 @@ class Task:
 
 
 class TaskMixture:
-    """Several tasks in equal parts. Made by `load_task("a+b+c")`."""
+    """Several tasks in equal parts. Made by `load_task("a+b+c")`, or from tasks that were loaded one by one.
+
+    settings: of the tasks that have others than `load_task` gives them.
+    Raises PoiseLabError for two tasks of one name.
+    """
 
     def __init__(self, tasks: Sequence[Task]):
         self.tasks = list(tasks)
-        self.name = "+".join(t.name for t in self.tasks)
+        names = [task.name for task in self.tasks]
+        self.name = "+".join(names)
+        if len(set(names)) < len(names):
+            raise PoiseLabError(f"task mixture {self.name!r} names a task twice; its problems would come twice")
+        self.settings = {t.name: t.settings for t in self.tasks if t.settings != LAPTOP_SETTINGS.get(t.name, {})}
 
     @property
     def verifier_errors(self) -> int:
