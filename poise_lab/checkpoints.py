@@ -6,6 +6,7 @@ beside its place and then renamed, so none is ever half there.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
@@ -45,6 +46,15 @@ def copy_weights(parameters: Tensors, weights: Tensors) -> None:
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(weights[name])
+
+
+def digest(tensors: Tensors) -> str:
+    """SHA-256 of tensors, their names and their order."""
+    found = hashlib.sha256()
+    for name, tensor in tensors.items():
+        found.update(name.encode())
+        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return found.hexdigest()
 
 
 def numbered(folder: Path, pattern: str) -> list[Path]:

@@ -10,16 +10,20 @@ import inspect
 import json
 import textwrap
 import tomllib
+import warnings
 from pathlib import Path
 
 from .config import TrainConfig
 from .errors import PoiseLabError, unknown_name
 from .policies import SPOKEN
 from .probe import ValueProbe
-from .runs import SETTINGS
+from .runs import FOUND, SETTINGS
+from .tasks import TINY_TASKS
 from .tasks.answers import VERIFIERS
+from .templates import TEMPLATE_FILES
 
 ENGINES = ("lab", "trl")
+WORDS = {"true": "True", "false": "False", "null": "None"}  # as JSON and TOML write them
 
 
 class Parser(argparse.ArgumentParser):
@@ -91,10 +95,11 @@ def add_speech_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("how the policy is spoken to (default: as it was saved)")
     group.add_argument("--wording", help="how a problem is put: compact, question, line (see load_policy)")
     group.add_argument("--shots", type=int, help="solved problems in front of each problem")
-    group.add_argument("--system", help="the system message")
+    group.add_argument("--system", action=Lines, help="the system message")
     group.add_argument(
         "--template",
-        help="a chat template of your own: a file, .jinja or .txt, or a text such as 'User: {question} Assistant:'",
+        action=Lines,
+        help="a chat template of your own: a file, .jinja or .txt, or a text such as 'User: {question}\\nAssistant:'",
     )
     group.add_argument(
         "--template-set", action="append", default=[], metavar="NAME=VALUE", dest="template_args",
@@ -147,7 +152,7 @@ def read_config(path: Path) -> dict:
     config = _parsed(path)
     fields = [field.name for field in dataclasses.fields(TrainConfig)]
     of_run = "versions" in config  # made by a run
-    known = [name for name in (*SETTINGS, *fields) if name != "train"]
+    known = [name for name in (*SETTINGS, *fields) if name not in ("train", *FOUND)]
     values = {name: value for name, value in config.items() if name in (*known, "train") or not of_run}
     values |= values.pop("train", {})
     if of_run:  # the file of the questions; TRL's own settings of the probe are those of the run
@@ -179,6 +184,30 @@ def read_config(path: Path) -> dict:
     for name in ("task_settings", "template_args"):
         values[name] = [(key, value) for key, value in values.get(name, {}).items() if key != "records"]
     return values
+
+
+def task_of_run(policy: str) -> tuple[str, dict]:
+    """Name or file, and settings, of the task that a run folder was trained on; the bundled three of any other policy.
+
+    Warns where the run's own came from Python: then it is the bundled three, too.
+    """
+    path = Path(policy) / "config.json"
+    if not (path.parent / "metrics.jsonl").is_file():
+        return TINY_TASKS, {}
+    config, values = _parsed(path), read_config(path)
+    task, settings = str(config.get("task")), dict(values["task_settings"])
+    own, verify = "sha256" in settings, str(settings.get("verify"))
+    from_python = (
+        not config.get("task_file") or not (verify in VERIFIERS or ".py:" in verify)
+        if own
+        else "+" in task and settings
+    )
+    if from_python:
+        warnings.warn(
+            f"the task of {policy} came from Python: these are problems of {TINY_TASKS}; --task names others",
+            stacklevel=2,
+        )
+    return (TINY_TASKS, {}) if from_python else (values["task"], settings)
 
 
 def check_questions(path: Path, args: argparse.Namespace) -> None:
@@ -231,7 +260,19 @@ def named_values(flag: str, pairs: list[str | tuple]) -> dict:
         if not equals:
             raise PoiseLabError(f"{flag} {pair!r}: write NAME=VALUE")
         try:
-            settings[name] = ast.literal_eval(value)
+            settings[name] = ast.literal_eval(WORDS.get(value, value))
         except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):  # all that it is said to raise
-            settings[name] = value
+            settings[name] = with_lines(value) if name == "prompt" else value
     return settings
+
+
+def with_lines(text: str) -> str:
+    """A text that a policy reads: the letters \\n, which stand for a new line where a shell has no other way, are one."""
+    return text.replace("\\n", "\n")
+
+
+class Lines(argparse.Action):
+    """Of a flag with a text that a policy reads, or the name of its file."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        setattr(namespace, self.dest, values if values.endswith(TEMPLATE_FILES) else with_lines(values))

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from . import checkpoints, threads
 from .engine import context_of, decoder_layers, head
@@ -64,6 +65,9 @@ class Policy:
     _ways: Ways | None = dataclasses.field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self):
+        self.adapters = {
+            name: _plain(config.to_dict()) for name, config in getattr(self.model, "peft_config", {}).items()
+        }
         if hasattr(self.model, "get_base_model"):
             kinds = [config for config in self.model.peft_config.values() if config.is_prompt_learning]
             if kinds:
@@ -89,7 +93,9 @@ class Policy:
                 f"policy {self.name!r} has no end-of-sequence token that its model knows, so its responses could not end; "
                 "set tokenizer.eos_token_id"
             )
-        self.eos_token_ids = sorted(eos)
+        self.eos_token_ids = self.ends = sorted(
+            eos
+        )  # the second without the newlines that end a response after examples
         self._find_tags()
         if self.shots < 0:
             raise PoiseLabError(f"shots={self.shots}; show 0 or more solved problems")
@@ -100,7 +106,7 @@ class Policy:
                 raise PoiseLabError(
                     f"policy {self.name!r} has no token with a newline, at which an answer after examples ends; use shots=0"
                 )
-            self.eos_token_ids += newlines
+            self.eos_token_ids = self.ends + newlines
         check_prompt(self)
         self._unknown = unknown_token(self.tokenizer)  # None once a prompt with it has been told of
 
@@ -238,18 +244,32 @@ class Policy:
         """How it is spoken to, for the run's config: SPOKEN, by name."""
         return {name: list(self.tags) if name == "tags" else getattr(self, name) for name in SPOKEN}
 
+    @contextlib.contextmanager
+    def _as_it_writes(self, model: PreTrainedModel) -> Iterator[PreTrainedModel]:
+        """The model, for as long as it is saved, with a generation config by which it writes as this policy does."""
+        given = model.generation_config
+        kept = ["bos_token_id", "pad_token_id"] + ["do_sample", "temperature", "top_p", "top_k"] * bool(given.do_sample)
+        own = {name: value for name in kept if (value := getattr(given, name, None)) is not None}
+        model.generation_config = GenerationConfig(**own, eos_token_id=self.ends)
+        try:
+            yield model
+        finally:
+            model.generation_config = given
+
     def save(self, folder: str | Path) -> None:
         """Write config, safetensors weights, tokenizer, and how it is spoken to, to a folder that `load_policy` reads.
 
         All of it or nothing, since a part would be spoken to in another way: an error leaves what was there, and a kill
         while a folder that is there is replaced leaves one without config.json, which is not loaded.
-        An adapter is merged into the weights. Raises PoiseLabError where it cannot be (`ways.merged`).
+        An adapter is merged into the weights. Of the generation config the tokens are kept, with all that end a response
+        here, and how to draw; what else would bend the probabilities of the policy, such as a repetition penalty, is not.
+        Raises PoiseLabError where an adapter cannot be merged (`ways.merged`).
         """
         with whole_folder(
             folder, without=("chat_template.jinja", "*.safetensors", "*.safetensors.index.json")
         ) as partial:
-            with without_bars():
-                merged(self.model).save_pretrained(partial)
+            with without_bars(), self._as_it_writes(merged(self.model)) as model:
+                model.save_pretrained(partial)
             self.tokenizer.save_pretrained(partial)
             if self.template:  # what else reads the folder finds it where transformers keeps it
                 (partial / "chat_template.jinja").write_text(self.chat_template, encoding="utf-8")
@@ -257,6 +277,13 @@ class Policy:
             if self.tags == reasoning_tags(self.tokenizer, self.template):
                 del spoken["tags"]
             (partial / "poise_lab.json").write_text(json.dumps(spoken) + "\n", encoding="utf-8")
+
+
+def _plain(settings: dict) -> dict:
+    """Settings as JSON holds them."""
+    return json.loads(
+        json.dumps(settings, default=lambda value: sorted(value) if isinstance(value, set) else str(value))
+    )
 
 
 def load_policy(
@@ -333,7 +360,12 @@ def _of_run(run: Path, spoken: dict, **how) -> Policy:
     except (OSError, ValueError, KeyError, TypeError):
         raise PoiseLabError(f"folder {run} is no run folder: it has no readable config.json") from None
     spoken = {name: settings.get(name) if value is None else value for name, value in spoken.items()}
-    policy = load_policy(start, **spoken, **how)
+    try:
+        policy = load_policy(start, **spoken, **how)
+    except PoiseLabError as e:
+        raise PoiseLabError(
+            f"run {run} began from the policy {start!r}, which is not found from here; go to where it was begun: {e}"
+        ) from None
     trained = {name: p for name, p in policy.model.named_parameters() if p.requires_grad}
     checkpoints.load(saved[-1], {"model": lambda weights: checkpoints.copy_weights(trained, weights)})
     policy.name = str(run)

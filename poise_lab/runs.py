@@ -24,7 +24,8 @@ from .policies import SPOKEN, Policy
 from .stats import Gap, mean_interval
 
 # What makes a run, besides its seed; all else in config.json (date, versions, threads) says how it was made.
-SETTINGS = ("engine", "policy", *SPOKEN, "task", "task_settings", "baseline", "train")
+FOUND = ("dtype", "adapters", "starting_weights")  # what a run finds its policy to be; no flag sets it
+SETTINGS = ("engine", "policy", *SPOKEN, *FOUND, "task", "task_settings", "baseline", "train")
 NEEDED = {"train.seed": int, "train.steps": int, "baseline.name": str, "baseline.responses": int}  # of a run folder
 ASIDE = ("train.seed", "train.checkpoint_every")  # two runs that differ in nothing else are seeds of one setting
 

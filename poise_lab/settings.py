@@ -44,6 +44,15 @@ def check_settings(made, owner: str = "") -> None:
         setattr(made, field.name, checked(getattr(made, field.name), hints[field.name], owner + field.name))
 
 
+def check_text(text: str, what: str) -> None:
+    """Refuse what no text has in it, such as the \\b of "\\boxed" in a string whose backslash was not doubled."""
+    strange = [letter for letter in text if ord(letter) < 32 and letter not in "\n\r\t"]
+    if strange:
+        raise PoiseLabError(
+            f"{what} {text[:60]!r} has the control character {strange[0]!r} in it; write each backslash twice"
+        )
+
+
 def checked(value, annotation, what: str):
     """A value that is what its annotation says, NumPy's numbers as Python's. A number is finite, and no bool is one.
 

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from transformers import PreTrainedTokenizerBase
 
 from .errors import PoiseLabError
+from .settings import check_text
 from .tasks import END_OF_REASONING, START_OF_REASONING, RecordProblem
 
 # What else than <think> and </think> the reasoning stands between: a word in brackets and the same with a slash, or
@@ -22,6 +23,7 @@ OTHER_TAGS = (
 )
 
 DAY = datetime.date(2024, 7, 26)  # "today" for chat templates; Llama 3 has this one where it knows no other
+TEMPLATE_FILES = (".jinja", ".txt")
 CODES = "aAbBcdHIjmMpSUwWxXyYZ"  # of strftime
 
 
@@ -51,7 +53,8 @@ def undated(template: str) -> str:
 
 def read_template(template: str | Path) -> str:
     """A template as text: the text itself, or that of a file. Raises PoiseLabError for a file that cannot be read."""
-    if not str(template).endswith((".jinja", ".txt")):
+    if not str(template).endswith(TEMPLATE_FILES):
+        check_text(str(template), "template")
         return str(template)
     if not Path(template).is_file():
         raise PoiseLabError(f"there is no template {template}")

@@ -45,6 +45,22 @@ from .tasks import Task, TaskMixture
 PATIENCE = 3  # steps after which a run stops if every reward was the same
 
 
+def _check_kinds(policy, task, baseline) -> None:
+    """Refuse a name or a class where a thing is wanted, and a baseline that takes no advantages."""
+    if not isinstance(policy, Policy):
+        raise PoiseLabError(
+            f"policy={policy!r} is no policy; give pl.load_policy(NAME), or pl.Policy(model, tokenizer, NAME)"
+        )
+    if not hasattr(task, "sample") or isinstance(task, type):
+        raise PoiseLabError(f"task={task!r} is no task; give pl.load_task(NAME)")
+    if not isinstance(baseline, Baseline):
+        raise PoiseLabError(
+            f"baseline={baseline!r} is no baseline; give pl.make_baseline(NAME), or an object of a class of your own"
+        )
+    if type(baseline).advantages is Baseline.advantages:
+        raise PoiseLabError(f"{type(baseline).__name__} must define advantages(rollouts, internals)")
+
+
 class Trainer:
     """Train a policy on a task with a baseline.
 
@@ -69,6 +85,7 @@ class Trainer:
         on_step: Callable[[dict], None] | None = None,
         progress: bool = True,
     ):
+        _check_kinds(policy, task, baseline)
         self.policy, self.task, self.baseline = policy, task, baseline
         self.config = config = config or TrainConfig()
         self.out, self.on_step, self.progress = Path(out), on_step, progress
@@ -86,6 +103,9 @@ class Trainer:
             self.trained.values(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
         self.reference = copy.deepcopy(policy) if config.kl else None
+        # a run that goes on is held to the same reference
+        self.start = {"starting_weights": checkpoints.digest(self.trained)} if config.kl else {}
+        self.whole = True  # whether baseline and weights are those of the last finished step
         self.held_out = held_out_problems(task, config.eval_prompts, config.seed)
         self.sampler = Sampler(
             policy, task, config.prompts, seed=config.seed, exclude=self.held_out,
@@ -115,7 +135,9 @@ class Trainer:
         """Refuse now what a step would refuse: a layer, too few problems, and a prompt of one's own that is too long."""
         check_layers_and_pools(self.policy, [self.config.layer], [self.config.pool])
         own = [p for task in getattr(self.task, "tasks", [self.task]) for p in getattr(task, "problems", ())]
-        prompts_of(self.policy, [*self.held_out, *self.baseline.problems(self.sampler), *own], self.config.max_new_tokens)
+        prompts_of(
+            self.policy, [*self.held_out, *self.baseline.problems(self.sampler), *own], self.config.max_new_tokens
+        )
         self.sampler.begin(1)
 
     # --- the loop --------------------------------------------------------------------------------
@@ -161,7 +183,12 @@ class Trainer:
                     last = checkpoints.saved(self.out / "checkpoints")[-1]
                     good = f"the last good checkpoint is {last}; " if self.step else ""  # the start is none
                     raise PoiseLabError(f"step {step}: {e}; {good}start a new run with a lower learning rate") from None
+                except BaseException as e:  # of a verifier, or a second Ctrl-C: the steps before are not lost
+                    if self.step and self.whole and not disk_is_full(e):
+                        self._save_checkpoint(self.step)
+                    raise
                 self._record(metrics)
+                self.whole = True
                 if step == PATIENCE:
                     self._check_rewards(step)
                 stop = bool(interrupted)  # looked at once: a Ctrl-C after this line is the next step's
@@ -183,9 +210,11 @@ class Trainer:
             return
         self._save_checkpoint(step)
         problem, written = self.held_out[0], read_lines(self.out / "samples.jsonl")[-1]["samples"][0]["greedy"]
+        stopped = sum(metrics.get("verifier_errors", 0) for metrics in self.metrics)
+        change = what_to_change(reward, problem, written, stopped)
         raise PoiseLabError(
             f"every response to task {self.task.name!r} has the reward {reward:g}, on held-out problems and in {step} steps, "
-            f"so there is nothing to learn from; {what_to_change(reward, problem, written)}; what was done is kept in {self.out}"
+            f"so there is nothing to learn from; {change}; what was done is kept in {self.out}"
         )
 
     @property
@@ -211,6 +240,7 @@ class Trainer:
         # 4. What the probe says of responses that it has not learned from is measured now, before it learns from them.
         values = self._predict(rollouts, internals)
         # 5. Put (phi, the partner's reward) into the buffer and fit the probe anew, for the next step.
+        self.whole = False
         self._learn(rollouts, internals)
         # 6. On each mini-batch of prompts, one optimizer step on the clipped surrogate (Eq. 14).
         updates = [
@@ -327,6 +357,9 @@ class Trainer:
         return {
             "policy": self.policy.name,
             **self.policy.spoken(),
+            "dtype": str(self.policy.model.dtype).removeprefix("torch."),
+            "adapters": self.policy.adapters,
+            **self.start,
             "task": self.task.name,
             "task_settings": getattr(self.task, "settings", {}),
             "baseline": self.baseline.settings(),

@@ -8,6 +8,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import sys
 import types
 from pathlib import Path
@@ -16,7 +17,7 @@ import pytest
 
 import poise_lab as pl
 from poise_lab.cli import _parser, main
-from poise_lab.flags import named_values, read_config, with_config
+from poise_lab.flags import Parser, add_speech_flags, named_values, read_config, with_config
 from poise_lab.logs import Log
 
 SMALL = "--prompts 4 --minibatches 2 --eval-prompts 4 --eval-responses 2 --max-new-tokens 12 --eval-every 1".split()
@@ -213,3 +214,64 @@ def test_tensorboard_reads_what_is_written(tmp_path):
     log.close()
     events = EventAccumulator(str(tmp_path / "logs")).Reload().Scalars("reward")
     assert [(event.step, event.value) for event in events] == [(0, 0.25), (1, 0.5)]
+
+
+def test_words_of_flags():
+    """JSON's words are Python's values, and what a policy reads has lines; a file's name is left alone."""
+    told = named_values(
+        "--set", ["think=false", "per_task=true", "x=null", r"prompt={question}\nIn \boxed{}.", r"verify=a\new.py:f"]
+    )
+    assert told == {
+        "think": False,
+        "per_task": True,
+        "x": None,
+        "prompt": "{question}\nIn \\boxed{}.",
+        "verify": r"a\new.py:f",
+    }
+    parser = Parser()
+    add_speech_flags(parser)
+    found = parser.parse_args(["--template", r"User: {question}\nAssistant:", "--system", r"Be brief.\nBe right."])
+    assert (found.template, found.system) == ("User: {question}\nAssistant:", "Be brief.\nBe right.")
+    assert parser.parse_args(["--template", r"a\new.txt"]).template == r"a\new.txt"
+
+
+def test_sample_shows_the_problems_of_the_run(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("q.jsonl").write_text("".join(json.dumps(row | {"split": "all"}) + "\n" for row in ROWS), encoding="utf-8")
+    flags = ["--task", "q.jsonl", "--task-set", "question=q", "--task-set", r"prompt={q} \nIn words:"]
+    assert train("runs/own", *flags, "--baseline", "none", "--steps", 1, *SMALL) == 0
+    capsys.readouterr()
+    shown = ["--problems", "1", "--responses", "1", "--max-new-tokens", "4"]
+    assert main(["sample", "runs/own", *shown]) == 0
+    assert re.search(r"prompt    '\d\+\d= \\nIn words:'", capsys.readouterr().out)
+    assert main(["sample", "runs/own", "--task", "chain_sum", *shown]) == 0
+    assert "In words" not in capsys.readouterr().out
+    task = pl.load_task(ROWS, question="q")
+    config = pl.TrainConfig(steps=1, prompts=4, eval_prompts=4, eval_responses=2, max_new_tokens=12)
+    pl.Trainer(pl.load_policy("thinker"), task, pl.make_baseline("none"), config, out="runs/here", progress=False).run()
+    with pytest.warns(UserWarning, match="the task of runs/here came from Python"):
+        assert main(["sample", "runs/here", *shown]) == 0
+
+
+def test_a_run_folder_that_is_not_there(tmp_path, monkeypatch, capsys):
+    """No network is asked for a name in a folder that is here."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine" / "poise-0").mkdir(parents=True)
+    assert main(["sample", "mine/poise-O"]) == 2
+    assert capsys.readouterr().err == "poise-lab: there is no folder mine/poise-O; did you mean mine/poise-0?\n"
+    assert main(["sample", "runs/nothing"]) == 2
+    assert capsys.readouterr().err == "poise-lab: there is no folder runs/nothing\n"
+
+
+def test_a_stopped_run_whose_beginning_is_elsewhere(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    pl.load_policy("thinker").save("my-policy")
+    assert train("r", "--policy", "my-policy", "--baseline", "none", "--steps", 1, *SMALL) == 0
+    shutil.rmtree("r/policy")
+    monkeypatch.chdir("/")
+    capsys.readouterr()
+    assert main(["export", str(tmp_path / "r"), str(tmp_path / "out")]) == 2
+    assert (
+        "r began from the policy 'my-policy', which is not found from here; go to where it was begun"
+        in capsys.readouterr().err
+    )

@@ -27,7 +27,7 @@ from poise_lab.course import gradebook, grading, papers  # noqa: E402
 from poise_lab.course.collect import collect  # noqa: E402
 from poise_lab.course.deadlines import deadlines, tell_late  # noqa: E402
 from poise_lab.course.roster import Roster, handed_in_nothing  # noqa: E402
-from poise_lab.course.tables import Table  # noqa: E402
+from poise_lab.course.sheets import Sheet  # noqa: E402
 from poise_lab.course.upload import filled  # noqa: E402
 
 ASSIGNMENTS = Path(__file__).parent.parent / "notebooks" / "assignments"
@@ -226,7 +226,7 @@ def test_who_came_by_zip_gets_the_points_and_has_them_returned(class_folder, who
     folder, student, points = class_folder[0], BY_ZIP_NAMES[who], BY_ZIP[who][1]
     row = gradebook.read_grades(folder / "grades.csv").get((student, "toy"))
     assert (row and float(row["points"])) == points, row
-    table = Table.read(folder / "return" / ("toy-moodle.csv" if who[1] == MOODLE else "canvas.csv")).rows
+    table = Sheet.read(folder / "return" / ("toy-moodle.csv" if who[1] == MOODLE else "canvas.csv")).rows
     number, column = student.rpartition("_")[2], "Grade" if who[1] == MOODLE else "toy"
     given = [float(r[column]) for r in table if (r.get("Identifier") or r.get("ID", "")).endswith(number) and number]
     assert given == ([] if points is None else [points])
@@ -236,8 +236,8 @@ def test_who_came_by_zip_gets_the_points_and_has_them_returned(class_folder, who
 
 def test_the_lecturer_knows_of_every_file(class_folder, class_zips):
     folder, said = class_folder
-    left = {row["file"]: row["reason"] for row in Table.read(folder / "not_graded.csv").rows}
-    collected = [row["from"].partition(": ")[2] for row in Table.read(folder / "collected.csv").rows]
+    left = {row["file"]: row["reason"] for row in Sheet.read(folder / "not_graded.csv").rows}
+    collected = [row["from"].partition(": ")[2] for row in Sheet.read(folder / "collected.csv").rows]
     for path in class_zips:
         for name in zipfile.ZipFile(path).namelist():
             assert any(file.startswith(name) for file in (*left, *collected)), name
@@ -251,7 +251,7 @@ def test_the_lecturer_knows_of_every_file(class_folder, class_zips):
 
 def test_the_lecturer_sees_what_the_class_lost_most(class_folder):
     folder, said = class_folder
-    rows = [row for row in Table.read(folder / "tests.csv").rows if row["assignment"] == "toy"]
+    rows = [row for row in Sheet.read(folder / "tests.csv").rows if row["assignment"] == "toy"]
     earned = {row["student"] for row in rows if float(row["points"])}
     lost = [row for row in rows if row["test"] == "test_two" and row["student"] in earned and row["points"] == "0"]
     told = sum(row["said"] == "two is not two" for row in lost)
@@ -333,7 +333,7 @@ def test_canvas_zip_with_late_marks_and_attempts(tmp_path, solved, released):
     assert paper_of(tmp_path, "muelleranna_101").read_text() == text_of(solved)
     attempts = sorted(path.name for path in (tmp_path / "attempts" / "muelleranna_101" / "toy").iterdir())
     assert attempts == ["2026-11-20 12.00.00.ipynb", "2026-11-22 09.30.00.ipynb"]
-    rows = {row["student"]: row for row in Table.read(tmp_path / "collected.csv").rows}
+    rows = {row["student"]: row for row in Sheet.read(tmp_path / "collected.csv").rows}
     assert rows["zaklukasz_102"]["late"] == "late" and rows["muelleranna_101"]["late"] == ""
     assert tell_late(tmp_path) == {("muelleranna_101", "toy"): "", ("zaklukasz_102", "toy"): "late"}
 
@@ -376,7 +376,7 @@ def test_late_is_what_comes_after_the_deadline(tmp_path, solved):
     assert tell_late(tmp_path)["ann_1", "toy"] == ""
     collect(tmp_path, [dated(tmp_path / "b.zip", solved, ann=(2026, 11, 20, 12, 0, 2))], ["toy"])  # as told before
     assert tell_late(tmp_path) == {("ann_1", "toy"): "late", ("early_1", "toy"): ""}
-    assert [row["late"] for row in Table.read(tmp_path / "collected.csv").rows if row["name"] == "ann"] == ["", "late"]
+    assert [row["late"] for row in Sheet.read(tmp_path / "collected.csv").rows if row["name"] == "ann"] == ["", "late"]
 
 
 def test_a_corrected_deadline_and_extensions_reach_what_is_collected_and_graded(tmp_path, solved):
@@ -469,7 +469,7 @@ def test_nobody_is_late_by_the_time_of_a_download(tmp_path, solved):
     source = zipped(tmp_path / "c.zip", marked, (2026, 11, 25, 9, 0, 0))
     assert collect(tmp_path, [source], ["toy"]) == (2, [])  # its marks say it
     assert [who for who, late in tell_late(tmp_path).items() if late] == [("ben_2", "toy")]
-    table = Table.read(tmp_path / "collected.csv")
+    table = Sheet.read(tmp_path / "collected.csv")
     table.rows[0]["time"] = "2026-11-20 12:01:00"  # as a lecturer writes it who knows it
     table.write(tmp_path / "collected.csv")
     assert [who for who, late in tell_late(tmp_path).items() if late] == [("a_1", "toy"), ("ben_2", "toy")]
@@ -502,7 +502,7 @@ def test_what_is_handed_in_again_after_something_else_is_the_last_attempt(tmp_pa
         moodle = handed(tmp_path, Ann_1=(cell, day), Ben_2=("same", 20))
         assert collect(tmp_path, [moodle], ["toy"])[0] == new
         assert read_paper(tmp_path, "Ann_1") == cell
-    rows = [row["time"] for row in Table.read(tmp_path / "collected.csv").rows if row["student"] == "Ann_1"]
+    rows = [row["time"] for row in Sheet.read(tmp_path / "collected.csv").rows if row["student"] == "Ann_1"]
     assert rows == [f"2026-11-0{day} 10:00:00" for day in (1, 2, 3)]
 
 
@@ -523,7 +523,7 @@ def test_collecting_that_was_cut_off_goes_on(tmp_path, monkeypatch):
     monkeypatch.undo()
     collect(tmp_path, [moodle], ["toy"])
     collect(tmp_path, [moodle], ["toy"])
-    assert [row["id"] for row in Table.read(tmp_path / "collected.csv").rows] == ["1", "2"]
+    assert [row["id"] for row in Sheet.read(tmp_path / "collected.csv").rows] == ["1", "2"]
 
 
 def test_a_paper_is_never_half_written(tmp_path, monkeypatch):
@@ -728,7 +728,7 @@ def test_a_whole_folder_in_a_zip_is_told_in_a_few_lines(tmp_path, solved):
     outer = {"ann_1_2_all.zip": inner_zip(files)}
     new, said = collect(tmp_path, [zipped(tmp_path / "c.zip", outer)], ["toy"])
     assert new == 1 and len(said) == 6 and "35 more files of ann likewise" in said[-1]
-    assert len(Table.read(tmp_path / "not_graded.csv").rows) == 40
+    assert len(Sheet.read(tmp_path / "not_graded.csv").rows) == 40
 
 
 def test_deadlines_are_those_of_each_assignment():
@@ -871,9 +871,9 @@ def test_grades_and_feedback_go_back_to_both_platforms(graded, capsys):
     grades.write(graded / "grades.csv")
     assert course.main(["return", "--course", str(graded)]) == 0
     assert "by hand is in no table" in capsys.readouterr().out
-    (moodle,) = Table.read(graded / "return" / "toy-moodle.csv").rows
+    (moodle,) = Sheet.read(graded / "return" / "toy-moodle.csv").rows
     assert (moodle["Identifier"], moodle["Full name"], moodle["Grade"]) == ("Participant 11", "Anna Müller", "4.5")
-    full, canvas = Table.read(graded / "return" / "canvas.csv").rows
+    full, canvas = Sheet.read(graded / "return" / "canvas.csv").rows
     assert full["toy"] == "5.0" and (canvas["ID"], canvas["toy"]) == ("22", "3.0")
     with zipfile.ZipFile(graded / "return" / "toy-feedback.zip") as archive:
         assert "Anna Müller_11_assignsubmission_file_/toy.html" in archive.namelist()
@@ -885,10 +885,10 @@ def test_a_platform_s_own_table_is_filled_in(graded, capsys):
         "\ufeffIdentifier,Full name,Email address,Grade\nParticipant 11,Anna Müller,a@b,-\nParticipant 12,No One,n@b,-\n"
     )
     assert course.main(["return", "--worksheet", str(sheet), "--course", str(graded)]) == 0
-    assert [row["Grade"] for row in Table.read(graded / "return" / "sheet.csv").rows] == ["4.5", "-"]
+    assert [row["Grade"] for row in Sheet.read(graded / "return" / "sheet.csv").rows] == ["4.5", "-"]
     sheet.write_text("Student,ID,Section,Toy (99)\n    Points Possible,,,5\nŻak,22,A,\n")
     assert course.main(["return", "--worksheet", str(sheet), "--course", str(graded)]) == 0
-    assert [row["Toy (99)"] for row in Table.read(graded / "return" / "sheet.csv").rows] == ["5", "3.0"]
+    assert [row["Toy (99)"] for row in Sheet.read(graded / "return" / "sheet.csv").rows] == ["5", "3.0"]
     for text, says in (
         ("Student,ID\nx,22\n", "no column"),
         ("Student,ID,toy\nx,9\n", "no row for"),
@@ -912,9 +912,9 @@ def test_no_platform_gets_a_decimal_comma(graded):
         assert course.main(["return", *more, "--course", str(graded)]) == 0
     filled = (graded / "return" / "sheet.csv").read_text(encoding="utf-8-sig")
     assert filled == 'Identifier,Full name,Grade,Maximum Grade\nParticipant 11,"Müller, Anna",4.5,5.0\n'
-    (moodle,) = Table.read(graded / "return" / "toy-moodle.csv").rows
+    (moodle,) = Sheet.read(graded / "return" / "toy-moodle.csv").rows
     assert (moodle["Grade"], moodle["Maximum Grade"]) == ("4.5", "5.0")
-    full, canvas = Table.read(graded / "return" / "canvas.csv").rows
+    full, canvas = Sheet.read(graded / "return" / "canvas.csv").rows
     assert (full["toy"], canvas["toy"]) == ("5.0", "3.0")
 
 

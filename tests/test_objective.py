@@ -210,3 +210,16 @@ def test_kl_estimator_has_the_right_mean():
     expected = (p * (p / q).log()).sum()
     found = kl_penalty(p.log()[None], q.log()[None], p[None])
     assert found.item() == pytest.approx(expected.item(), rel=1e-9)
+
+
+def test_kl_has_the_gradient_of_the_other_direction():
+    """By enumeration: on tokens drawn from the policy, the mean gradient is that of KL(reference || policy)."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(7, generator=generator, dtype=torch.float64, requires_grad=True)
+    q = torch.randn(7, generator=generator, dtype=torch.float64).log_softmax(0)
+    p = logits.log_softmax(0)
+    (found,) = torch.autograd.grad(kl_penalty(p[None], q[None], p.detach().exp()[None]), logits, retain_graph=True)
+    (forward,) = torch.autograd.grad((p.exp() * (p - q)).sum(), logits, retain_graph=True)
+    (other,) = torch.autograd.grad((q.exp() * (q - p)).sum(), logits)
+    torch.testing.assert_close(found, other, rtol=0, atol=1e-12)
+    assert (found - forward).norm() > 0.1 * forward.norm()

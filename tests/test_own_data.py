@@ -77,7 +77,9 @@ def test_verifiers_by_hand(verifier, answer, right, wrong):
     ("answer", "right", "wrong"),
     [
         ("3.14", ["3.140001", "3.139999"], ["3.15", "3.14001", "3.13999"]),
-        ("0.001", ["0.0010009", "0.0009991"], ["0.0010011", "0.0009989"]),  # below 1 a millionth, not a millionth of it
+        ("0.001", ["0.0010000009", "0.0009999991"], ["0.0010009", "0.0009991"]),
+        ("6.626e-34", ["6.6260001e-34"], ["0", "9.1e-31", "6.627e-34"]),
+        ("0.0", ["0", "-0.0"], ["1e-9"]),
         ("2000000.5", ["2000002.4", "1999998.6"], ["2000003.5"]),
     ],
 )
@@ -315,9 +317,13 @@ def test_what_lies_on_the_disk_is_a_file_and_a_task_is_a_task(tmp_path, monkeypa
     assert pl.load_task("gcd").name == "gcd"
 
 
-@pytest.mark.parametrize("value", [10**5000, nested(100_000)], ids=["digits", "lists"])
-def test_what_python_cannot_write_out_is_one_sentence(value):
-    with pytest.raises(pl.PoiseLabError, match="^record 0 of task 'records': column 'answer' is no text: "):
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [(10**5000, "is no text: "), (nested(100_000), "holds a list; give one")],
+    ids=["digits", "lists"],
+)
+def test_what_python_cannot_write_out_is_one_sentence(value, says):
+    with pytest.raises(pl.PoiseLabError, match=f"^record 0 of task 'records': column 'answer' {says}"):
         pl.load_task([{"question": "q", "answer": value}])
     with pytest.raises(pl.PoiseLabError, match="^column 'level' of task 'records' is no number in record 0"):
         pl.load_task([{"question": "q", "answer": "a", "level": value}], difficulty="level")
@@ -558,3 +564,35 @@ def test_the_front_pages_lines_from_a_file_to_a_trained_policy(tmp_path, monkeyp
     one, two = pl.load_policy("runs/lora"), pl.load_policy("merged")
     assert all(torch.equal(p, two.model.state_dict()[name]) for name, p in one.model.state_dict().items())
     assert not any("lora" in name for name in one.model.state_dict()) and one.wording == "compact"
+
+
+def test_a_prompt_names_the_columns_of_a_record():
+    rows = [{"question": "How old?", "who": who, "answer": n} for who, n in (("Ann", 7), ("Bob", 9), (" Ann", 7))]
+    task = pl.load_task([*rows[:2], rows[0]], prompt="{who}. {question} {answer} \\boxed{} {other}", verify="number")
+    assert [p.question for p in task.problems] == [
+        f"{who}. How old? {{answer}} \\boxed{{}} {{other}}" for who in ("Ann", "Bob")
+    ]  # the answer is not told
+    renamed = pl.load_task([{"q": "1+1", "a": 2}], question="q", answer="a", prompt="{q}={question}{a}").problems
+    assert [p.question for p in renamed] == ["1+1=1+1{a}"]
+
+
+def test_a_backslash_that_was_not_doubled_is_told():
+    with pytest.raises(pl.PoiseLabError, match=r"has the control character '\\x08' in it; write each backslash twice"):
+        pl.load_task(ROWS, prompt="{question} in \boxed{}")
+    with pytest.raises(pl.PoiseLabError, match="^template .* has the control character"):
+        pl.load_policy("thinker", template="{question} in \boxed{}")
+
+
+def test_a_list_is_no_answer_but_for_a_function():
+    row = {"question": "q", "answer": ["4", "four"]}
+    with pytest.raises(pl.PoiseLabError, match="column 'answer' holds a list; give one text or number, or for several"):
+        pl.load_task([row], verify="exact")
+    task = pl.load_task([row], verify=lambda response, record: float(response in record["answer"]))
+    assert [task.problems[0].reward(text) for text in ("4", "four", "['4', 'four']")] == [1, 1, 0]
+    with pytest.raises(pl.PoiseLabError, match="column 'question' holds a list"):
+        pl.load_task([{"question": [{"role": "user"}], "answer": "a"}], verify=lambda response, record: 1.0)
+
+
+@pytest.mark.parametrize(("given", "reward"), [(1.0000001, 1.0), (-1e-9, 0.0)])
+def test_a_reward_that_rounding_has_moved_out_of_its_range(given, reward):
+    assert pl.load_task([ROWS[0]], verify=lambda response, record: given).problems[0].reward("4") == reward

@@ -99,7 +99,7 @@ def test_imports_run_downwards_only():
     [
         ("baselines.poise", "from ..trainer import Trainer"),
         ("internals", "from .generate import sample_rollouts"),
-        ("variance.exact", "from ..studies.tables import evaluate"),
+        ("variance.exact", "from ..studies.tables import measures_of"),
         ("show.plots", "def late():\n    from ..variance import read_scores"),
         ("models.fetch", "from ..studies import sums"),
         ("studies.early", "import poise_lab.trl.launch"),

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support import EOS, PAD, ToyProblem, ToyTask, plain_logits, tiny_policy
+from support import EOS, PAD, ToyProblem, ToyTask, plain_logits, response, tiny_policy
+from transformers import AutoModelForCausalLM, GenerationConfig
 
 import poise_lab as pl
 from poise_lab.cli import main
@@ -480,3 +481,24 @@ def test_a_policy_is_not_saved_where_a_file_is(tmp_path):
     with pytest.raises(pl.PoiseLabError, match="file cannot be written: Not a directory"):
         tiny_policy().save(tmp_path / "file")
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_saved_policy_writes_in_transformers_as_it_does_here(tmp_path):
+    """What ends a response here ends it there; what bends the probabilities was in no run, and is not kept."""
+    policy = tiny_policy(ends=[5])  # the tokenizer's own end is another
+    given = policy.model.generation_config
+    given.update(
+        repetition_penalty=1.7, min_new_tokens=9, temperature=0.7
+    )  # the last without do_sample is refused when saved
+    rollouts = pl.sample_rollouts(policy, [ToyProblem("31+4")], 1, temperature=0, max_new_tokens=30)
+    policy.save(tmp_path / "p")
+    assert policy.model.generation_config is given and given.temperature == 0.7
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "p")
+    ids = torch.tensor([policy.prompt_ids(ToyProblem("31+4"))])
+    written = model.generate(ids, max_new_tokens=30)[0, ids.shape[1] :].tolist()
+    assert written == response(rollouts, 0, 0)
+    assert pl.load_policy(tmp_path / "p").eos_token_ids == policy.eos_token_ids == [1, 5]
+    given.update(do_sample=True, top_k=3)
+    policy.save(tmp_path / "p")
+    kept = GenerationConfig.from_pretrained(tmp_path / "p")
+    assert (kept.do_sample, kept.temperature, kept.top_k, kept.repetition_penalty) == (True, 0.7, 3, None)

@@ -143,8 +143,8 @@ def test_reduced_ridge_is_the_releases_probe():
     """The regressors of Table 12 read what the release's probe reads: with a ridge they are the same."""
     readings = planted()
     X = readings.features()
-    a = tables.evaluate(tables.Reduced(Ridge(100.0), 8, 8), X, readings)
-    b = tables.evaluate(pl.ValueProbe(ridge=100.0, pca_prompt=8, pca_reasoning=8), X, readings)
+    a = tables.measures_of(tables.Reduced(Ridge(100.0), 8, 8), X, readings)
+    b = tables.measures_of(pl.ValueProbe(ridge=100.0, pca_prompt=8, pca_reasoning=8), X, readings)
     assert np.allclose(a["r"], b["r"], atol=2e-3) and np.allclose(a["mae"], b["mae"], atol=2e-3)
 
 
@@ -445,9 +445,9 @@ def test_recorded_figures_follow_from_the_recorded_rows(model, task, record):
     X = np.concatenate([x.astype(np.float64) for x in states], -1)
     readings = real.Readings(rewards.numpy(), rows["lengths"], rows["entropy"], {}, X, record["config"])
     assert abs(readings.ceiling() - record["ceiling"]) < 1e-6
-    again = tables.evaluate(pl.ValueProbe.preset("release"), X, readings)  # two responses of four, other components
+    again = tables.measures_of(pl.ValueProbe.preset("release"), X, readings)  # two responses of four, other components
     assert abs(np.mean(again["r"]) - np.mean(record["tables"]["rows"]["320 x 2"]["r"])) < 0.1
-    length = tables.evaluate(tables.Plain(), rows["lengths"][..., None].astype(float), readings)
+    length = tables.measures_of(tables.Plain(), rows["lengths"][..., None].astype(float), readings)
     assert abs(np.mean(length["r"]) - np.mean(record["tables"]["inputs"]["only response length"]["r"])) < 0.12
 
 

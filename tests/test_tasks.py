@@ -183,3 +183,11 @@ def test_too_few_different_problems():
     tiny = pl.load_task("chain_sum", min_terms=2, max_terms=2, min_digits=1, max_digits=1)
     with pytest.raises(pl.PoiseLabError, match="too few different problems"):
         tiny.sample(1000, seed=0)
+
+
+def test_a_mixture_of_tasks_loaded_one_by_one_keeps_their_settings():
+    short = pl.load_task("chain_sum", max_terms=2)
+    assert pl.load_task(pl.TINY_TASKS).settings == {}
+    assert pl.TaskMixture([short, pl.load_task("gcd")]).settings == {"chain_sum": short.settings}
+    with pytest.raises(pl.PoiseLabError, match="names a task twice"):
+        pl.TaskMixture([short, pl.load_task("chain_sum")])

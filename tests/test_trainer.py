@@ -858,7 +858,7 @@ def test_a_step_that_fails(tmp_path, at):
         t.run()
     assert (tmp_path / "r").exists() == (at == 2)
     if at == 2:
-        assert [c.name for c in checkpoints.saved(tmp_path / "r" / "checkpoints")] == ["step-000000"]
+        assert [c.name for c in checkpoints.saved(tmp_path / "r" / "checkpoints")] == ["step-000000", "step-000001"]
         assert [m["step"] for m in read_metrics(tmp_path / "r")] == [0, 1]
     else:
         trainer(tmp_path / "r", steps=1).run()
@@ -1041,8 +1041,9 @@ def test_baseline_without_advantages(tmp_path):
     class Empty(pl.Baseline):
         name = "empty"
 
-    with pytest.raises(TypeError, match="Empty must define advantages"):
-        trainer(tmp_path / "r", Empty()).run()
+    with pytest.raises(pl.PoiseLabError, match="Empty must define advantages"):
+        trainer(tmp_path / "r", Empty())
+    assert not (tmp_path / "r").exists()
 
 
 # --- internals come with the responses -----------------------------------------------------------
@@ -1095,3 +1096,115 @@ def test_a_run_computes_on_the_threads_of_its_policy(tmp_path, monkeypatch):
     monkeypatch.setattr(pl.trainer.threads, "use_for", asked.append)
     t.run()
     assert asked == [t.policy.model.num_parameters()]
+
+
+# --- what a run is begun with --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["poise", "none"])
+def test_a_baseline_has_one_run(tmp_path, name):
+    """With what it learned in another it would begin where that ended, and seeds would not be independent."""
+    baseline = pl.make_baseline(name)
+    trainer(tmp_path / "a", baseline, steps=2).run()
+    with pytest.raises(pl.PoiseLabError, match=r"has been given to the run .*a already, .*make one for each run"):
+        trainer(tmp_path / "b", baseline)
+    assert not (tmp_path / "b").exists()
+    trainer(tmp_path / "a", baseline, resume=True).run()  # its own run goes on
+    trainer(tmp_path / "whole", name if name == "none" else pl.make_baseline(name)).run()
+    assert_same_run(tmp_path / "a", tmp_path / "whole")
+
+
+@pytest.mark.parametrize("name", ["prefix", "poise", "spo", "constant", "critic"])
+def test_the_same_object_goes_on_from_before_its_first_step(tmp_path, name):
+    def stop(metrics):
+        if metrics["step"] == 2:
+            raise RuntimeError("power cut")
+
+    settings = (
+        dict(responses=2) | (dict(pool=30) if name == "spo" else {}) | (dict(warmup=1) if name == "poise" else {})
+    )
+
+    def make():
+        return pl.make_baseline(name, **settings)
+
+    trainer(tmp_path / "whole", make(), checkpoint_every=9).run()
+    baseline = make()
+    with pytest.raises(RuntimeError):
+        trainer(tmp_path / "parts", baseline, on_step=stop, checkpoint_every=9).run()
+    assert [c.name for c in checkpoints.saved(tmp_path / "parts" / "checkpoints")] == ["step-000000"]
+    trainer(tmp_path / "parts", baseline, resume=True, checkpoint_every=9).run()
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_the_reference_of_a_kl_penalty_stays_that_of_the_start(tmp_path):
+    policy = tiny_policy()
+    trainer(tmp_path / "r", policy=policy, steps=2, kl=1.0).run()
+    with pytest.raises(pl.PoiseLabError, match="belongs to another run: starting_weights is "):
+        trainer(tmp_path / "r", policy=policy, kl=1.0, resume=True)  # as training left it
+    trainer(tmp_path / "r", kl=1.0, resume=True).run()
+
+
+def test_a_run_goes_on_in_its_own_precision(tmp_path):
+    trainer(tmp_path / "r", steps=2).run()
+    policy = tiny_policy()
+    policy.model.to(torch.float64)
+    with pytest.raises(pl.PoiseLabError, match="dtype is 'float32' there and 'float64' here"):
+        trainer(tmp_path / "r", policy=policy, resume=True)
+
+
+class Records(ToyTask):
+    """Its problems are known before the first step, as those of a file."""
+
+    def __init__(self, problems):
+        self.problems = problems
+
+    def sample(self, n, seed, exclude=()):
+        rest = [p for p in self.problems if p not in set(exclude)]
+        if len(rest) < n:
+            raise pl.PoiseLabError("too few")
+        return rest[:n]
+
+
+PROBLEMS = [ToyProblem(f"{i}+1") for i in range(11)]
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        (dict(layer=9), "layer 9 asked for, but policy 'random-qwen3' has layers 0 to 2"),
+        (dict(task=Records(PROBLEMS), baseline="rloo", prompts=7), "^too few$"),
+        (dict(baseline=lambda: pl.make_baseline("spo", pool=5)), "a pool of 5 problems is too small for 6 prompts"),
+        (dict(task=Records([*PROBLEMS, ToyProblem("1" * 200)]), baseline="rloo"), "a prompt of 20. tokens .* is longer"),
+        (dict(policy="thinker"), "policy='thinker' is no policy; give pl.load_policy"),
+        (dict(task="chain_sum"), "task='chain_sum' is no task; give pl.load_task"),
+        (dict(task=ToyTask), "is no task; give pl.load_task"),
+        (dict(baseline=lambda: pl.Poise), "is no baseline; give pl.make_baseline"),
+    ],
+    ids=["layer", "problems", "pool", "long", "policy", "task", "class of a task", "class of a baseline"],
+)  # fmt: skip
+def test_what_a_step_would_refuse_is_refused_at_once(tmp_path, settings, says):
+    baseline = settings.pop("baseline", "poise")
+    with pytest.raises(pl.PoiseLabError, match=says):
+        trainer(tmp_path / "r", baseline() if callable(baseline) else baseline, **settings)
+    assert not (tmp_path / "r").exists()
+
+
+def test_what_a_task_refuses_in_a_step_loses_no_finished_step(tmp_path):
+    """A reward that is none, once: the run goes on from the step before, and is that which had none of this."""
+
+    class Moody(ToyTask):
+        asked = 0
+
+        def sample(self, n, seed, exclude=()):
+            self.asked += 1
+            if self.asked == self.fails:
+                raise pl.PoiseLabError("no problems today")
+            return super().sample(n, seed, exclude)
+
+    Moody.fails = 5  # held out, the look at the first step, and steps 1 to 3
+    trainer(tmp_path / "whole", checkpoint_every=9).run()
+    with pytest.raises(pl.PoiseLabError, match="no problems today"):
+        trainer(tmp_path / "parts", task=Moody(), checkpoint_every=9).run()
+    assert [c.name for c in checkpoints.saved(tmp_path / "parts" / "checkpoints")] == ["step-000000", "step-000002"]
+    trainer(tmp_path / "parts", resume=True, checkpoint_every=9).run()
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")

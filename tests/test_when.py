@@ -143,7 +143,7 @@ def test_shares_parts_and_facts_by_hand():
 def test_a_verdict_is_that_of_its_interval():
     ratios = {"more": [1.5, 1.2, 1.8], "less": [0.5, 0.3, 0.9], "not decided": [1.1, 0.9, 1.3]}
     for word, ratio in ratios.items():
-        assert noises.verdict(ratio) == word
+        assert noises.more_or_less(ratio) == word
 
 
 def test_two_baselines_are_compared_on_the_same_prompts():

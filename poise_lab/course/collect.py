@@ -19,7 +19,7 @@ from .cells import grade_id, grade_ids
 from .deadlines import COLLECTED, keep_deadlines, kept_deadlines, tell_late
 from .papers import MOST_NOTEBOOK, hidden, mentions, plain
 from .roster import Roster, roster_of
-from .tables import Table
+from .sheets import Sheet
 
 MOODLE = re.compile(r"(?P<name>.+?)_(?P<id>\d+)_assignsubmission_[a-z]+(_.*)?$")  # a folder, or the file itself
 CANVAS = re.compile(r"(?P<name>.+?)_(?P<late>LATE_)?(?P<id>\d+)_\d+_.+$")  # the file itself
@@ -171,8 +171,8 @@ def collect(
         ids[name] = grade_ids(course / "source" / name / f"{name}.ipynb")
     kept_deadlines(course)  # whether they can be read
     record = course / "collected.csv"
-    table = Table.read(record, COLLECTED) if record.is_file() else Table(list(COLLECTED), [])
-    left, new, strangers, undated = Table(["from", "student", "file", "reason"], []), 0, [], []
+    table = Sheet.read(record, COLLECTED) if record.is_file() else Sheet(list(COLLECTED), [])
+    left, new, strangers, undated = Sheet(["from", "student", "file", "reason"], []), 0, [], []
     for source in sources:
         files, before = without_wrapper(files_in(source), names), len(table.rows)
         known = says_when(files)
@@ -254,7 +254,7 @@ def told(left: list[dict[str, str]]) -> list[str]:
 
 def keep(
     course: Path,
-    table: Table,
+    table: Sheet,
     student: Student,
     folder: str,
     name: str,

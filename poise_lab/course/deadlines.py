@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..errors import PoiseLabError
 from .roster import roster_of
-from .tables import Table
+from .sheets import Sheet
 
 DEADLINES = ("assignment", "due")  # columns of deadlines.csv
 COLLECTED = ("student", "name", "platform", "id", "assignment", "time", "late", "from", "kept")  # and of collected.csv
@@ -38,7 +38,7 @@ def deadlines(given: list[str], names: list[str]) -> dict[str, datetime.datetime
 def kept_deadlines(course: Path) -> dict[str, datetime.datetime]:
     """Those in deadlines.csv, which people edit too."""
     path = course / "deadlines.csv"
-    rows = Table.read(path, DEADLINES).rows if path.is_file() else []
+    rows = Sheet.read(path, DEADLINES).rows if path.is_file() else []
     return {row["assignment"]: read_time(row["due"], path.name) for row in rows if row["due"].strip()}
 
 
@@ -50,7 +50,7 @@ def keep_deadlines(course: Path, given: dict[str, datetime.datetime], collected:
     due |= {name: at for name, at in given.items() if name}
     if given:
         rows = [{"assignment": name, "due": f"{at}"} for name, at in sorted(due.items())]
-        Table(list(DEADLINES), rows).write(course / "deadlines.csv")
+        Sheet(list(DEADLINES), rows).write(course / "deadlines.csv")
     return due
 
 
@@ -63,7 +63,7 @@ def tell_late(course: Path) -> dict[tuple[str, str], str]:
     record = course / "collected.csv"
     if not record.is_file():
         return {}
-    table, due, roster = Table.read(record, COLLECTED), kept_deadlines(course), roster_of(course)
+    table, due, roster = Sheet.read(record, COLLECTED), kept_deadlines(course), roster_of(course)
     before = [row["late"] for row in table.rows]
     for row in table.rows:
         at = due.get(row["assignment"])

@@ -20,7 +20,7 @@ from .grading import Classroom, Graded
 from .losses import note_tests
 from .minutes import exercises
 from .papers import papers, plain, read_notebook
-from .tables import Table, number
+from .sheets import Sheet, number
 
 COLUMNS = ["student", "assignment", "points", "of", "minutes", "file", "graded", "late", "note"]
 ALSO_CALLED = {"student_id": "student", "score": "points", "max_score": "of"}  # in nbgrader's export
@@ -28,7 +28,7 @@ BY_HAND = "points changed by hand"
 HOW_LONG = "minutes_taken"  # the cell in which students may say how long they took
 
 
-class Grades(Table):
+class Grades(Sheet):
     """grades.csv. `points` are what counts, and a person may change them; `graded` is what the grader gave."""
 
     @classmethod

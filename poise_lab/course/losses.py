@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .grading import Graded
 from .papers import plain
-from .tables import Table, number
+from .sheets import Sheet, number
 
 COLUMNS = ["student", "assignment", "test", "points", "of", "said"]
 SHOWN = 5  # tests of an assignment that are told
@@ -16,7 +16,7 @@ SHOWN = 5  # tests of an assignment that are told
 def note_tests(course: Path, name: str, graded: Graded) -> None:
     """Write what each test gave a student, and what it said, in the place of what stood there of this paper."""
     path, student = course / "tests.csv", plain(graded.student)
-    table = Table.read(path) if path.is_file() else Table(list(COLUMNS), [])
+    table = Sheet.read(path) if path.is_file() else Sheet(list(COLUMNS), [])
     table.rows = [row for row in table.rows if (row["student"], row["assignment"]) != (student, name)]
     for test, full in graded.of.items():
         said = next((m.split(": ", 1)[1] for m in graded.messages if m.startswith(f"{test}: ")), "")
@@ -28,7 +28,7 @@ def note_tests(course: Path, name: str, graded: Graded) -> None:
 def most_lost(course: Path, name: str, students: set[str]) -> list[str]:
     """Lines about the tests that cost most, among papers that earned anything: how many lost, and by what."""
     path = course / "tests.csv"
-    rows = [row for row in Table.read(path).rows if row["assignment"] == name] if path.is_file() else []
+    rows = [row for row in Sheet.read(path).rows if row["assignment"] == name] if path.is_file() else []
     earned = {row["student"] for row in rows if number(row["points"])} & students
     rows = [row for row in rows if row["student"] in earned]
     lost: dict[str, list[str]] = {}

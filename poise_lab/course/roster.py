@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..errors import PoiseLabError
 from .papers import plain
-from .tables import Table, number
+from .sheets import Sheet, number
 
 WHOLE = ("name", "full name", "student")  # columns, in small letters
 PARTS = (("first name", "last name"), ("first name", "surname"))
@@ -29,7 +29,7 @@ class Roster:
     """
 
     def __init__(self, path: Path):
-        table = Table.read(path)
+        table = Sheet.read(path)
         column = {name.lower(): name for name in table.columns}
         whole = next((column[name] for name in WHOLE if name in column), None)
         parts = next(([column[p] for p in pair] for pair in PARTS if set(pair) <= set(column)), None)

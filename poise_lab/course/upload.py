@@ -10,7 +10,7 @@ from ..errors import PoiseLabError
 from .deadlines import COLLECTED, attempt
 from .gradebook import read_grades
 from .papers import mentions
-from .tables import Table, with_point
+from .sheets import Sheet, with_point
 
 
 def upload(course: Path, names: list[str], worksheet: Path | None = None) -> list[str]:
@@ -26,7 +26,7 @@ def upload(course: Path, names: list[str], worksheet: Path | None = None) -> lis
     if not grades:
         raise PoiseLabError(f"nothing is graded yet: there is no {course / 'grades.csv'}, or it is empty")
     if (course / "collected.csv").is_file():
-        rows = sorted(Table.read(course / "collected.csv", COLLECTED).rows, key=attempt)
+        rows = sorted(Sheet.read(course / "collected.csv", COLLECTED).rows, key=attempt)
         who = {(row["student"], row["assignment"]): row for row in rows}  # that of the last attempt, which counts
     nobody = sorted({key[0] for key in grades if key[1] in names and not who.get(key, {}).get("id")})
     said = [f"{student} is in no table: the paper was not collected from Moodle or Canvas" for student in nobody]
@@ -43,7 +43,7 @@ def upload(course: Path, names: list[str], worksheet: Path | None = None) -> lis
 def moodle_table(path: Path, name: str, grades: dict, who: dict) -> Path | None:
     """A grading worksheet: Moodle knows its participants by the number in the folder that it gave."""
     columns = ["Identifier", "Full name", "Grade", "Maximum Grade", "Last modified (grade)", "Feedback comments"]
-    table = Table(columns, [])
+    table = Sheet(columns, [])
     for key, row in sorted(grades.items()):
         known = who.get(key, {})
         if key[1] == name and known.get("platform") == "moodle":
@@ -59,7 +59,7 @@ def canvas_table(path: Path, names: list[str], grades: dict, who: dict) -> Path 
     """A gradebook to import: Canvas knows its users by the number in the file that it gave."""
     columns = ["Student", "ID", "SIS User ID", "SIS Login ID", "Section", *names]
     full = {name: next((row["of"] for key, row in grades.items() if key[1] == name), "") for name in names}
-    table = Table(columns, [{"Student": "    Points Possible", **full}])
+    table = Sheet(columns, [{"Student": "    Points Possible", **full}])
     for student in sorted({student for student, _ in who}):
         known = [who[student, name] for name in names if (student, name) in who and (student, name) in grades]
         known = [row for row in known if row["platform"] == "canvas"]
@@ -74,7 +74,7 @@ def canvas_table(path: Path, names: list[str], grades: dict, who: dict) -> Path 
 
 def filled(worksheet: Path, out: Path, names: list[str], grades: dict, who: dict) -> Path:
     """The platform's own table with the points in it; a student or an assignment that it does not know is an error."""
-    table = Table.read(worksheet)
+    table = Sheet.read(worksheet)
     moodle = "Identifier" in table.columns
     if not moodle and not {"Student", "ID"} <= set(table.columns):
         raise PoiseLabError(

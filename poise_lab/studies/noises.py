@@ -214,7 +214,7 @@ def formula(accuracy: float, spread: float, ratio: float) -> dict[str, float]:
     }  # fmt: skip
 
 
-def verdict(ratio: tuple[float, float, float]) -> str:
+def more_or_less(ratio: tuple[float, float, float]) -> str:
     """What the interval of a ratio of noises says."""
     _, low, high = ratio
     return "more" if low > 1 else "less" if high < 1 else "not decided"

@@ -72,8 +72,8 @@ class Reduced(RegressorMixin, BaseEstimator):
         return self.model_.predict(np.asarray(X, dtype=np.float32)).clip(0, 1)
 
 
-def evaluate(estimator, X: np.ndarray, readings: Readings, *, train: int | None = None, rows: int | None = None,
-             shuffle: bool = False) -> dict[str, list[float]]:  # fmt: skip
+def measures_of(estimator, X: np.ndarray, readings: Readings, *, train: int | None = None, rows: int | None = None,
+                shuffle: bool = False) -> dict[str, list[float]]:  # fmt: skip
     """MAE, r and variance reduction of an estimator on each split's held-out prompts.
 
     X: (P, R, F). train: prompts to fit on, by default all that are not held out. rows: responses of each to fit on.
@@ -114,11 +114,11 @@ class Row:
     def measures(self, readings: Readings) -> dict[str, list[float]]:
         """Each measure's values, one per split."""
         chosen = dict(train=self.train, rows=self.rows, shuffle=self.shuffle)
-        return evaluate(self.estimator, self.features, readings, **chosen)
+        return measures_of(self.estimator, self.features, readings, **chosen)
 
 
 @dataclasses.dataclass(frozen=True)
-class Table:
+class Rows:
     """The rows of a table by name; called, it gives the measures of each."""
 
     readings: Readings
@@ -128,7 +128,7 @@ class Table:
         return {name: row.measures(self.readings) for name, row in self.rows.items()}
 
 
-def tables_of(readings: Readings) -> dict[str, Table]:
+def tables_of(readings: Readings) -> dict[str, Rows]:
     """Every table of one model on one task, to be made by a call."""
     release, X = ValueProbe.preset("release"), readings.features()
     length = readings.lengths[..., None].astype(float)
@@ -161,7 +161,7 @@ def tables_of(readings: Readings) -> dict[str, Table]:
             **{f"{ridge:g}, PCA 32 and 64": Row(clone(release).set_params(ridge=ridge), X) for ridge in RIDGES},
         },
     }  # fmt: skip
-    return {name: Table(readings, rows) for name, rows in tables.items()}
+    return {name: Rows(readings, rows) for name, rows in tables.items()}
 
 
 def missing(models: Sequence[str], out: Path) -> dict[str, float]:

@@ -28,7 +28,7 @@ from ..runs import format_table
 from ..stats import interval
 from ..tasks import TINY_TASKS, Problem, load_task
 from ..variance import Scores, adam_scale, group_advantages, read_scores
-from .noises import BY_TOKEN, LEARNED, Measured, no_interval, verdict
+from .noises import BY_TOKEN, LEARNED, Measured, more_or_less, no_interval
 
 PROMPTS, PIECE = 400, 50  # problems of a setting, and of a piece
 RESPONSES, FRESH = 4, 16  # to each: scored, and for V(x)
@@ -238,7 +238,7 @@ def says(out: Path) -> str:
     said.append(format_table(squares))
     for label, other in PAIRS:
         ratios = {name: one.against(label, other) for name, one in found.items()}
-        rows = [{"setting": name, f"{label} over {other}": r, "noise": verdict(r)} for name, r in ratios.items()]
+        rows = [{"setting": name, f"{label} over {other}": r, "noise": more_or_less(r)} for name, r in ratios.items()]
         said.append(format_table(rows))
     for name, one in found.items():
         kinds = {kind: one.sums if kind == "sum" else one.noise(kind) for kind in one.kinds}

@@ -46,7 +46,8 @@ def load_task(
 
     One's own: a JSONL, JSON, CSV or parquet file, a list of dicts, or a data set of the library `datasets` in memory.
         question, answer, difficulty: names of the columns (difficulty: a number, or none). prompt: the text around a
-        question, "{question}\\nAnswer with a number." split: of a data set with several, or of a column "split".
+        question, "{question}\\nAnswer with a number.", and around other columns, "{context}\\n{question}".
+        split: of a data set with several, or of a column "split".
         verify: "exact", "number", "choice", "regex", "math" (see `answers`), or a function (response, record) -> 0 to 1,
             also as "rewards.py:score", by file and name.
 

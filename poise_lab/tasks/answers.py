@@ -98,14 +98,14 @@ def exact(text: str, answer: str) -> float:
 def number(text: str, answer: str) -> float:
     """The last number of the final answer is the reference, and stands alone, as `last_number` has it.
 
-    Two whole numbers are compared exactly, others to one part in a million.
+    Two whole numbers are compared exactly, others to one part in a million of the reference.
     """
     (given, _), (right, _) = last_number(final_answer(text)), last_number(answer)
     if given is None or right is None:
         return 0.0
     if WHOLE.fullmatch(given) and WHOLE.fullmatch(right):
         return float(Decimal(given) == Decimal(right))  # of any length, which int() is not
-    return float(abs(float(given) - float(right)) <= 1e-6 * max(1.0, abs(float(right))))
+    return float(abs(float(given) - float(right)) <= 1e-6 * abs(float(right)))
 
 
 def choice(text: str, answer: str) -> float:

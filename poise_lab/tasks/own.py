@@ -8,11 +8,13 @@ import importlib.util
 import inspect
 import json
 import math
+import re
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from random import Random
 
 from ..errors import PoiseLabError, unknown_name
+from ..settings import check_text
 from .answers import VERIFIERS, check_reference, function_at
 from .gym import Problem
 
@@ -60,12 +62,12 @@ class RecordProblem(Problem):
             number = math.nan if isinstance(value, str) else float(value)
         except (TypeError, ValueError, OverflowError, RuntimeError):  # of None, complex numbers, tensors of several
             number = math.nan
-        if not 0 <= number <= 1:
+        if not -1e-6 <= number <= 1 + 1e-6:  # a mean of parts in single precision may end up a little outside
             raise PoiseLabError(
                 f"the reward function of task {self.task!r} gave {value!r} for question {self.question[:60]!r}; "
                 "it must give a number from 0 to 1"
             )
-        return number
+        return min(max(number, 0.0), 1.0)
 
 
 def _verifier(verify: str | Callable[[str, dict], float], called: str) -> str | Callable[[str, dict], float]:
@@ -110,8 +112,10 @@ class RecordTask:
         self.name, self.verifier_errors, self.file = name, 0, None
         called = verify if isinstance(verify, str) else getattr(verify, "__qualname__", type(verify).__name__)
         self.verify = _verifier(verify, called)
-        if "{question}" not in prompt:
+        check_text(prompt, "prompt")
+        if not any(name in prompt for name in ("{question}", f"{{{question}}}")):
             raise PoiseLabError(f"prompt={prompt!r} must have {{question}} in it, where the question goes")
+        self.answers = answer  # the column
         self.problems = self._different(rows, question, answer, difficulty, prompt)
         if not self.problems:
             raise PoiseLabError(f"task {name!r} has no records")
@@ -130,7 +134,7 @@ class RecordTask:
     def _different(
         self, rows: Sequence[dict], question: str, answer: str, difficulty: str | None, prompt: str
     ) -> list[Problem]:
-        """A problem for each question, blanks at its ends aside, by the first record that asks it."""
+        """A problem for each question as it is put, blanks at its ends aside, by the first record that asks it."""
         first: dict[str, RecordProblem] = {}
         others = 0
         for n, row in enumerate(rows):
@@ -140,12 +144,12 @@ class RecordTask:
                 raise PoiseLabError(
                     f"record {n} of task {self.name!r}: the answer {right[:60]!r} {wrong}; mend it, or use another verifier"
                 )
-            known = first.get(asked.strip())
+            text, bare = (self._filled(prompt, n, row, {question: q, answer: None}) for q in (asked, asked.strip()))
+            known = first.get(bare)
             if known:
                 others += known.answer.strip() != right.strip()
             else:
-                text = prompt.replace("{question}", asked)
-                first[asked.strip()] = self._problem(n, row, text, right, difficulty)
+                first[bare] = self._problem(n, row, text, right, difficulty)
         if others:
             warnings.warn(
                 f"task {self.name!r}: {len(rows) - len(first)} records repeat a question and were left out, and {others} of "
@@ -154,8 +158,29 @@ class RecordTask:
             )
         return list(first.values())
 
+    def _filled(self, prompt: str, n: int, row: dict, known: dict[str, str | None]) -> str:
+        """The words of a prompt with the record's columns in place of their names in braces.
+
+        known: the question's text by the name of its column, which {question} stands for, too; None for the answer, of
+        which nothing is put in.
+        """
+
+        def text(match: re.Match) -> str:
+            name = question if match[1] == "question" else match[1]
+            value = known[name] if name in known else self._column(n, row, name) if name in row else None
+            return match[0] if value is None else value
+
+        question = next(iter(known))
+        return re.sub(r"\{(\w+)\}", text, prompt)
+
     def _column(self, n: int, row: dict, column: str) -> str:
         value = row.get(column)
+        if isinstance(value, list | tuple | dict) and not (column == self.answers and callable(self.verify)):
+            kind = type(value).__name__
+            raise PoiseLabError(
+                f"record {n} of task {self.name!r}: column {column!r} holds a {kind}; give one text or number, or for several "
+                "right answers a function as verify"
+            )
         try:
             text = str(value)
             text.encode()

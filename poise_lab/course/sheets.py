@@ -15,7 +15,7 @@ from .papers import plain
 
 
 @dataclasses.dataclass
-class Table:
+class Sheet:
     """A CSV file that a spreadsheet may have saved: with a byte-order mark, semicolons, further columns."""
 
     columns: list[str]
@@ -24,7 +24,7 @@ class Table:
     marked: bool = False  # whether it begins with a byte-order mark
 
     @classmethod
-    def read(cls, path: Path, needed: Sequence[str] = ()) -> Table:
+    def read(cls, path: Path, needed: Sequence[str] = ()) -> Sheet:
         """needed: columns that must be there, in small letters; they are found in capitals too.
 
         Raises PoiseLabError for a file that is no text, or lacks one of them.
