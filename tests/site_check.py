@@ -62,6 +62,7 @@ def test_page_opens_and_moves(built, browser, name):  # noqa: F811
         page.evaluate("() => MathJax.startup.promise")
         if not page.locator("mjx-container").count() or page.locator("article p", has_text="$$").count():
             faults.append("formulas are not typeset")
+        faults += page.evaluate(MARKS)
     missing = page.evaluate("() => [...document.images].filter(i => i.complete && !i.naturalWidth).map(i => i.src)")
     page.context.close()
     assert not faults, "\n".join(faults)
@@ -86,6 +87,15 @@ def test_page_is_as_wide_as_a_phone(built, browser, name):  # noqa: F811
     page.context.close()
 
 
+MARKS = r"""() => {
+  const found = [], words = document.createTreeWalker(document.querySelector('.bd-article'), NodeFilter.SHOW_TEXT);
+  while (words.nextNode()) {
+    const node = words.currentNode;
+    if (/[$`]|\\[a-zA-Z]|\*\*/.test(node.textContent) && !node.parentElement.closest('code, pre, script, style, mjx-container, .poise-view, .poise-figure'))
+      found.push(`not typeset: ${node.textContent.trim().slice(0, 60)}`);
+  }
+  return found;
+}"""
 CUT = """() => [...document.querySelectorAll('.cell_input pre, .cell_output pre, .poise-table, .pst-scrollable-table-container')]
   .filter(part => part.checkVisibility() && part.scrollWidth > part.clientWidth + 2).map(part => part.innerText.slice(0, 60))"""
 

@@ -207,12 +207,23 @@ def test_no_prose_is_left_to_be_written(notebook):
     assert not [c.source for c in notebook.cells if c.cell_type == "markdown" and c.source.upper() == c.source]
 
 
-def test_no_marks_are_left_in_a_summary(notebook):
-    """JupyterLab typesets formulas there and reads no Markdown: backticks and asterisks would be seen."""
+SUMMARY = re.compile(r"<summary>(.*?)</summary>", re.S)
+
+
+def test_a_summary_is_html_alone(notebook):
+    """It is read as no Markdown, and only JupyterLab typesets formulas there: a site and GitHub would show the marks."""
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
-            for said in re.findall(r"<summary>(.*?)</summary>", cell.source, re.S):
-                assert not re.search(r"[`*]", MATH.sub("", said)), said
+            for said in SUMMARY.findall(cell.source):
+                assert not re.search(r"[`*$]", said), said
+
+
+def test_a_displayed_formula_is_a_paragraph(notebook):
+    """Within one, a site takes it for text between two dollars."""
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            for part in re.split(r"\n\s*\n|</?div[^>]*>", cell.source):
+                assert "$$" not in part or re.fullmatch(r"\$\$.*\$\$", part.strip(), re.S), part
 
 
 def test_no_machine_paths(notebook):
@@ -576,7 +587,8 @@ TYPED = re.compile(r"\b(?:V|Var|Cov|E)[(\[]|\b[A-Za-z]\^|(?<![\w`])[A-Za-z] [=<>
 
 def not_typeset(notebook) -> list[str]:
     """Formulas in prose, headings and code apart, that MathJax does not see."""
-    texts = [re.sub(r"`[^`]*`", "", MATH.sub(" ", readable(c))) for c in notebook.cells if c.cell_type == "markdown"]
+    prose = [dict(c, source=SUMMARY.sub("", c.source)) for c in notebook.cells if c.cell_type == "markdown"]
+    texts = [re.sub(r"`[^`]*`", "", MATH.sub(" ", readable(nbformat.from_dict(c)))) for c in prose]
     return [text[max(0, found.start() - 20) : found.end() + 20] for text in texts for found in TYPED.finditer(text)]
 
 
