@@ -21,7 +21,7 @@ from .flags import (
     add_task_flags,
     named_values,
     spoken,
-    task_of_run,
+    task_of,
     with_config,
 )
 
@@ -220,8 +220,7 @@ def _sample(args) -> int:
     policy = load_policy(args.policy, **spoken(args))
     if args.prompt is None:
         told = named_values("--task-set", args.task_settings)
-        name, told = (args.task or TINY_TASKS, told) if args.task or told else task_of_run(args.policy)
-        task = load_task(name, **told)
+        task = load_task(args.task or TINY_TASKS, **told) if args.task or told else task_of(args.policy)
         problems = task.sample(args.problems, args.seed)
     else:
         problems = load_task([{"question": args.prompt, "answer": "none is known"}]).sample(1, args.seed)

@@ -77,10 +77,10 @@ def baseline_metrics(rollouts, advantages: torch.Tensor | None, values: torch.Te
 def what_to_change(reward: float, problem: Problem, written: str, stopped: int = 0) -> str:
     """What may help where every response has the same reward.
 
-    written: what the policy wrote to a problem. stopped: responses that the verifier raised an error on.
+    written: what the policy wrote to a problem. stopped: responses on which a function of one's own raised an error.
     """
     if stopped:
-        return f"the verifier stopped with an error on {stopped} of the responses, which count as wrong: mend it first"
+        return f"the reward function stopped with an error on {stopped} of the responses, which count as wrong: mend it first"
     if reward not in (0, 1):
         return "give a reward that is higher for better responses"
     counts = looked_for(problem) if reward == 0 and isinstance(problem, Problem) else None

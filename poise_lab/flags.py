@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import inspect
 import json
+import re
 import textwrap
 import tomllib
 import warnings
@@ -18,11 +19,13 @@ from .errors import PoiseLabError, unknown_name
 from .policies import SPOKEN
 from .probe import ValueProbe
 from .runs import FOUND, SETTINGS
-from .tasks import TINY_TASKS
+from .tasks import TINY_TASKS, load_task
 from .tasks.answers import VERIFIERS
 from .templates import TEMPLATE_FILES
 
 ENGINES = ("lab", "trl")
+# LaTeX's commands that begin with an n
+LATEX = "abla|atural|e|earrow|eg|eq|ewline|exists|i|leq|geq|mid|ot|otin|parallel|prec|sim|subseteq|succ|u"
 WORDS = {"true": "True", "false": "False", "null": "None"}  # as JSON and TOML write them
 
 
@@ -186,28 +189,29 @@ def read_config(path: Path) -> dict:
     return values
 
 
-def task_of_run(policy: str) -> tuple[str, dict]:
-    """Name or file, and settings, of the task that a run folder was trained on; the bundled three of any other policy.
+def task_of(policy: str):
+    """The task that a run folder was trained on; the bundled three of any other policy.
 
-    Warns where the run's own came from Python: then it is the bundled three, too.
+    Warns where it cannot be had again, as one that came from Python: then it is the bundled three, too.
     """
     path = Path(policy) / "config.json"
     if not (path.parent / "metrics.jsonl").is_file():
-        return TINY_TASKS, {}
+        return load_task(TINY_TASKS)
     config, values = _parsed(path), read_config(path)
-    task, settings = str(config.get("task")), dict(values["task_settings"])
-    own, verify = "sha256" in settings, str(settings.get("verify"))
-    from_python = (
-        not config.get("task_file") or not (verify in VERIFIERS or ".py:" in verify)
-        if own
-        else "+" in task and settings
+    told = {
+        name: value for name, value in values["task_settings"] if name != "sha256"
+    }  # a look takes what is there now
+    if config.get("task_file") or "sha256" not in dict(values["task_settings"]):
+        try:
+            return load_task(str(values["task"]), **told)
+        except PoiseLabError as e:
+            why = f"cannot be had from here: {e}"
+    else:
+        why = "came from Python"
+    warnings.warn(
+        f"the task of {policy} {why}; these are problems of {TINY_TASKS}, and --task names others", stacklevel=2
     )
-    if from_python:
-        warnings.warn(
-            f"the task of {policy} came from Python: these are problems of {TINY_TASKS}; --task names others",
-            stacklevel=2,
-        )
-    return (TINY_TASKS, {}) if from_python else (values["task"], settings)
+    return load_task(TINY_TASKS)
 
 
 def check_questions(path: Path, args: argparse.Namespace) -> None:
@@ -267,8 +271,8 @@ def named_values(flag: str, pairs: list[str | tuple]) -> dict:
 
 
 def with_lines(text: str) -> str:
-    """A text that a policy reads: the letters \\n, which stand for a new line where a shell has no other way, are one."""
-    return text.replace("\\n", "\n")
+    """A text that a policy reads: in it \\n is a new line, which few shells can write, but for LaTeX's \\neq and the like."""
+    return re.sub(rf"\\n(?!(?:{LATEX})(?![a-z]))", "\n", text)
 
 
 class Lines(argparse.Action):

@@ -33,6 +33,7 @@ from .templates import (
 from .ways import Compared, Ways, find_ways, merged
 
 WORDINGS = ("compact", "question", "line")
+ADAPTER_PLACES = ("base_model_name_or_path", "revision", "peft_version", "inference_mode")  # no settings of an adapter
 SPOKEN = ("wording", "shots", "tags", "system", "template", "template_args")  # how a policy is spoken to
 
 
@@ -66,7 +67,8 @@ class Policy:
 
     def __post_init__(self):
         self.adapters = {
-            name: _plain(config.to_dict()) for name, config in getattr(self.model, "peft_config", {}).items()
+            name: _plain({k: v for k, v in config.to_dict().items() if k not in ADAPTER_PLACES})
+            for name, config in getattr(self.model, "peft_config", {}).items()
         }
         if hasattr(self.model, "get_base_model"):
             kinds = [config for config in self.model.peft_config.values() if config.is_prompt_learning]
@@ -93,9 +95,8 @@ class Policy:
                 f"policy {self.name!r} has no end-of-sequence token that its model knows, so its responses could not end; "
                 "set tokenizer.eos_token_id"
             )
-        self.eos_token_ids = self.ends = sorted(
-            eos
-        )  # the second without the newlines that end a response after examples
+        self.ends = sorted(eos)
+        self.eos_token_ids = list(self.ends)  # and below the newlines that end a response after examples
         self._find_tags()
         if self.shots < 0:
             raise PoiseLabError(f"shots={self.shots}; show 0 or more solved problems")
@@ -262,7 +263,7 @@ class Policy:
         All of it or nothing, since a part would be spoken to in another way: an error leaves what was there, and a kill
         while a folder that is there is replaced leaves one without config.json, which is not loaded.
         An adapter is merged into the weights. Of the generation config the tokens are kept, with all that end a response
-        here, and how to draw; what else would bend the probabilities of the policy, such as a repetition penalty, is not.
+        here, and do_sample, temperature, top_p and top_k; what else would bend the probabilities of the policy, such as a repetition penalty, is not.
         Raises PoiseLabError where an adapter cannot be merged (`ways.merged`).
         """
         with whole_folder(

@@ -27,7 +27,8 @@ from .stats import Gap, mean_interval
 FOUND = ("dtype", "adapters", "starting_weights")  # what a run finds its policy to be; no flag sets it
 SETTINGS = ("engine", "policy", *SPOKEN, *FOUND, "task", "task_settings", "baseline", "train")
 NEEDED = {"train.seed": int, "train.steps": int, "baseline.name": str, "baseline.responses": int}  # of a run folder
-ASIDE = ("train.seed", "train.checkpoint_every")  # two runs that differ in nothing else are seeds of one setting
+# two runs that differ in nothing else are seeds of one setting; a fresh adapter's weights come from the seed, too
+ASIDE = ("train.seed", "train.checkpoint_every", "starting_weights")
 
 
 @dataclasses.dataclass

@@ -57,7 +57,7 @@ class Sampler:
     def begin(self, step: int) -> None:
         """Start the bill of a step (1 is the first)."""
         self.step, self.tokens, self.responses = step, 0, 0
-        self._drawn = (step - 1) * self.prompts  # a mixture's turns go on where those of the step before ended
+        self._drawn = (step - 1) * self.prompts  # a mixture's turns go on from step to step
         self._calls = {"problems": 0, "responses": 0}
 
     def _next_seed(self, what: str) -> int:

@@ -103,7 +103,7 @@ def check_folder(name: str | Path, folder: Path) -> None:
             raise PoiseLabError(f"folder {folder} holds no model: config.json is missing")
         if not any(folder.glob("*.safetensors")):
             raise PoiseLabError(f"folder {folder} holds no model: there is no .safetensors file in it")
-    elif len(parts := Path(name).parts) == 2 and (parts[0] == "runs" or Path(parts[0]).is_dir()):
+    elif len(parts := Path(name).parts) == 2 and (parts[0] == "runs" or any(Path(parts[0]).glob("*/config.json"))):
         close = difflib.get_close_matches(parts[1], [path.name for path in Path(parts[0]).glob("*")], 1)
         raise PoiseLabError(f"there is no folder {name}{f'; did you mean {parts[0]}/{close[0]}?' if close else ''}")
     elif str(name).count("/") != 1 or folder.is_absolute() or str(name).startswith("."):

@@ -40,7 +40,8 @@ from .runs import (
     resumed_config,
 )
 from .sampler import Sampler, held_out_problems, step_seed
-from .tasks import Task, TaskMixture
+from .tasks import RecordTask, Task, TaskMixture
+from .ways import merged
 
 PATIENCE = 3  # steps after which a run stops if every reward was the same
 
@@ -61,10 +62,18 @@ def _check_kinds(policy, task, baseline) -> None:
         raise PoiseLabError(f"{type(baseline).__name__} must define advantages(rollouts, internals)")
 
 
+def _computed_with(policy: Policy) -> dict[str, torch.Tensor]:
+    """The weights that a policy computes with: an adapter that has learned nothing adds nothing, whatever it begins with."""
+    try:
+        return merged(policy.model).state_dict()
+    except PoiseLabError:  # an adapter that cannot be merged
+        return dict(policy.model.named_parameters())
+
+
 class Trainer:
     """Train a policy on a task with a baseline.
 
-    policy: changed in place. baseline: learns, so each run has one of its own.
+    policy: changed in place. task: anything whose `sample` gives the same problems for the same arguments. baseline: learns, so each run has one of its own.
     out: run folder, made here; it must not hold a run unless `resume`.
     on_step: called with the metrics of each step (step 0 is the evaluation before training).
 
@@ -104,8 +113,8 @@ class Trainer:
         )
         self.reference = copy.deepcopy(policy) if config.kl else None
         # a run that goes on is held to the same reference
-        self.start = {"starting_weights": checkpoints.digest(self.trained)} if config.kl else {}
-        self.whole = True  # whether baseline and weights are those of the last finished step
+        self.start = {"starting_weights": checkpoints.digest(_computed_with(policy))} if config.kl else {}
+        self.whole = True  # whether baseline and weights are sure to be those of the last finished step
         self.held_out = held_out_problems(task, config.eval_prompts, config.seed)
         self.sampler = Sampler(
             policy, task, config.prompts, seed=config.seed, exclude=self.held_out,
@@ -134,11 +143,13 @@ class Trainer:
     def _check_problems(self) -> None:
         """Refuse now what a step would refuse: a layer, too few problems, and a prompt of one's own that is too long."""
         check_layers_and_pools(self.policy, [self.config.layer], [self.config.pool])
-        own = [p for task in getattr(self.task, "tasks", [self.task]) for p in getattr(task, "problems", ())]
-        prompts_of(
-            self.policy, [*self.held_out, *self.baseline.problems(self.sampler), *own], self.config.max_new_tokens
-        )
-        self.sampler.begin(1)
+        tasks = self.task.tasks if isinstance(self.task, TaskMixture) else [self.task]
+        asked = [p for task in tasks if isinstance(task, RecordTask) for p in task.problems]
+        if type(self.baseline).sample is Baseline.sample:  # it takes what the library draws
+            for step in range(1, len(tasks) + 1):  # a mixture's steps begin with one task after another
+                self.sampler.begin(step)
+                asked += self.baseline.step_problems(self.sampler)
+        prompts_of(self.policy, [*self.held_out, *asked], self.config.max_new_tokens)
 
     # --- the loop --------------------------------------------------------------------------------
 
@@ -160,6 +171,8 @@ class Trainer:
             except BaseException as e:  # Ctrl-C among them
                 if self.step == 0 and not disk_is_full(e):
                     free_folder(self.out)
+                    if self.whole:  # nothing was learned
+                        self.baseline.run = None
                 raise
 
     def _run(self) -> RunRecord:
@@ -186,6 +199,7 @@ class Trainer:
                 except BaseException as e:  # of a verifier, or a second Ctrl-C: the steps before are not lost
                     if self.step and self.whole and not disk_is_full(e):
                         self._save_checkpoint(self.step)
+                        keep_policy(self.out, self.policy, finished=False)
                     raise
                 self._record(metrics)
                 self.whole = True
@@ -211,7 +225,8 @@ class Trainer:
         self._save_checkpoint(step)
         problem, written = self.held_out[0], read_lines(self.out / "samples.jsonl")[-1]["samples"][0]["greedy"]
         stopped = sum(metrics.get("verifier_errors", 0) for metrics in self.metrics)
-        change = what_to_change(reward, problem, written, stopped)
+        own = callable(getattr(self.task, "verify", None)) and stopped >= self.metrics[-1]["responses"] / 2
+        change = what_to_change(reward, problem, written, stopped if own else 0)
         raise PoiseLabError(
             f"every response to task {self.task.name!r} has the reward {reward:g}, on held-out problems and in {step} steps, "
             f"so there is nothing to learn from; {change}; what was done is kept in {self.out}"
@@ -235,12 +250,12 @@ class Trainer:
         rollouts = self._sample(step)
         # 2. What the policy computed on the way: log-probabilities, entropies, hidden states. The last two are the features phi.
         internals = self._read(rollouts)
+        self.whole = False  # a baseline may learn in any of its methods
         # 3. Predict each response's baseline b from its *partner's* phi, with the probe of the steps before: A = r - b.
         advantages = self._take_advantages(rollouts, internals)
         # 4. What the probe says of responses that it has not learned from is measured now, before it learns from them.
         values = self._predict(rollouts, internals)
         # 5. Put (phi, the partner's reward) into the buffer and fit the probe anew, for the next step.
-        self.whole = False
         self._learn(rollouts, internals)
         # 6. On each mini-batch of prompts, one optimizer step on the clipped surrogate (Eq. 14).
         updates = [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
@@ -64,6 +66,26 @@ def test_only_the_adapter_moves_and_a_run_goes_on_bit_for_bit(way, tmp_path):
     trainer(tmp_path / "parts", policy=again, resume=True).run()
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
     assert all(torch.equal(p, again.model.state_dict()[name]) for name, p in policy.model.state_dict().items())
+
+
+def lora(seed: int, alpha: int) -> pl.Policy:
+    policy = tiny_policy()
+    torch.manual_seed(seed)  # of one half of the adapter; the other begins at 0
+    config = LoraConfig(r=2, lora_alpha=alpha, target_modules=["q_proj"])
+    return pl.Policy(get_peft_model(policy.model, config), policy.tokenizer, policy.name, "compact")
+
+
+def test_a_run_goes_on_with_an_adapter_of_its_settings(tmp_path):
+    """Whatever it begins with: what it starts from computes the same, so a KL penalty's reference is the same, too."""
+    for seed in (0, 1):
+        trainer(tmp_path / f"r{seed}", policy=lora(seed, 8), steps=2, kl=0.5, seed=seed).run()
+    with pytest.raises(pl.PoiseLabError, match="adapters.default.lora_alpha is 8 there and 64 here"):
+        trainer(tmp_path / "r0", policy=lora(0, 64), kl=0.5, seed=0, resume=True)
+    trainer(tmp_path / "r0", policy=lora(5, 8), kl=0.5, seed=0, resume=True).run()
+    kept = json.loads((tmp_path / "r0" / "config.json").read_text())["adapters"]["default"]
+    assert kept["r"] == 2 and not {"peft_version", "base_model_name_or_path"} & kept.keys()
+    trainer(tmp_path / "r1", policy=lora(1, 8), kl=0.5, seed=1, resume=True).run()
+    assert [row["seeds"] for row in pl.compare([pl.read_run(tmp_path / f"r{seed}") for seed in (0, 1)])] == [2]
 
 
 @pytest.mark.parametrize("changes", [{}, dict(use_dora=True), dict(modules_to_save=["lm_head"])], ids=str)

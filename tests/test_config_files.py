@@ -233,6 +233,9 @@ def test_words_of_flags():
     found = parser.parse_args(["--template", r"User: {question}\nAssistant:", "--system", r"Be brief.\nBe right."])
     assert (found.template, found.system) == ("User: {question}\nAssistant:", "Be brief.\nBe right.")
     assert parser.parse_args(["--template", r"a\new.txt"]).template == r"a\new.txt"
+    assert named_values("--task-set", [r"prompt=Is $a \neq b$?\n\nAnswer\nyes or no."]) == {
+        "prompt": "Is $a \\neq b$?\n\nAnswer\nyes or no."
+    }
 
 
 def test_sample_shows_the_problems_of_the_run(tmp_path, capsys, monkeypatch):
@@ -251,12 +254,18 @@ def test_sample_shows_the_problems_of_the_run(tmp_path, capsys, monkeypatch):
     pl.Trainer(pl.load_policy("thinker"), task, pl.make_baseline("none"), config, out="runs/here", progress=False).run()
     with pytest.warns(UserWarning, match="the task of runs/here came from Python"):
         assert main(["sample", "runs/here", *shown]) == 0
+    Path("q.jsonl").rename("moved.jsonl")
+    with pytest.warns(
+        UserWarning, match="the task of runs/own cannot be had from here: there is no file q.jsonl; these are"
+    ):
+        assert main(["sample", "runs/own", *shown]) == 0
 
 
 def test_a_run_folder_that_is_not_there(tmp_path, monkeypatch, capsys):
     """No network is asked for a name in a folder that is here."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine" / "poise-0").mkdir(parents=True)
+    (tmp_path / "mine" / "poise-0" / "config.json").write_text("{}")
     assert main(["sample", "mine/poise-O"]) == 2
     assert capsys.readouterr().err == "poise-lab: there is no folder mine/poise-O; did you mean mine/poise-0?\n"
     assert main(["sample", "runs/nothing"]) == 2

@@ -346,7 +346,7 @@ def test_what_the_page_says_in_words(recomputed):
         assert min(searched) < arena.best_rate(searched) < max(searched) and len(searched) >= 4
     settings = when.read(DATA / "when").values()
     value, prefix = (
-        [noises.verdict(one.against(label, "none x1")) for one in settings]
+        [noises.more_or_less(one.against(label, "none x1")) for one in settings]
         for label in ("V(x) x1", "prefix_weighted x1")
     )
     assert (value.count("more"), value.count("less"), len(value)) == (3, 0, 6)

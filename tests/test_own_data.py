@@ -567,13 +567,17 @@ def test_the_front_pages_lines_from_a_file_to_a_trained_policy(tmp_path, monkeyp
 
 
 def test_a_prompt_names_the_columns_of_a_record():
-    rows = [{"question": "How old?", "who": who, "answer": n} for who, n in (("Ann", 7), ("Bob", 9), (" Ann", 7))]
-    task = pl.load_task([*rows[:2], rows[0]], prompt="{who}. {question} {answer} \\boxed{} {other}", verify="number")
+    rows = [
+        {"question": "How old?", "who": who, "answer": n} for who, n in (("Ann", 7), ("Bob", 9), ("", 8), (None, 8))
+    ]
+    task = pl.load_task([*rows, rows[0]], prompt="{who}. {question} {answer} \\boxed{} {other}", verify="number")
     assert [p.question for p in task.problems] == [
-        f"{who}. How old? {{answer}} \\boxed{{}} {{other}}" for who in ("Ann", "Bob")
-    ]  # the answer is not told
+        f"{who}. How old? {{answer}} \\boxed{{}} {{other}}" for who in ("Ann", "Bob", "")
+    ]  # the answer is not told, and an empty column says nothing
     renamed = pl.load_task([{"q": "1+1", "a": 2}], question="q", answer="a", prompt="{q}={question}{a}").problems
     assert [p.question for p in renamed] == ["1+1=1+1{a}"]
+    echo = pl.load_task([{"w": "cat"}, {"w": "dog"}], question="w", answer="w", prompt="Repeat: {question}").problems
+    assert [(p.question, p.answer) for p in echo] == [("Repeat: cat", "cat"), ("Repeat: dog", "dog")]
 
 
 def test_a_backslash_that_was_not_doubled_is_told():

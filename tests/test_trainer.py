@@ -858,7 +858,7 @@ def test_a_step_that_fails(tmp_path, at):
         t.run()
     assert (tmp_path / "r").exists() == (at == 2)
     if at == 2:
-        assert [c.name for c in checkpoints.saved(tmp_path / "r" / "checkpoints")] == ["step-000000", "step-000001"]
+        assert [c.name for c in checkpoints.saved(tmp_path / "r" / "checkpoints")] == ["step-000000"]
         assert [m["step"] for m in read_metrics(tmp_path / "r")] == [0, 1]
     else:
         trainer(tmp_path / "r", steps=1).run()
@@ -1166,6 +1166,7 @@ class Records(ToyTask):
 
 
 PROBLEMS = [ToyProblem(f"{i}+1") for i in range(11)]
+LONG = pl.load_task([{"question": q, "answer": 1} for q in ("1" * 200, *(f"{i}+1" for i in range(40)))])
 
 
 @pytest.mark.parametrize(
@@ -1174,7 +1175,7 @@ PROBLEMS = [ToyProblem(f"{i}+1") for i in range(11)]
         (dict(layer=9), "layer 9 asked for, but policy 'random-qwen3' has layers 0 to 2"),
         (dict(task=Records(PROBLEMS), baseline="rloo", prompts=7), "^too few$"),
         (dict(baseline=lambda: pl.make_baseline("spo", pool=5)), "a pool of 5 problems is too small for 6 prompts"),
-        (dict(task=Records([*PROBLEMS, ToyProblem("1" * 200)]), baseline="rloo"), "a prompt of 20. tokens .* is longer"),
+        (dict(task=LONG, baseline="rloo", eval_prompts=2), "a prompt of 20. tokens .* is longer"),
         (dict(policy="thinker"), "policy='thinker' is no policy; give pl.load_policy"),
         (dict(task="chain_sum"), "task='chain_sum' is no task; give pl.load_task"),
         (dict(task=ToyTask), "is no task; give pl.load_task"),
@@ -1208,3 +1209,65 @@ def test_what_a_task_refuses_in_a_step_loses_no_finished_step(tmp_path):
     assert [c.name for c in checkpoints.saved(tmp_path / "parts" / "checkpoints")] == ["step-000000", "step-000002"]
     trainer(tmp_path / "parts", resume=True, checkpoint_every=9).run()
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_a_step_that_may_have_taught_the_baseline_is_not_kept(tmp_path):
+    class Moody(pl.Baseline):
+        name, seen = "moody", 0
+
+        def advantages(self, rollouts, internals):
+            return rollouts.rewards - 0.5
+
+        def update(self, rollouts, internals):
+            self.seen += 1
+            if self.seen == 3:
+                raise RuntimeError("no more")
+
+    with pytest.raises(RuntimeError, match="no more"):
+        trainer(tmp_path / "r", Moody(), checkpoint_every=9).run()
+    assert [c.name for c in checkpoints.saved(tmp_path / "r" / "checkpoints")] == ["step-000000"]
+
+
+class Failing(ToyTask):
+    """Gives no problems the n-th time that it is asked."""
+
+    def __init__(self, n):
+        self.left = n
+
+    def sample(self, n, seed, exclude=()):
+        self.left -= 1
+        if not self.left:
+            raise pl.PoiseLabError("no problems today")
+        return super().sample(n, seed, exclude)
+
+
+def test_the_policy_of_a_run_that_failed_is_that_of_its_last_step(tmp_path):
+    trainer(tmp_path / "r", steps=2).run()
+    policy = tiny_policy()
+    with pytest.raises(pl.PoiseLabError, match="no problems today"):  # held out, a look, and step 3 of those to come
+        trainer(tmp_path / "r", policy=policy, task=Failing(4), resume=True).run()
+    assert [c.name for c in checkpoints.saved(tmp_path / "r" / "checkpoints")] == ["step-000002", "step-000003"]
+    assert not (tmp_path / "r" / "policy").exists()
+
+
+def test_a_run_that_left_nothing_gives_its_baseline_back(tmp_path):
+    baseline = pl.make_baseline("rloo")
+    with pytest.raises(pl.PoiseLabError, match="no problems today"):
+        trainer(tmp_path / "r", baseline, task=Failing(3)).run()
+    assert not (tmp_path / "r").exists()
+    assert trainer(tmp_path / "r", baseline).run().finished
+
+
+def test_a_function_that_fails_is_what_is_to_be_mended(tmp_path):
+    def reward(response, record):
+        return record["nothing"]
+
+    task = pl.load_task([{"question": f"{i}+1", "answer": i + 1} for i in range(40)], verify=reward)
+    with (
+        pytest.warns(UserWarning, match="stopped with KeyError"),
+        pytest.raises(
+            pl.PoiseLabError,
+            match=r"the reward function stopped with an error on 36 of the responses, .*: mend it first",
+        ),
+    ):
+        trainer(tmp_path / "r", "rloo", task=task, eval_every=9).run()

@@ -46,13 +46,13 @@ class Baseline:
     def start(self, policy: Policy) -> None:
         """Called once, with the policy as it is before training."""
 
-    def problems(self, sampler: Sampler) -> list[Problem]:
+    def step_problems(self, sampler: Sampler) -> list[Problem]:
         """The problems that a step begins with: by default new ones."""
         return sampler.problems()
 
     def sample(self, sampler: Sampler) -> Rollouts:
         """The batch of a step: by default its problems with `responses` responses each."""
-        return sampler.sample(self.problems(sampler), self.responses)
+        return sampler.sample(self.step_problems(sampler), self.responses)
 
     def advantages(self, rollouts: Rollouts, internals: Internals) -> torch.Tensor:
         """(P, M) float32, or (P, M, T) with one per token. What is subtracted from a reward must not depend on that response."""

@@ -133,7 +133,7 @@ class SPO(Baseline):
         self.counts: dict[int, list[float]] = {}  # prompt: [alpha, beta]
         self.total = [0.5, 0.5]
 
-    def problems(self, sampler):
+    def step_problems(self, sampler):
         return sampler.pool_problems(self.pool)
 
     def _counts(self, rollouts) -> list[tuple[int, list[float]]]:

@@ -244,8 +244,11 @@ class TaskMixture:
         names = [task.name for task in self.tasks]
         self.name = "+".join(names)
         if len(set(names)) < len(names):
-            raise PoiseLabError(f"task mixture {self.name!r} names a task twice; its problems would come twice")
-        self.settings = {t.name: t.settings for t in self.tasks if t.settings != LAPTOP_SETTINGS.get(t.name, {})}
+            raise PoiseLabError(
+                f"task mixture {self.name!r} has two tasks of one name; give one of them another (task.name)"
+            )
+        told = {task.name: getattr(task, "settings", {}) for task in self.tasks}
+        self.settings = {name: own for name, own in told.items() if own != LAPTOP_SETTINGS.get(name, {})}
 
     @property
     def verifier_errors(self) -> int:

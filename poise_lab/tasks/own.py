@@ -10,7 +10,7 @@ import json
 import math
 import re
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from random import Random
 
 from ..errors import PoiseLabError, unknown_name
@@ -110,6 +110,7 @@ class RecordTask:
         sha256: str | None = None,
     ):
         self.name, self.verifier_errors, self.file = name, 0, None
+        self._examples: dict[int, list[Problem]] = {}
         called = verify if isinstance(verify, str) else getattr(verify, "__qualname__", type(verify).__name__)
         self.verify = _verifier(verify, called)
         check_text(prompt, "prompt")
@@ -144,7 +145,7 @@ class RecordTask:
                 raise PoiseLabError(
                     f"record {n} of task {self.name!r}: the answer {right[:60]!r} {wrong}; mend it, or use another verifier"
                 )
-            text, bare = (self._filled(prompt, n, row, {question: q, answer: None}) for q in (asked, asked.strip()))
+            text, bare = (self._filled(prompt, n, row, {answer: None} | {question: q}) for q in (asked, asked.strip()))
             known = first.get(bare)
             if known:
                 others += known.answer.strip() != right.strip()
@@ -167,15 +168,26 @@ class RecordTask:
 
         def text(match: re.Match) -> str:
             name = question if match[1] == "question" else match[1]
-            value = known[name] if name in known else self._column(n, row, name) if name in row else None
+            value = known[name] if name in known else self._told(n, row, name)
             return match[0] if value is None else value
 
-        question = next(iter(known))
+        question = list(known)[-1]
         return re.sub(r"\{(\w+)\}", text, prompt)
+
+    def _told(self, n: int, row: dict, column: str) -> str | None:
+        """A column beside question and answer: "" where it is empty, None where the record has none of that name."""
+        value = row.get(column)
+        if value is None or isinstance(value, str) and not value.strip():
+            return "" if column in row else None
+        return self._column(n, row, column)
 
     def _column(self, n: int, row: dict, column: str) -> str:
         value = row.get(column)
-        if isinstance(value, list | tuple | dict) and not (column == self.answers and callable(self.verify)):
+        if (
+            isinstance(value, Collection)
+            and not isinstance(value, str)
+            and not (column == self.answers and callable(self.verify))
+        ):
             kind = type(value).__name__
             raise PoiseLabError(
                 f"record {n} of task {self.name!r}: column {column!r} holds a {kind}; give one text or number, or for several "
@@ -220,7 +232,11 @@ class RecordTask:
 
     def examples(self, n: int) -> list[Problem]:
         """n problems in an order of their own; see `Problem.examples`. Raises PoiseLabError for an answer of several lines."""
-        chosen = self.sample(n, "examples")
-        if any("\n" in problem.answer for problem in chosen):
-            raise PoiseLabError(f"task {self.name!r} has answers of several lines, which cannot be shown; use shots=0")
-        return chosen
+        if n not in self._examples:
+            chosen = self.sample(n, "examples")
+            if any("\n" in problem.answer for problem in chosen):
+                raise PoiseLabError(
+                    f"task {self.name!r} has answers of several lines, which cannot be shown; use shots=0"
+                )
+            self._examples[n] = chosen
+        return self._examples[n]

@@ -31,7 +31,7 @@ from ..loading import read_tokenizer
 from ..policies import Policy, load_policy
 from ..process import without_bars
 from ..runs import RunRecord, claim_folder, free_folder, read_metrics, resumed_config
-from ..sampler import held_out_problems, step_seed
+from ..sampler import Sampler, held_out_problems
 from ..sources import BUNDLED, SOURCES
 from ..tasks import TINY_TASKS, Problem, Task, TaskMixture, load_task
 from ..templates import undated
@@ -219,11 +219,10 @@ def trainer_of(
     tokenizer = policy.tokenizer if policy else read_tokenizer(options.policy, options.policy)
     per_batch = args.generation_batch_size // args.num_generations
     held_out = held_out_problems(task, options.eval_prompts, args.seed)
-    problems = [
-        problem
-        for step in range(1, batches + 1)
-        for problem in task.sample(per_batch, step_seed(args.seed, step, "problems"), exclude=held_out)
-    ]
+    sampler, problems = Sampler(None, task, per_batch, seed=args.seed, exclude=held_out), []
+    for step in range(1, batches + 1):
+        sampler.begin(step)
+        problems += sampler.problems()
     every = problems + held_out
 
     def right(completion_ids, index, **_):  # from the tokens: TRL's text is without tags that are special tokens
