@@ -199,8 +199,10 @@ def numbers() -> dict[str, tuple[int, str]]:
     ):
         for way in ("sampled accuracy", "greedy accuracy", "pass@16")[: 3 if (a, b) == ("poise x2", "none x1") else 2]:
             found[f"{way}, {a} minus {b}"] = 10, shown(arena.verdicts(DATA / "arena", way)[a, b][1])
-    (real,) = (row for row in smollm2.asked(DATA / "runs-smollm2") if row["difference"] == "poise x2 minus none x1")
-    found |= {f"SmolLM2, {look}": (10, str(real[look])) for look in smollm2.LOOKS}
+    real = {row["difference"]: row for row in smollm2.asked(DATA / "runs-smollm2")}
+    for pair in ("poise x2 minus none x1", "poise x2 minus constant x1"):
+        found |= {f"SmolLM2, {pair}, {look}": (10, str(real[pair][look])) for look in smollm2.LOOKS}
+    assert not any(row[look].kept for row in real.values() for look in smollm2.LOOKS)  # as finding 10 says
     before = settings["thinker-mixture"]
     noise = arena.noise(before)
     for label in ("poise x2", "none x2"):
