@@ -198,10 +198,9 @@ def task_of(policy: str):
     if not (path.parent / "metrics.jsonl").is_file():
         return load_task(TINY_TASKS)
     config, values = _parsed(path), read_config(path)
-    told = {
-        name: value for name, value in values["task_settings"] if name != "sha256"
-    }  # a look takes what is there now
-    if config.get("task_file") or "sha256" not in dict(values["task_settings"]):
+    told = dict(values["task_settings"])
+    if config.get("task_file") or "sha256" not in told:
+        told.pop("sha256", None)  # a look takes what is there now
         try:
             return load_task(str(values["task"]), **told)
         except PoiseLabError as e:

@@ -263,8 +263,8 @@ class Policy:
         All of it or nothing, since a part would be spoken to in another way: an error leaves what was there, and a kill
         while a folder that is there is replaced leaves one without config.json, which is not loaded.
         An adapter is merged into the weights. Of the generation config the tokens are kept, with all that end a response
-        here, and do_sample, temperature, top_p and top_k; what else would bend the probabilities of the policy, such as a repetition penalty, is not.
-        Raises PoiseLabError where an adapter cannot be merged (`ways.merged`).
+        here, and do_sample, temperature, top_p and top_k; what else would bend the probabilities of the policy, such as a
+        repetition penalty, is not. Raises PoiseLabError where an adapter cannot be merged (`ways.merged`).
         """
         with whole_folder(
             folder, without=("chat_template.jinja", "*.safetensors", "*.safetensors.index.json")

@@ -73,8 +73,8 @@ def _computed_with(policy: Policy) -> dict[str, torch.Tensor]:
 class Trainer:
     """Train a policy on a task with a baseline.
 
-    policy: changed in place. task: anything whose `sample` gives the same problems for the same arguments. baseline: learns, so each run has one of its own.
-    out: run folder, made here; it must not hold a run unless `resume`.
+    policy: changed in place. task: anything whose `sample` gives the same problems for the same arguments.
+    baseline: learns, so each run has one of its own. out: run folder, made here; it must not hold a run unless `resume`.
     on_step: called with the metrics of each step (step 0 is the evaluation before training).
 
     Raises PoiseLabError at once for a run folder that cannot be written, is used already, or (with `resume`) belongs to a

@@ -145,7 +145,7 @@ class RecordTask:
                 raise PoiseLabError(
                     f"record {n} of task {self.name!r}: the answer {right[:60]!r} {wrong}; mend it, or use another verifier"
                 )
-            text, bare = (self._filled(prompt, n, row, {answer: None} | {question: q}) for q in (asked, asked.strip()))
+            text, bare = (self._filled(prompt, n, row, question, said) for said in (asked, asked.strip()))
             known = first.get(bare)
             if known:
                 others += known.answer.strip() != right.strip()
@@ -159,19 +159,18 @@ class RecordTask:
             )
         return list(first.values())
 
-    def _filled(self, prompt: str, n: int, row: dict, known: dict[str, str | None]) -> str:
-        """The words of a prompt with the record's columns in place of their names in braces.
+    def _filled(self, prompt: str, n: int, row: dict, question: str, asked: str) -> str:
+        """The words of a prompt with the record's columns in place of their names in braces, but for the answer's.
 
-        known: the question's text by the name of its column, which {question} stands for, too; None for the answer, of
-        which nothing is put in.
+        question: the column that {question} stands for. asked: its text.
         """
 
         def text(match: re.Match) -> str:
-            name = question if match[1] == "question" else match[1]
-            value = known[name] if name in known else self._told(n, row, name)
-            return match[0] if value is None else value
+            if match[1] in ("question", question):
+                return asked
+            told = None if match[1] == self.answers else self._told(n, row, match[1])
+            return match[0] if told is None else told
 
-        question = list(known)[-1]
         return re.sub(r"\{(\w+)\}", text, prompt)
 
     def _told(self, n: int, row: dict, column: str) -> str | None:
