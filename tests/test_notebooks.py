@@ -24,7 +24,7 @@ import poise_lab as pl
 from poise_lab.course.checks import answer
 from poise_lab.show import lessons
 from poise_lab.show.sliders import PARKED
-from tools.notebooks import PLOTLY, WIDGET_VIEW
+from tools.notebooks import PLOTLY, WIDGET_VIEW, printed_lines, shaken
 
 HERE = Path(__file__).parent
 NOTEBOOKS = sorted((HERE.parent / "notebooks").glob("*.ipynb"))
@@ -356,6 +356,25 @@ def test_comparison_catches_a_changed_constant(tmp_path):
     nbformat.write(notebook, changed)
     assert nbval(same) == 0
     assert nbval(changed) == 1
+
+
+def test_a_number_that_would_not_hold_elsewhere_is_found(tmp_path):
+    notebook = nbformat.v4.new_notebook(
+        cells=[
+            nbformat.v4.new_code_cell(
+                "import poise_lab as pl\npolicy, task = pl.load_policy('thinker'), pl.load_task('chain_sum')\n"
+                "r = pl.sample_rollouts(policy, task.sample(4, 0), 1, max_new_tokens=8)"
+            ),
+            nbformat.v4.new_code_cell(
+                "print(f'{r.logprobs.sum():.0f}')\nprint(f'{r.logprobs.sum():.9f}')", metadata={"tags": [CHECK]}
+            ),
+        ]
+    )
+    NotebookClient(notebook, kernel_name="python3", timeout=60).execute()
+    nbformat.write(notebook, tmp_path / "n.ipynb")
+    _, exact = printed_lines(notebook.cells[1])
+    ((stored, other),) = shaken(tmp_path / "n.ipynb", seed=1)
+    assert stored == exact != other and abs(float(stored) - float(other)) < 1e-3
 
 
 # --- lessons: what is easy to read, and exercises that answer ------------------------------------

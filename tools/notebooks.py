@@ -2,9 +2,12 @@
 
     python -m tools.notebooks notebooks/02_rollouts_and_rewards.ipynb
     python -m tools.notebooks --pages pages notebooks/*.ipynb
+    python -m tools.notebooks --shaken 1 notebooks/*.ipynb
 
 What varies between executions and means nothing is taken out: timing, widget state, random ids. The second call writes
-what is stored as HTML into a folder, with plotly.js beside it, so that the figures move on every page, offline.
+what is stored as HTML into a folder, with plotly.js beside it, so that the figures move on every page, offline. The third
+writes nothing: it says which printed lines do not hold on another processor, whose logits are off by rounding errors
+and which so draws a few other responses; several numbers try several such processors.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import argparse
 import base64
 import re
 import uuid
+from itertools import zip_longest
 from pathlib import Path
 
 import nbformat
@@ -32,6 +36,41 @@ def execute(path: str | Path, timeout: int = 900) -> None:
         notebook, timeout=timeout, kernel_name="python3", resources={"metadata": {"path": path.parent}}
     ).execute()
     nbformat.write(normalised(notebook), path)
+
+
+SHAKE = """
+import poise_lab.generate as generate, torch
+
+def _shaken(logits, *rest, _draw=generate._draw):
+    logits = logits.float()
+    return _draw(logits + 5e-6 * torch.sin(9973 * logits + {seed}), *rest)
+
+generate._draw = _shaken
+"""
+
+
+def shaken(path: str | Path, seed: int, timeout: int = 900) -> list[tuple[str, str]]:
+    """Checked lines of a notebook that print something else if logits are off by up to 5e-6: as stored, and then.
+
+    That is some ten times what two processors differ by, so a line that holds here nearly always holds there.
+    """
+    path = Path(path)
+    stored = nbformat.read(path, as_version=4)
+    again = nbformat.read(path, as_version=4)
+    again.cells.insert(0, nbformat.v4.new_code_cell(SHAKE.format(seed=seed)))
+    NotebookClient(
+        again, timeout=timeout, kernel_name="python3", resources={"metadata": {"path": path.parent}}
+    ).execute()
+    pairs = []
+    for before, after in zip(stored.cells, again.cells[1:], strict=True):
+        if "nbval-check-output" in before.metadata.get("tags", []):
+            lines = (printed_lines(cell) for cell in (before, after))
+            pairs += [(a, b) for a, b in zip_longest(*lines, fillvalue="") if a != b]
+    return pairs
+
+
+def printed_lines(cell) -> list[str]:
+    return "".join(output["text"] for output in cell.outputs if output["output_type"] == "stream").splitlines()
 
 
 def normalised(notebook):
@@ -89,12 +128,20 @@ def with_images(page: str, folder: Path) -> str:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Execute notebooks in place, or write them as pages.")
+    parser = argparse.ArgumentParser(
+        description="Execute notebooks in place, write them as pages, or try what they print."
+    )
     parser.add_argument("notebooks", nargs="+")
     parser.add_argument("--pages", metavar="FOLDER", help="execute nothing, write pages into this folder")
+    parser.add_argument("--shaken", metavar="N", type=int, help="write nothing, print what does not hold elsewhere")
     args = parser.parse_args()
     if args.pages:
         write_pages(args.notebooks, args.pages)
+    elif args.shaken is not None:
+        for name in args.notebooks:
+            print(name)
+            for before, after in shaken(name, args.shaken):
+                print(f"  stored  {before}\n  shaken  {after}")
     else:
         for name in args.notebooks:
             print(name)
