@@ -13,7 +13,7 @@ ONE := OMP_NUM_THREADS=1
 TWO := -n 2 --dist loadfile
 NBVAL := --nbval --nbval-current-env --nbval-sanitize-with tests/sanitize.cfg --nbval-cell-timeout=600
 NOTEBOOKS := $(filter-out notebooks/11_%,$(wildcard notebooks/*.ipynb))
-.PHONY: run test test-scale test-vllm test-lab test-all lab site notebooks shaken bench assignments handout grade grade-check lint clean
+.PHONY: run test test-scale test-vllm test-lab test-all lab site notebooks bench assignments handout grade grade-check lint clean
 run: $(VENV)/.installed
 	$(BIN)/poise-lab train --out $(RUN) $(if $(wildcard $(RUN)/config.json),--resume)
 	$(BIN)/poise-lab report $(RUN) -o $(RUN)/report.html
@@ -37,8 +37,6 @@ site: $(VENV)/.installed  # the course as pages that need no network: open site/
 	$(VENV)/$(PIP) -c constraints.txt -e ".[site]" && $(BIN)/python -m tools.site site
 lab: $(VENV)/.installed ; $(BIN)/jupyter lab notebooks
 notebooks: $(VENV)/.installed ; $(ONE) $(BIN)/python -m tools.notebooks $(NOTEBOOKS)
-shaken: $(VENV)/.installed  # which printed numbers would not hold on another processor
-	$(ONE) $(BIN)/python -m tools.notebooks --shaken 1 $(NOTEBOOKS)
 bench: $(VENV)/.installed ; $(BIN)/poise-lab bench
 assignments: $(VENV)/.course ; $(BIN)/python -m poise_lab.course release
 handout: $(VENV)/.course ; $(BIN)/python -m poise_lab.course handout
