@@ -104,6 +104,10 @@ CUT = """() => [...document.querySelectorAll('.cell_input pre, .cell_output pre,
 def test_code_output_and_tables_are_not_cut_and_solutions_stay_folded(built, browser, name):  # noqa: F811
     page, _ = opened(browser, built / f"{name}.html", width=1300)
     assert not page.evaluate(CUT)
+    page.wait_for_function(
+        "() => [...document.querySelectorAll('.poise-figure .main-svg')].every(svg => "
+        "svg.getBoundingClientRect().right <= svg.closest('.poise-figure').getBoundingClientRect().right + 1)"
+    )
     cells = nbformat.read(site.NOTEBOOKS / f"{name}.ipynb", as_version=4).cells if name[:2].isdigit() else []
     seen = [code.strip() for code in page.locator(".cell_input pre:visible").all_inner_texts()]
     for cell in cells:

@@ -37,6 +37,7 @@ SETTINGS = dict(
     html_theme_options=dict(show_toc_level=2, use_download_button=False),
     html_context=dict(default_mode="auto"),  # light or dark as the reader's system is
     html_css_files=["site.css"],
+    html_js_files=["site.js"],
     html_copy_source=False,
     html_show_search_summary=False,  # would fetch pages, which a browser refuses to those of a folder
     html_show_sphinx=False,
@@ -47,6 +48,8 @@ SETTINGS = dict(
     suppress_warnings=["myst", "mystnb", "image", "toc"],  # links into the repository lead nowhere on a site
 )
 
+# A figure is drawn as it is read, before the contents beside it have taken their room.
+SCRIPT = 'addEventListener("load", () => dispatchEvent(new Event("resize")));\n'
 # A hundred columns of code fit beside the contents, text output is broken as JupyterLab breaks it, and a page is read on
 # white paper also from the dark theme.
 STYLE = """@media screen {
@@ -91,6 +94,7 @@ def build(folder: str | Path) -> None:
         (source / "extra" / "plotly.min.js").write_text(get_plotlyjs(), encoding="utf-8")
         (source / "static").mkdir()
         (source / "static" / "site.css").write_text(STYLE, encoding="utf-8")
+        (source / "static" / "site.js").write_text(SCRIPT, encoding="utf-8")
         own = {"html_extra_path": ["extra"], "html_static_path": ["static"], "exclude_patterns": ["extra", "static"]}
         settings = {**SETTINGS, **own}
         app = Sphinx(source, None, folder, Path(workspace, "doctrees"), "html", settings, status=None)
