@@ -1,6 +1,6 @@
 # cell: train_runs
 # loses: test_runs
-# says: the seed is left out of the config
+# says: make one for each run
 # recognised: the seed left out of the config
 # the text's line, once for each seed
 def train_runs(load, make, seeds, folder):

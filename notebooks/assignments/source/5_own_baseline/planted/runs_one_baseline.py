@@ -1,6 +1,6 @@
 # cell: train_runs
 # loses: test_runs
-# says: one baseline for all runs
+# says: make one for each run
 # recognised: one baseline for all
 def train_runs(load, make, seeds, folder):
     baseline, records = make(), []
