@@ -7,7 +7,7 @@ tokenizers from their vocabulary and the habits of a class alone. So what it has
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -16,6 +16,7 @@ from tokenizers import Tokenizer
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
+    GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
@@ -152,3 +153,19 @@ def _both(source: str | Path, model: PreTrainedModel) -> Iterator[tuple[str, tor
             for key in file.keys():
                 if key in state and file.get_slice(key).get_shape() == list(state[key].shape):
                     yield key, state[key], file.get_tensor(key)
+
+
+@contextlib.contextmanager
+def ending_at(model: PreTrainedModel, ends: Sequence[int]) -> Iterator[PreTrainedModel]:
+    """The model, for as long as it is saved, with a generation config by which it writes as it did here.
+
+    ends: the tokens that end a response. Kept are tokens and, where it says do_sample, temperature, top_p and top_k.
+    """
+    given = model.generation_config
+    kept = ["bos_token_id", "pad_token_id"] + ["do_sample", "temperature", "top_p", "top_k"] * bool(given.do_sample)
+    own = {name: value for name in kept if (value := getattr(given, name, None)) is not None}
+    model.generation_config = GenerationConfig(**own, eos_token_id=list(ends))
+    try:
+        yield model
+    finally:
+        model.generation_config = given

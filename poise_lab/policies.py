@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from . import checkpoints, threads
 from .engine import context_of, decoder_layers, head
 from .errors import PoiseLabError, unknown_name
 from .files import read_json, whole_folder
-from .loading import read_model
+from .loading import ending_at, read_model
 from .process import without_bars
 from .sources import check_folder, folder_of
 from .tasks import END_OF_REASONING, START_OF_REASONING, Problem
@@ -33,7 +32,6 @@ from .templates import (
 from .ways import Compared, Ways, find_ways, merged
 
 WORDINGS = ("compact", "question", "line")
-ADAPTER_PLACES = ("base_model_name_or_path", "revision", "peft_version", "inference_mode")  # no settings of an adapter
 SPOKEN = ("wording", "shots", "tags", "system", "template", "template_args")  # how a policy is spoken to
 
 
@@ -66,10 +64,6 @@ class Policy:
     _ways: Ways | None = dataclasses.field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self):
-        self.adapters = {
-            name: _plain({k: v for k, v in config.to_dict().items() if k not in ADAPTER_PLACES})
-            for name, config in getattr(self.model, "peft_config", {}).items()
-        }
         if hasattr(self.model, "get_base_model"):
             kinds = [config for config in self.model.peft_config.values() if config.is_prompt_learning]
             if kinds:
@@ -245,18 +239,6 @@ class Policy:
         """How it is spoken to, for the run's config: SPOKEN, by name."""
         return {name: list(self.tags) if name == "tags" else getattr(self, name) for name in SPOKEN}
 
-    @contextlib.contextmanager
-    def _as_it_writes(self, model: PreTrainedModel) -> Iterator[PreTrainedModel]:
-        """The model, for as long as it is saved, with a generation config by which it writes as this policy does."""
-        given = model.generation_config
-        kept = ["bos_token_id", "pad_token_id"] + ["do_sample", "temperature", "top_p", "top_k"] * bool(given.do_sample)
-        own = {name: value for name in kept if (value := getattr(given, name, None)) is not None}
-        model.generation_config = GenerationConfig(**own, eos_token_id=self.ends)
-        try:
-            yield model
-        finally:
-            model.generation_config = given
-
     def save(self, folder: str | Path) -> None:
         """Write config, safetensors weights, tokenizer, and how it is spoken to, to a folder that `load_policy` reads.
 
@@ -269,7 +251,7 @@ class Policy:
         with whole_folder(
             folder, without=("chat_template.jinja", "*.safetensors", "*.safetensors.index.json")
         ) as partial:
-            with without_bars(), self._as_it_writes(merged(self.model)) as model:
+            with without_bars(), ending_at(merged(self.model), self.ends) as model:
                 model.save_pretrained(partial)
             self.tokenizer.save_pretrained(partial)
             if self.template:  # what else reads the folder finds it where transformers keeps it
@@ -278,13 +260,6 @@ class Policy:
             if self.tags == reasoning_tags(self.tokenizer, self.template):
                 del spoken["tags"]
             (partial / "poise_lab.json").write_text(json.dumps(spoken) + "\n", encoding="utf-8")
-
-
-def _plain(settings: dict) -> dict:
-    """Settings as JSON holds them."""
-    return json.loads(
-        json.dumps(settings, default=lambda value: sorted(value) if isinstance(value, set) else str(value))
-    )
 
 
 def load_policy(

@@ -20,12 +20,12 @@ from tqdm.auto import tqdm
 
 from . import checkpoints, threads
 from .baselines.base import Baseline, checked, checked_values
+from .beginning import check_kinds, check_problems, found_in
 from .config import TrainConfig
 from .errors import NotFiniteError, PoiseLabError, disk_is_full
 from .evaluation import baseline_metrics, evaluate, what_to_change
 from .files import json_line, only_writer, provenance, read_json, write_json, write_text
-from .generate import prompts_of
-from .internals import Internals, batches_to_score, check_layers_and_pools, forward_rows, read_internals
+from .internals import Internals, batches_to_score, forward_rows, read_internals
 from .objective import clipped_surrogate, kl_penalty, token_weights
 from .policies import Policy
 from .process import finish_step_on_interrupt, peak_memory_mb, timed_as
@@ -40,34 +40,9 @@ from .runs import (
     resumed_config,
 )
 from .sampler import Sampler, held_out_problems, step_seed
-from .tasks import RecordTask, Task, TaskMixture
-from .ways import merged
+from .tasks import Task, TaskMixture
 
 PATIENCE = 3  # steps after which a run stops if every reward was the same
-
-
-def _check_kinds(policy, task, baseline) -> None:
-    """Refuse a name or a class where a thing is wanted, and a baseline that takes no advantages."""
-    if not isinstance(policy, Policy):
-        raise PoiseLabError(
-            f"policy={policy!r} is no policy; give pl.load_policy(NAME), or pl.Policy(model, tokenizer, NAME)"
-        )
-    if not hasattr(task, "sample") or isinstance(task, type):
-        raise PoiseLabError(f"task={task!r} is no task; give pl.load_task(NAME)")
-    if not isinstance(baseline, Baseline):
-        raise PoiseLabError(
-            f"baseline={baseline!r} is no baseline; give pl.make_baseline(NAME), or an object of a class of your own"
-        )
-    if type(baseline).advantages is Baseline.advantages:
-        raise PoiseLabError(f"{type(baseline).__name__} must define advantages(rollouts, internals)")
-
-
-def _computed_with(policy: Policy) -> dict[str, torch.Tensor]:
-    """The weights that a policy computes with: an adapter that has learned nothing adds nothing, whatever it begins with."""
-    try:
-        return merged(policy.model).state_dict()
-    except PoiseLabError:  # an adapter that cannot be merged
-        return dict(policy.model.named_parameters())
 
 
 class Trainer:
@@ -94,7 +69,7 @@ class Trainer:
         on_step: Callable[[dict], None] | None = None,
         progress: bool = True,
     ):
-        _check_kinds(policy, task, baseline)
+        check_kinds(policy, task, baseline)
         self.policy, self.task, self.baseline = policy, task, baseline
         self.config = config = config or TrainConfig()
         self.out, self.on_step, self.progress = Path(out), on_step, progress
@@ -112,15 +87,14 @@ class Trainer:
             self.trained.values(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
         self.reference = copy.deepcopy(policy) if config.kl else None
-        # a run that goes on is held to the same reference
-        self.start = {"starting_weights": checkpoints.digest(_computed_with(policy))} if config.kl else {}
+        self.found = found_in(policy, kl=config.kl > 0)  # before a run that goes on loads its weights
         self.whole = True  # whether baseline and weights are sure to be those of the last finished step
         self.held_out = held_out_problems(task, config.eval_prompts, config.seed)
         self.sampler = Sampler(
             policy, task, config.prompts, seed=config.seed, exclude=self.held_out,
             max_new_tokens=config.max_new_tokens, temperature=config.temperature, keep=(config.layer, config.pool),
         )  # fmt: skip
-        self._check_problems()
+        check_problems(self.sampler, baseline, config, self.held_out)
         if not resume and baseline.run is not None:
             raise PoiseLabError(
                 f"baseline {baseline.name!r} has been given to the run {baseline.run} already, and learns there; make one for each run"
@@ -139,17 +113,6 @@ class Trainer:
         else:
             claim_folder(self.out, self._settings(), {**source, **provenance()})
         baseline.run = self.out
-
-    def _check_problems(self) -> None:
-        """Refuse now what a step would refuse: a layer, too few problems, and a prompt of one's own that is too long."""
-        check_layers_and_pools(self.policy, [self.config.layer], [self.config.pool])
-        tasks = self.task.tasks if isinstance(self.task, TaskMixture) else [self.task]
-        asked = [p for task in tasks if isinstance(task, RecordTask) for p in task.problems]
-        if type(self.baseline).sample is Baseline.sample:  # it takes what the library draws
-            for step in range(1, len(tasks) + 1):  # a mixture's steps begin with one task after another
-                self.sampler.begin(step)
-                asked += self.baseline.step_problems(self.sampler)
-        prompts_of(self.policy, [*self.held_out, *asked], self.config.max_new_tokens)
 
     # --- the loop --------------------------------------------------------------------------------
 
@@ -372,9 +335,7 @@ class Trainer:
         return {
             "policy": self.policy.name,
             **self.policy.spoken(),
-            "dtype": str(self.policy.model.dtype).removeprefix("torch."),
-            "adapters": self.policy.adapters,
-            **self.start,
+            **self.found,
             "task": self.task.name,
             "task_settings": getattr(self.task, "settings", {}),
             "baseline": self.baseline.settings(),

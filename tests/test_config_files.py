@@ -11,6 +11,7 @@ import re
 import shutil
 import sys
 import types
+import warnings
 from pathlib import Path
 
 import pytest
@@ -254,6 +255,11 @@ def test_sample_shows_the_problems_of_the_run(tmp_path, capsys, monkeypatch):
     pl.Trainer(pl.load_policy("thinker"), task, pl.make_baseline("none"), config, out="runs/here", progress=False).run()
     with pytest.warns(UserWarning, match="the task of runs/here came from Python"):
         assert main(["sample", "runs/here", *shown]) == 0
+    with open("q.jsonl", "a", encoding="utf-8") as f:  # a look takes what is there now
+        f.write(json.dumps({"q": "9+9=", "answer": 18}) + "\n")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert main(["sample", "runs/own", *shown]) == 0
     Path("q.jsonl").rename("moved.jsonl")
     with pytest.warns(
         UserWarning, match="the task of runs/own cannot be had from here: there is no file q.jsonl; these are"

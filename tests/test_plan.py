@@ -27,6 +27,7 @@ PLAN = [
     ["probe", "sampler"],
     ["baselines"],
     ["evaluation", "runs"],
+    ["beginning"],
     ["trainer"],
     ["variance", "show"],
     ["models"],

@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import datetime
+import errno
 import itertools
 import json
 import os
@@ -1271,3 +1272,14 @@ def test_a_function_that_fails_is_what_is_to_be_mended(tmp_path):
         ),
     ):
         trainer(tmp_path / "r", "rloo", task=task, eval_every=9).run()
+
+
+def test_a_full_disk_is_not_written_to_again(tmp_path, monkeypatch):
+    full = OSError(errno.ENOSPC, "No space left on device")
+    t = trainer(tmp_path / "r", checkpoint_every=9)
+    monkeypatch.setattr(
+        t, "_sample", lambda step, sample=t._sample: sample(step) if step < 3 else (_ for _ in ()).throw(full)
+    )
+    with pytest.raises(OSError, match="No space left"):
+        t.run()
+    assert [c.name for c in checkpoints.saved(tmp_path / "r" / "checkpoints")] == ["step-000000"]

@@ -52,7 +52,7 @@ generate._draw = _shaken
 def shaken(path: str | Path, seed: int, timeout: int = 900) -> list[tuple[str, str]]:
     """Checked lines of a notebook that print something else if logits are off by up to 5e-6: as stored, and then.
 
-    That is some ten times what two processors differ by, so a line that holds here nearly always holds there.
+    That is several times the 1e-6 by which logits differ between batches of another shape (`sample_rollouts`).
     """
     path = Path(path)
     stored = nbformat.read(path, as_version=4)
