@@ -27,8 +27,7 @@ from .stats import Gap, mean_interval
 FOUND = ("dtype", "adapters", "starting_weights")  # what a run finds its policy to be; no flag sets it
 SETTINGS = ("engine", "policy", *SPOKEN, *FOUND, "task", "task_settings", "baseline", "train")
 NEEDED = {"train.seed": int, "train.steps": int, "baseline.name": str, "baseline.responses": int}  # of a run folder
-# two runs that differ in nothing else are seeds of one setting; a fresh adapter's weights come from the seed, too
-ASIDE = ("train.seed", "train.checkpoint_every", "starting_weights")
+ASIDE = ("train.seed", "train.checkpoint_every")  # two runs that differ in nothing else are seeds of one setting
 
 
 @dataclasses.dataclass

@@ -494,6 +494,7 @@ def test_a_saved_policy_writes_in_transformers_as_it_does_here(tmp_path):
     policy.save(tmp_path / "p")
     assert policy.model.generation_config is given and given.temperature == 0.7
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "p")
+    assert model.generation_config.eos_token_id == [1, 5]
     ids = torch.tensor([policy.prompt_ids(ToyProblem("31+4"))])
     written = model.generate(ids, max_new_tokens=30)[0, ids.shape[1] :].tolist()
     assert written == response(rollouts, 0, 0)
