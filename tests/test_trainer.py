@@ -1191,22 +1191,26 @@ def test_what_a_step_would_refuse_is_refused_at_once(tmp_path, settings, says):
     assert not (tmp_path / "r").exists()
 
 
+class Failing(ToyTask):
+    """Gives no problems the n-th time that it is asked."""
+
+    def __init__(self, n):
+        self.left = n
+
+    def sample(self, n, seed, exclude=()):
+        self.left -= 1
+        if not self.left:
+            raise pl.PoiseLabError("no problems today")
+        return super().sample(n, seed, exclude)
+
+
 def test_what_a_task_refuses_in_a_step_loses_no_finished_step(tmp_path):
-    """A reward that is none, once: the run goes on from the step before, and is that which had none of this."""
-
-    class Moody(ToyTask):
-        asked = 0
-
-        def sample(self, n, seed, exclude=()):
-            self.asked += 1
-            if self.asked == self.fails:
-                raise pl.PoiseLabError("no problems today")
-            return super().sample(n, seed, exclude)
-
-    Moody.fails = 5  # held out, the look at the first step, and steps 1 to 3
+    """Once, and then no more: the run goes on from the step before, and is that which had none of this."""
     trainer(tmp_path / "whole", checkpoint_every=9).run()
-    with pytest.raises(pl.PoiseLabError, match="no problems today"):
-        trainer(tmp_path / "parts", task=Moody(), checkpoint_every=9).run()
+    with pytest.raises(
+        pl.PoiseLabError, match="no problems today"
+    ):  # held out, the look at the first step, and three steps
+        trainer(tmp_path / "parts", task=Failing(5), checkpoint_every=9).run()
     assert [c.name for c in checkpoints.saved(tmp_path / "parts" / "checkpoints")] == ["step-000000", "step-000002"]
     trainer(tmp_path / "parts", resume=True, checkpoint_every=9).run()
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
@@ -1227,19 +1231,6 @@ def test_a_step_that_may_have_taught_the_baseline_is_not_kept(tmp_path):
     with pytest.raises(RuntimeError, match="no more"):
         trainer(tmp_path / "r", Moody(), checkpoint_every=9).run()
     assert [c.name for c in checkpoints.saved(tmp_path / "r" / "checkpoints")] == ["step-000000"]
-
-
-class Failing(ToyTask):
-    """Gives no problems the n-th time that it is asked."""
-
-    def __init__(self, n):
-        self.left = n
-
-    def sample(self, n, seed, exclude=()):
-        self.left -= 1
-        if not self.left:
-            raise pl.PoiseLabError("no problems today")
-        return super().sample(n, seed, exclude)
 
 
 def test_the_policy_of_a_run_that_failed_is_that_of_its_last_step(tmp_path):
