@@ -19,11 +19,12 @@ import torch
 from .engine import CachedRows, WholeRows, on_layer, window_of
 from .errors import NotFiniteError, PoiseLabError
 from .internals import assembled, check_layers_and_pools, finite
-from .policies import Policy, common_prefix
+from .policies import Policy, by_beginning, common_prefix
 from .rollouts import Rollouts, build_rollouts, join
 from .tasks import Problem
 
 CHUNK_LOGITS = 2**20  # logits drawn from at a time
+STEP_TOKENS = 16  # so many tokens of prompts are read in about the time of one more step of few rows
 CACHE_BYTES = 512 * 2**20  # key-value cache of one batch, if no two responses shared anything
 
 
@@ -243,13 +244,12 @@ def sample_rollouts(
         exact = policy.device.type == "cpu" and policy.model.dtype in (torch.float32, torch.float64)
         keep = keep if exact else None
     prompts = prompts_of(policy, problems, max_new_tokens)
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    longest = len(prompts[order[-1]]) + max_new_tokens
+    longest = max(map(len, prompts)) + max_new_tokens
     rows = batch_rows or max(responses, CACHE_BYTES // (policy.ways.bytes_per_token * longest))
     step = max(1, rows // responses)
     alike = policy.ways.sampling in ("equal", "whole")  # prompts of one length only, side by side
-    parts = []
-    for part in _parts(order, step, [len(prompt) for prompt in prompts] if alike else None):
+    order, parts = [], []
+    for part in _parts(_turns(policy, prompts, max_new_tokens), step, list(map(len, prompts)) if alike else None):
         uniforms = np.stack([[_uniforms(seed, prompts[i], k, max_new_tokens) for k in range(responses)] for i in part])
         asked = [prompts[i] for i in part]
         tokens, logprobs, kept = _sample_batch(
@@ -261,12 +261,22 @@ def sample_rollouts(
         rollouts = build_rollouts(policy, [problems[i] for i in part], asked, tokens, lengths, logprobs, temperature)
         if kept:
             rollouts.internals = assembled(rollouts, *kept, *keep)
+        order += part
         parts.append(rollouts)
     return join(parts).select(np.argsort(order).tolist())
 
 
-def _parts(order: list[int], step: int, lengths: list[int] | None) -> Iterator[list[int]]:
-    """The prompts in this order, at most `step` at a time; with `lengths`, those of one length."""
-    for _, alike in itertools.groupby(order, key=lambda i: lengths and lengths[i]):
-        part = list(alike)
-        yield from (part[start : start + step] for start in range(0, len(part), step))
+def _turns(policy: Policy, prompts, limit: int) -> list[list[int]]:
+    """The prompts by their length: all in one turn, or in two where that spares most of them a long beginning."""
+    turns = by_beginning(prompts) if policy.ways.sampling == "shared" else []
+    if len(turns) != 2 or common_prefix([prompts[i] for i in turns[0]]) * len(turns[0]) < STEP_TOKENS * limit:
+        turns = [list(range(len(prompts)))]
+    return [sorted(turn, key=lambda i: len(prompts[i])) for turn in turns]
+
+
+def _parts(turns: list[list[int]], step: int, lengths: list[int] | None) -> Iterator[list[int]]:
+    """The prompts of each turn in its order, at most `step` at a time; with `lengths`, those of one length."""
+    for turn in turns:
+        for _, alike in itertools.groupby(turn, key=lambda i: lengths and lengths[i]):
+            part = list(alike)
+            yield from (part[start : start + step] for start in range(0, len(part), step))

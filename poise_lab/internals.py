@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from .engine import behind, layers_to_recompute, on_layer, trunk_states, window_of
 from .errors import PoiseLabError
 from .packed import packed_states
-from .policies import Policy, common_prefix
+from .policies import Policy, by_beginning, common_prefix
 from .rollouts import Internals, Rollouts
 
 BATCH_TOKENS = 2048  # padded tokens of one forward pass; more do not fit the caches of a CPU
@@ -33,15 +33,27 @@ def batches_by_length(policy: Policy, rollouts: Rollouts, rows: torch.Tensor) ->
     if policy.ways.scoring == "alone":
         yield from rows.split(1)
         return
-    lengths = row_lengths(rollouts)[rows]
-    order = rows[lengths.argsort(stable=True)]
-    lengths = lengths.sort(stable=True).values.tolist()
-    shared = common_prefix([rollouts.prompt_ids[row // rollouts.responses] for row in rows.tolist()])
-    start = 0
-    for end in range(1, len(order) + 1):
-        if end == len(order) or shared + (lengths[end] - shared) * (end + 1 - start) > BATCH_TOKENS:
-            yield order[start:end]
-            start = end
+    for some in _alike(policy, rollouts, rows):
+        lengths = row_lengths(rollouts)[some]
+        order = some[lengths.argsort(stable=True)]
+        lengths = lengths.sort(stable=True).values.tolist()
+        shared = common_prefix(_prompts_of(rollouts, some))
+        start = 0
+        for end in range(1, len(order) + 1):
+            if end == len(order) or shared + (lengths[end] - shared) * (end + 1 - start) > BATCH_TOKENS:
+                yield order[start:end]
+                start = end
+
+
+def _prompts_of(rollouts: Rollouts, rows: torch.Tensor) -> list[list[int]]:
+    return [rollouts.prompt_ids[row // rollouts.responses] for row in rows.tolist()]
+
+
+def _alike(policy: Policy, rollouts: Rollouts, rows: torch.Tensor) -> list[torch.Tensor]:
+    """The rows in parts, where that leaves a beginning in common to most of them (`policies.by_beginning`)."""
+    if policy.ways.scoring != "shared":
+        return [rows]
+    return [rows[part] for part in by_beginning(_prompts_of(rollouts, rows))]
 
 
 def packs(policy: Policy, rollouts: Rollouts, rows: torch.Tensor) -> bool:
@@ -58,9 +70,11 @@ def packs(policy: Policy, rollouts: Rollouts, rows: torch.Tensor) -> bool:
 
 def batches_to_score(policy: Policy, rollouts: Rollouts, rows: torch.Tensor) -> Iterator[torch.Tensor]:
     """Split rows into batches for `forward_rows`: as they come, where they are packed, and else by their length."""
-    if not packs(policy, rollouts, rows):
-        yield from batches_by_length(policy, rollouts, rows)
-        return
+    for some in _alike(policy, rollouts, rows):
+        yield from (_packed_batches if packs(policy, rollouts, some) else batches_by_length)(policy, rollouts, some)
+
+
+def _packed_batches(policy: Policy, rollouts: Rollouts, rows: torch.Tensor) -> Iterator[torch.Tensor]:
     lengths, m = rollouts.lengths.flatten().tolist(), rollouts.responses
     batch, tokens = [], 0
     for row in rows.tolist():
@@ -141,7 +155,7 @@ def scoring_states(policy: Policy, rollouts: Rollouts, rows: torch.Tensor, *, sh
         ids[i, : len(prompt)] = torch.tensor(prompt)
         ids[i, len(prompt) : len(prompt) + n] = responses[i, :n]
     share = share and policy.ways.scoring == "shared"
-    shared = common_prefix([rollouts.prompt_ids[row // m] for row in rows.tolist()]) if share else 0
+    shared = common_prefix(_prompts_of(rollouts, rows)) if share else 0
     hidden = trunk_states(policy.model, ids, shared)
     row_index, token_index = mask.nonzero(as_tuple=True)
     states = hidden[row_index.to(policy.device), (starts[row_index] - 1 + token_index).to(policy.device)]

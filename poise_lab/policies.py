@@ -369,3 +369,15 @@ def common_prefix(prompts: Sequence[list[int]]) -> int:
     while n < most and first[n] == last[n]:
         n += 1
     return n if n >= WORTH else 0
+
+
+def by_beginning(prompts: Sequence[list[int]]) -> list[list[int]]:
+    """Indices of prompts: those whose first WORTH tokens are those of most of them, then the others; else all in one.
+
+    One that begins otherwise would leave no beginning in common: a problem that is itself among the examples is shown others.
+    """
+    begins = [tuple(prompt[:WORTH]) for prompt in prompts]
+    usual = max(set(begins), key=begins.count)
+    if len(usual) < WORTH or not len(prompts) < 2 * begins.count(usual) < 2 * len(prompts):
+        return [list(range(len(prompts)))]
+    return [[i for i, begin in enumerate(begins) if (begin == usual) is most] for most in (True, False)]

@@ -167,6 +167,51 @@ def test_common_prefix_by_hand(monkeypatch):
     assert policies.common_prefix([[1, 2, 3], [1, 2, 3, 4], [9]]) == 0
 
 
+def test_prompts_that_begin_as_most_do_by_hand(monkeypatch):
+    monkeypatch.setattr(policies, "WORTH", 2)
+    assert policies.by_beginning([[1, 2, 3], [9, 2, 3], [1, 2, 4]]) == [[0, 2], [1]]
+    assert policies.by_beginning([[1, 2, 3], [9, 2, 3]]) == [[0, 1]]  # not most of them
+    assert policies.by_beginning([[1], [1], [9, 2, 3]]) == [[0, 1, 2]]  # too short to be worth it
+    assert policies.by_beginning([[1, 2, 3], [1, 2, 4]]) == [[0, 1]]
+
+
+def test_one_problem_among_the_examples_costs_the_others_nothing():
+    """Such a problem is shown other examples: the beginning that the others have in common is still run once."""
+    policy = few_shot(shots=4)
+    task = pl.load_task("chain_sum", **SUMS)
+    others = [p for p in task.sample(12, seed=0) if p.question not in {e.question for e in task.examples(4)}]
+    problems = [*others[:5], task.examples(4)[0], *others[5:]]
+    seen = []
+
+    def count(module, args, kwargs):
+        seen.append(kwargs["input_ids"].numel())
+
+    def tokens(problems, do):
+        seen.clear()
+        with policy.model.model.register_forward_pre_hook(count, with_kwargs=True):
+            result = do(problems)
+        return sum(seen), result
+
+    def sample(problems):
+        return pl.sample_rollouts(policy, problems, 2, seed=0, max_new_tokens=4)
+
+    def train(problems):
+        rollouts = sample(problems)
+        seen.clear()
+        for rows in internals.batches_to_score(policy, rollouts, torch.arange(2 * len(problems))):
+            internals.forward_rows(policy, rollouts, rows)
+
+    _ = policy.ways  # its comparison runs the model, too
+    longest = max(len(policy.prompt_ids(p)) for p in problems)
+    for do in (sample, train, lambda problems: pl.read_internals(policy, sample(problems))):
+        most, alone = tokens(others, do)[0], tokens(problems[5:6], do)[0]
+        assert tokens(problems, do)[0] <= most + alone + 4 * longest
+    rollouts, without = sample(problems), sample(others)
+    at = [i for i in range(len(problems)) if i != 5]
+    assert rollouts.problems == problems
+    assert [rollouts.texts[i] for i in at] == without.texts and rollouts.texts[5] == sample(problems[5:6]).texts[0]
+
+
 def test_a_shared_beginning_counts_once_in_a_batch(monkeypatch):
     policy = few_shot(shots=4)
     problems = pl.load_task("chain_sum", **SUMS).sample(6, seed=0)
