@@ -87,18 +87,15 @@ class Rollouts:
     def select(self, prompts=slice(None), responses=slice(None)) -> Rollouts:
         """The rollouts of some prompts, and of some of their responses (slices or index lists)."""
         rows, columns = torch.arange(len(self))[prompts], torch.arange(self.responses)[responses]
-        tensors = (
-            "response_ids", "lengths", "reasoning_lengths", "reasoning_ended", "finished", "logprobs",
-            "rewards",
-        )  # fmt: skip
+        tensors = {name: x[rows] for name, x in vars(self).items() if isinstance(x, torch.Tensor)}
+        tensors |= {name: x[:, columns] for name, x in tensors.items() if name != "extra_rewards"}
         return dataclasses.replace(
             self,
             problems=[self.problems[i] for i in rows],
             prompt_ids=[self.prompt_ids[i] for i in rows],
             texts=[[self.texts[i][j] for j in columns] for i in rows],
-            extra_rewards=None if self.extra_rewards is None else self.extra_rewards[rows],
             internals=self.internals and self.internals.select(rows, columns),
-            **{name: getattr(self, name)[rows][:, columns] for name in tensors},
+            **tensors,
         )
 
 

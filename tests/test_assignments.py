@@ -136,10 +136,19 @@ def test_words_lines_and_cells_of_an_exercise_are_counted():
     for cell, name in zip(named, ("f", "test_f"), strict=True):
         cell.metadata.nbgrader = {"grade_id": name}
     heading = "## Exercise 1 (4 points, 15 minutes): one"
-    cells = [text("three words here"), text(heading), *named, text("## After it\nnot counted")]
-    (found,) = course_minutes.exercises(nbformat.v4.new_notebook(cells=cells))
-    # 3 words before, 7 in the heading, "def f" and "assert f"
-    assert found == {"number": 1, "stated": 15, "title": "one", "words": 14, "lines": 2, "cells": ["f", "test_f"]}
+    cells = [
+        text("## Setup"),
+        text("## Here"),
+        text(heading),
+        *named,
+        code("## no heading"),
+        text("## After it\nnot counted"),
+    ]
+    second = text("## Exercise 2 (1 points, 5 minutes): two"), code("pass")
+    found, after = course_minutes.exercises(nbformat.v4.new_notebook(cells=[*cells, *second]))
+    assert (after["number"], after["words"]) == (2, 8)  # no word before it is counted
+    # 2 words before, 7 in the heading, "def f" and "assert f", 2 of the comment
+    assert found == {"number": 1, "stated": 15, "title": "one", "words": 15, "lines": 2, "cells": ["f", "test_f"]}
 
 
 def test_students_may_say_how_long_they_took(master):

@@ -23,7 +23,7 @@ from poise_lab.runs import read_run
 from poise_lab.sampler import Sampler, step_seed
 from poise_lab.show import plots
 from poise_lab.show.curves import METRICS, run_curves, seconds_by_part
-from poise_lab.show.lessons import score_lengths, surrogate
+from poise_lab.show.lessons import learning, score_lengths, surrogate
 from poise_lab.show.plots import bars, calibration, strips, value_histogram
 from poise_lab.show.samples import samples_of, written
 from poise_lab.show.sliders import Sliders
@@ -201,6 +201,19 @@ def test_what_controls_cannot_show_is_said(draw, said):
     values = {name: [1, 2] for name in draw.__code__.co_varnames}
     with pytest.raises(pl.PoiseLabError, match=said):
         Sliders(draw, **values).to_plotly()
+
+
+def test_four_parameters_of_which_each_trace_needs_two():
+    def draw(a, b, c, d):
+        fig = plots.figure("t", "x", "y")
+        return fig.add_scatter(x=[a], y=[c]).add_scatter(x=[b], y=[d]).add_scatter(x=[c], y=[d])
+
+    box = Sliders(draw, a=[1, 2], b=[3, 4], c=[5, 6], d=[7, 8])
+    for a, b, c, d in itertools.product([1, 2], [3, 4], [5, 6], [7, 8]):
+        figure = box.to_plotly()
+        for name, value in zip("abcd", (a, b, c, d), strict=True):
+            figure = moved(figure, name, value)
+        assert [(t["x"], t["y"]) for t in on_show(figure)[0]] == [([a], [c]), ([b], [d]), ([c], [d])]
 
 
 def test_names_are_buttons_and_numbers_sliders():
@@ -532,6 +545,23 @@ def test_lengths_of_scores_are_drawn_in_two_colours():
     assert drawn["right"] == ([-1.0, -4.0], [1.0, 30.0])
     assert drawn["mean of the wrong ones"] == ([-2.5], [55.0])
     assert fig.data[0].marker.color == fig.data[1].marker.color != fig.data[2].marker.color
+
+
+def test_runs_of_a_group_look_alike_and_have_one_name():
+    fig = learning({"a": [[0.1, 0.2], [0.3, 0.4]], "b": [[0.5, 0.6]]}, "t", every=2)
+    assert [trace.name for trace in fig.data if trace.showlegend is not False] == ["a", "b"]
+    colors = [trace.line.color for trace in fig.data]
+    assert colors[0] == colors[1] != colors[2] and list(fig.data[1].x) == [0, 2] and list(fig.data[1].y) == [0.3, 0.4]
+
+
+def test_a_line_looks_alike_in_figures_with_and_without_its_neighbours():
+    curve = [1, 2], [[0, 0, 0], [1, 1, 1]]
+    whole, part = (
+        plots.panels({"p": {name: curve for name in names}}, "t", "x", "y", names=("a", "b", "c"))
+        for names in ("abc", "c")
+    )
+    looks = [[trace.line.color for trace in fig.data if trace.name == "c"] for fig in (whole, part)]
+    assert looks[0] == looks[1] != [trace.line.color for trace in whole.data if trace.name == "a"]
 
 
 def test_the_surrogate_of_a_token_by_hand():

@@ -149,6 +149,20 @@ def test_letters_of_a_row_stand_in_one_element_each_at_its_cell():
         )
 
 
+def test_a_figure_whose_points_have_the_colour_of_a_value_says_what_the_colours_mean():
+    values = [0, 0.5, 1]
+    svg = drawn(plots.state_map([[0, 0], [1, 1], [2, 2]], values, ["a", "a", "b"], "t", "x", "y"))
+    bar = [box.get("fill") for box in svg.iter() if box.tag.endswith("rect")]
+    written = texts(svg)
+    assert len(bar) == 9 and written[-2:] == ["V(x): 0", "1"]
+    for value, color in zip(values, (bar[0], bar[4], bar[8]), strict=True):
+        assert color in {mark.get("stroke") for mark in svg.iter()}, value
+    height = float(svg.get("height"))
+    assert max(float(box.get("y")) + 12 for box in svg.iter() if box.tag.endswith("rect")) < height
+    plain = drawn(plots.figure("t", "x", "y").add_scatter(x=[0], y=[0], mode="markers", name="a"))
+    assert not [box for box in plain.iter() if box.tag.endswith("rect")] and float(plain.get("height")) < height
+
+
 def test_cells_that_are_all_equal_have_the_middle_colour():
     svg = drawn(plots.matrix(np.zeros((2, 2)), ["p", "q"], "t", "x", "y"))
     assert [e.get("fill") for e in svg.iter() if e.tag.endswith("rect")] == ["#eeeeee"] * 4

@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 import poise_lab as pl
 from poise_lab.internals import batches_by_length, forward_rows
 from poise_lab.models.pretrain import character_tokenizer
+from poise_lab.variance import read_scores
 from poise_lab.ways import Comparison
 
 SHARED = dict(
@@ -283,6 +284,21 @@ def test_a_critic_reads_states_of_any_width(name):
     assert critic.values(rollouts, None).tolist() == [[0.5]] * 3
     critic.update(rollouts, None)
     assert (critic.values(rollouts, None) != 0.5).all()
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_scores_are_those_of_a_backward_pass(name):
+    policy = zoo_policy(name, RIGHT[name])
+    rollouts = pl.sample_rollouts(policy, problems_of(4, (2, 9)), 2, seed=0, max_new_tokens=5)
+    scores = read_scores(policy, rollouts)
+    trained = [q for q in policy.model.parameters() if q.requires_grad]
+    logprobs = [forward_rows(policy, rollouts, torch.tensor([row]))[0].sum() for row in range(4)]
+    found = [torch.autograd.grad(x, trained, allow_unused=True, materialize_grads=True) for x in logprobs]
+    vectors = torch.stack([torch.cat([g.flatten() for g in gradients]) for gradients in found])
+    for k, within in enumerate(scores.within):
+        own = vectors[2 * k : 2 * k + 2]
+        products = own @ own.T
+        torch.testing.assert_close(within.float(), products, rtol=1e-3, atol=1e-4 * products.max().item())
 
 
 def test_most_of_the_zoo_is_packed_and_no_state_is():

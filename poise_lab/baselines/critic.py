@@ -13,7 +13,7 @@ import dataclasses
 import torch
 
 from ..checkpoints import copy_weights, load_named_moments, named_moments
-from ..engine import trunk_states
+from ..engine import trunk_of, trunk_states
 from ..errors import PoiseLabError
 from ..internals import batches_to_score, padded, scoring_states
 from ..policies import Policy
@@ -52,7 +52,7 @@ class Critic(Baseline):
         self.head = torch.nn.Linear(width, 1).to(policy.device)
         torch.nn.init.zeros_(self.head.weight)  # every value starts at 1/2
         torch.nn.init.zeros_(self.head.bias)
-        trunk = [(f"trunk.{name}", p) for name, p in self.backbone.model.base_model.named_parameters()]
+        trunk = [(f"trunk.{name}", p) for name, p in trunk_of(self.backbone.model).named_parameters()]
         self.parameters = dict(trunk + [(f"head.{name}", p) for name, p in self.head.named_parameters()])
         for parameter in self.parameters.values():
             parameter.requires_grad_(True)

@@ -39,8 +39,8 @@ def exercises(master) -> list[dict]:
                 "cells": [],
             }
             found.append(at)
-        elif cell.source.startswith("## "):
-            break
+        elif found and cell.cell_type == "markdown" and cell.source.startswith("## "):
+            at = {"words": 0, "lines": 0, "cells": []}  # of no exercise, until the next one
         solution = "".join(re.findall(r"### BEGIN SOLUTION\n(.*?)### END SOLUTION", cell.source, re.S))
         seen = re.sub(r"### BEGIN (SOLUTION|HIDDEN TESTS)\n.*?### END \1", "", cell.source, flags=re.S)
         seen = re.sub("</?(details|summary)>", "", seen)

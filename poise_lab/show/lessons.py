@@ -49,11 +49,13 @@ def read_pairs(
     return shown
 
 
-def learning(runs: dict[str, Sequence[float]], title: str, every: int = 1) -> Figure:
-    """Share of right responses over updates, one line per run, measured after every so many updates."""
+def learning(groups: dict[str, Sequence[Sequence[float]]], title: str, every: int = 1) -> Figure:
+    """Share of right responses over updates, measured after every so many: a line for each run, those of a group alike."""
     fig = figure(title, "updates", "share of right responses", yaxis_range=[0, 1])
-    for (name, shares), color in zip(runs.items(), COLORS, strict=False):
-        add_line(fig, range(0, every * len(shares), every), shares, name, color)
+    for (name, runs), color in zip(groups.items(), COLORS, strict=False):
+        for k, shares in enumerate(runs):
+            add_line(fig, range(0, every * len(shares), every), shares, name, color)
+            fig.data[-1].showlegend = k == 0
     return fig
 
 

@@ -143,9 +143,12 @@ def lines(x: Sequence, values: dict[str, Sequence[tuple]], title: str, x_title: 
 
 
 def panels(values: dict[str, dict[str, tuple]], title: str, x_title: str, y_title: str, log: bool = False,
-           columns: int = 2) -> Figure:  # fmt: skip
-    """Panels on common axes: panel to line to (x, points (N, 3) of value, low, high). A line of one point is drawn through."""
-    names = list(dict.fromkeys(name for lines_ in values.values() for name in lines_))
+           columns: int = 2, names: Sequence[str] = ()) -> Figure:  # fmt: skip
+    """Panels on common axes: panel to line to (x, points (N, 3) of value, low, high). A line of one point is drawn through.
+
+    names: of lines that look alike in several figures, those that are not in this one among them.
+    """
+    names = list(dict.fromkeys([*names, *(name for lines_ in values.values() for name in lines_)]))
     styles = dict(zip(names, line_styles(len(names)), strict=True))
     columns = min(columns, len(values))
     rows = -(-len(values) // columns)

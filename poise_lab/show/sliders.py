@@ -141,14 +141,18 @@ def _depends(parameters: dict, found: dict[tuple, object]) -> list[str]:
 def _slots(names: list[str], together: list[set[str]]) -> dict[str, int]:
     """0 or 1 for each parameter, so that two which change the same trace differ."""
     slot: dict[str, int] = {}
-    for name in names:
-        taken = {slot[other] for used in together if name in used for other in used if other in slot}
-        free = [s for s in (0, 1) if s not in taken]
-        if not free:
+
+    def give(name: str, s: int) -> None:
+        if slot.setdefault(name, s) != s:
             raise PoiseLabError(
-                f"a trace of the figure depends on three parameters, {name!r} among them; two can be shown"
+                f"traces of the figure depend on three parameters at once, {name!r} among them; two can be shown"
             )
-        slot[name] = free[0]
+        for other in {other for used in together if name in used for other in used} - {name}:
+            if slot.get(other) != 1 - s:
+                give(other, 1 - s)
+
+    for name in names:
+        give(name, slot.get(name, 0))
     return slot
 
 

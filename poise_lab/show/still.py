@@ -45,11 +45,13 @@ def to_svg(figure: dict) -> str | None:
     traces = [_complete(trace) for trace in traces]
     shown = layout.get("showlegend", len(traces) > 1)
     rows = _legend_rows([t for t in traces if t.get("name") and t.get("showlegend", True)] if shown else [])
+    scale = layout.get("coloraxis") if any(isinstance(t["marker"].get("color"), list) for t in traces) else None
+    below = 20 * (len(rows) + bool(scale))  # of the axes: the legend, and what colours mean
     title = _lines(layout.get("title", {}).get("text"), 84)
     top = 34 + 18 * len(title) + (10 if _notes(layout) else 0)
-    height = layout.get("height", 380) - layout.get("margin", {}).get("t", 50) + top + 20 * len(rows)
+    height = layout.get("height", 380) - layout.get("margin", {}).get("t", 50) + top + below
     axes = {name: Axis(name, layout, traces) for name in _axis_names(traces)}
-    bottom = height - 20 * len(rows) - 54 - max(axis.below() for axis in axes.values() if axis.letter == "x")
+    bottom = height - below - 54 - max(axis.below() for axis in axes.values() if axis.letter == "x")
     left = 44 + max(32, *(round(LETTER * axis.longest()) for axis in axes.values() if axis.letter == "y"))
     for axis in axes.values():
         axis.place(*((left, WIDTH - RIGHT) if axis.letter == "x" else (bottom, top)))
@@ -68,7 +70,9 @@ def to_svg(figure: dict) -> str | None:
     for note in _notes(layout):
         x = left + note["x"] * (WIDTH - RIGHT - left)
         parts.append(written(plain(note["text"]), x, bottom - note["y"] * (bottom - top) - 6, "middle", size=13))
-    parts += _legend(rows, height)
+    parts += _legend(rows, height - below)
+    if scale:
+        parts += _color_bar(scale, left, height - 12)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" viewBox="0 0 {WIDTH} {height}" '
         f'font-family="sans-serif" font-size="12" fill="{INK}">{"".join(parts)}</svg>'
@@ -246,9 +250,19 @@ def _legend_rows(traces: Sequence[dict]) -> list[list[tuple[float, dict]]]:
     return rows
 
 
-def _legend(rows: Sequence[Sequence[tuple]], height: float) -> Iterator[str]:
+def _color_bar(scale: dict, x: float, y: float) -> Iterator[str]:
+    """What colours mean: from the lowest to the highest, in as many steps as `_markers` takes."""
+    low, high = (f"{scale[end]:g}" for end in ("cmin", "cmax"))
+    yield written(f"{plain(scale['colorbar']['title']['text'])}: {low}", x, y + 4)
+    x += LETTER * (len(plain(scale["colorbar"]["title"]["text"])) + len(low) + 3)
+    for i, color in enumerate(sample_colorscale([color for _, color in scale["colorscale"]], 9)):
+        yield f'<rect x="{tenth(x + 20 * i)}" y="{tenth(y - 6)}" width="20" height="12" fill="{color}"/>'
+    yield written(high, x + 186, y + 4)
+
+
+def _legend(rows: Sequence[Sequence[tuple]], top: float) -> Iterator[str]:
     for i, row in enumerate(rows):
-        y = height - 20 * (len(rows) - i) + 8
+        y = top + 20 * i + 8
         for x, trace in row:
             color = _color(trace, 0, {})
             if "lines" in trace.get("mode", ""):

@@ -80,7 +80,7 @@ def read_tokens(
     values = None if baseline is None else baseline.values(rollouts, internals)
     by_token = advantages is not None and advantages.dim() == 3
     on_scale = advantages is not None and not by_token and baseline.on_reward_scale
-    kinds = picked(rollouts, advantages)
+    kinds = picked(rollouts, advantages) if isinstance(prompts, int) else {}  # whoever chose them knows why
     if isinstance(prompts, int):
         prompts = list(dict.fromkeys([*kinds, *range(len(rollouts))]))[:prompts]
     source = source_of(rollouts, advantages, values) if on_scale else None

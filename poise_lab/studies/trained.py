@@ -60,7 +60,7 @@ def minutes_like(recorded: Path, name: str) -> float:
 def most_at_once(names: Sequence[str], recorded: Path | None) -> int:
     """How many runs are made at a time: one to a core, as many as memory holds by the largest peak of recorded ones."""
     peaks = [run.metrics[-1]["peak_memory_mb"] for name in names for run in (_like(recorded, name) if recorded else ())]
-    free = psutil.virtual_memory().available / 2**20
+    free = psutil.virtual_memory().available / 1e6
     return max(1, min(threads.usable(), int(free // max(peaks, default=DEFAULT_PEAK_MB))))
 
 

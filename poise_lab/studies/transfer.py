@@ -310,7 +310,8 @@ def figure(panels: dict[str, Sequence[dict]], measure: str = "r"):
         curves = {label: over_groups(members, mode, measure) for mode, label in MODES.items()}
         values[name] = {label: curve for label, curve in curves.items() if curve[0]}
     title, columns = "A probe of one setting, used on another", 2 if len(values) <= 4 else 3
-    return plots.panels(values, title, "prompts of the target", MEASURES[measure], log=True, columns=columns)
+    names = list(MODES.values())
+    return plots.panels(values, title, "prompts of the target", MEASURES[measure], True, columns, names)
 
 
 def shown_last(fig) -> dict[str, dict[str, float]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
 import torch
 from transformers.pytorch_utils import Conv1D
@@ -47,14 +48,15 @@ def read_scores(
     """The scores of all responses in the weights that are trained, from batched passes: no gradient is stored whole.
 
     A forward and a backward pass leave the inputs and the output gradients of every module that has weights;
-    the gradient of one response is the product of its own. Prompts are batched whole.
+    the gradient of one response is the product of its own. Prompts are batched whole. Where two responses that are compared
+    first have other gradients than this (a mixture of experts, for example), each response has a backward pass of its own.
 
     weights: (P, M, T) of the tokens in a response's sum, by default 1 each; with the advantages of a
         token-level critic as weights, the advantages of the responses are 1.
     scale: by the name of each trained weight, what its numbers in a score are multiplied by (`adam_scale`); by default 1.
     width: numbers kept per score for products across prompts; None keeps all. seed: of places and signs of the fold.
 
-    Raises PoiseLabError for a module whose weights it cannot follow, or weights of another shape.
+    Raises PoiseLabError for weights of another shape, or if no weight is trained.
     """
     p, m, t = rollouts.response_ids.shape
     weights = torch.ones(p, m, t) if weights is None else weights
@@ -63,6 +65,7 @@ def read_scores(
     parameters = {n: q for n, q in policy.model.named_parameters() if q.requires_grad}  # a tied weight is listed once
     if not parameters:
         raise PoiseLabError(f"policy {policy.name!r} has no weights to train: none of them requires a gradient")
+    trained, followed = list(parameters.values()), _modules_tell(policy, rollouts, weights, list(parameters.values()))
     size = sum(q.numel() for q in parameters.values())
     k = size if width is None else min(width, size)
     generator = torch.Generator().manual_seed(seed)
@@ -71,18 +74,19 @@ def read_scores(
     places = places.to(policy.device)
     dtype = torch.promote_types(policy.model.dtype, torch.float32)
     within, kept = torch.zeros(p, m, m, dtype=dtype), torch.zeros(p, m, k, dtype=dtype)
-    largest = max(q.numel() for q in parameters.values())
+    largest = max(q.numel() for q in trained) if followed else size
     for prompts, distinct, which in _prompt_batches(rollouts, weights, largest):
         n, u = distinct.shape
         rows = (prompts[:, None] * m + distinct).flatten()
-        uses = _uses(policy, rollouts, rows, weights.flatten(0, 1)[rows])
+        of = weights.flatten(0, 1)[rows]
+        if followed:
+            gradients = map(partial(_gradient_of, uses=_uses(policy, rollouts, rows, of)), trained)
+        else:
+            gradients = _one_by_one(policy, rollouts, rows, of, trained)
         inner = torch.zeros(n, u, u, dtype=dtype, device=policy.device)
         folded, offset = torch.zeros(n * u, k, dtype=dtype, device=policy.device), 0
-        for name, parameter in parameters.items():
-            if parameter not in uses:
-                raise PoiseLabError(f"weight {name!r} of policy {policy.name!r} is in no module that can be followed")
-            first, *others = (_row_gradient(parameter, *use) for use in uses[parameter])
-            gradient = sum(others, first).to(dtype).flatten(1)
+        for (name, parameter), gradient in zip(parameters.items(), gradients, strict=True):
+            gradient = gradient.to(dtype).flatten(1)
             if scale:
                 gradient = gradient * scale[name].flatten()
             groups = gradient.view(n, u, -1)
@@ -192,6 +196,41 @@ def _uses(policy: Policy, rollouts: Rollouts, rows: torch.Tensor, weights: torch
         for parameter in module.parameters(recurse=False):
             uses.setdefault(parameter, []).append((module, x.reshape(len(rows), -1, *shape), *record))
     return uses
+
+
+def _gradient_of(parameter, uses: dict) -> torch.Tensor:
+    """(R, *parameter.shape): of each row, over all uses of a weight."""
+    first, *others = (_row_gradient(parameter, *use) for use in uses[parameter])
+    return sum(others, first)
+
+
+def _one_by_one(policy: Policy, rollouts: Rollouts, rows: torch.Tensor, weights: torch.Tensor, parameters) -> list:
+    """The gradients of `_gradient_of`, each weight's in turn, from a backward pass for each row."""
+    found = []
+    for row, of in zip(rows.split(1), weights, strict=True):
+        with torch.enable_grad():
+            total = (forward_rows(policy, rollouts, row)[0] * of.to(policy.device)).sum()
+        found.append(torch.autograd.grad(total, parameters, allow_unused=True, materialize_grads=True))
+    return list(map(torch.stack, zip(*found, strict=True)))
+
+
+def _modules_tell(policy: Policy, rollouts: Rollouts, weights: torch.Tensor, parameters) -> bool:
+    """Whether `_gradient_of` gives the shortest two responses what their own backward passes give them."""
+    rows = row_lengths(rollouts).argsort(stable=True)[:2]
+    of = weights.flatten(0, 1)[rows]
+    expected = _one_by_one(policy, rollouts, rows, of, parameters)
+    slack = max(1e-3, 8 * torch.finfo(policy.model.dtype).eps)  # half precision rounds at other places
+    largest = max(float(gradient.abs().max()) for gradient in expected)
+    try:
+        uses = _uses(policy, rollouts, rows, of)
+        found = (
+            _gradient_of(parameter, uses).to(gradient) for parameter, gradient in zip(parameters, expected, strict=True)
+        )
+        return all(
+            torch.allclose(x, gradient, slack, slack * largest) for x, gradient in zip(found, expected, strict=True)
+        )
+    except Exception:  # experts, states that are carried along, what a module does to its output: each in its own way
+        return False
 
 
 def _row_gradient(parameter, module, x, output, d) -> torch.Tensor:
