@@ -18,12 +18,8 @@ from .sampler import Sampler
 from .tasks import Problem, RecordTask, TaskMixture
 from .ways import merged
 
-PLACES = (
-    "base_model_name_or_path",
-    "revision",
-    "peft_version",
-    "inference_mode",
-)  # in an adapter's config, no settings
+# in an adapter's config, and no settings of it
+PLACES = ("base_model_name_or_path", "revision", "peft_version", "inference_mode")
 
 
 def check_kinds(policy, task, baseline) -> None:

@@ -68,7 +68,8 @@ def saved(folder: Path) -> list[Path]:
 
 
 def reached(folder: Path, steps: int) -> Path | None:
-    """The newest whole checkpoint that a record of so many steps reaches; None where there is none at all, or the start's.
+    """The newest whole checkpoint that a record of so many steps reaches; None where there is none, or that of the
+    start alone and a record without a line.
 
     Raises PoiseLabError where the record reaches none.
     """

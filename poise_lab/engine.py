@@ -62,9 +62,8 @@ def context_of(config) -> int:
 def window_of(config) -> int:
     """The shortest window or chunk of attention that the config names; as good as endless if it names none."""
     config = config.get_text_config()
-    sizes = config.to_dict() | {
-        "sliding_window": getattr(config, "sliding_window", None)
-    }  # of some, half of another entry
+    # some configs make sliding_window from another entry, so that it is not in their dict
+    sizes = config.to_dict() | {"sliding_window": getattr(config, "sliding_window", None)}
     ends = ("window", "window_size", "chunk_size")
     return min((n for key, n in sizes.items() if key.endswith(ends) and type(n) is int and n > 0), default=sys.maxsize)
 

@@ -97,7 +97,7 @@ def row_lengths(rollouts: Rollouts) -> torch.Tensor:
 def captured_layers(policy: Policy, layers: Sequence[int]):
     """Within the context, the given decoder layers leave their output in the dict that it yields.
 
-    A second pass is taken to go on where the first ended (`prefix`): its tokens stand behind those of the first.
+    A second pass is taken to go on where the first ended (`engine.trunk_states`, shared): its tokens stand behind those of the first.
     """
     captured: dict[int, torch.Tensor] = {}
 

@@ -2,7 +2,7 @@
 
 `ValueProbe` is a scikit-learn estimator made of scikit-learn's parts (PCA, StandardScaler, Ridge).
 They are all affine, so a fitted probe is one vector and one number, `coef_` and `intercept_`;
-prediction is one product, and the saved file needs nothing else.
+prediction is one product, and a checkpoint keeps nothing else of it.
 
 Its targets are the *partners'* rewards (`Rollouts.partner_rewards`): a probe fitted on a response's
 own reward would learn to grade that response, and the baseline would no longer be a baseline.
@@ -11,13 +11,10 @@ own reward would learn to grade that response, and the baseline would no longer 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import deque
-from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.numpy import load_file, save_file
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.compose import ColumnTransformer
 from sklearn.decomposition import PCA
@@ -143,29 +140,6 @@ class ValueProbe(RegressorMixin, BaseEstimator):
         `agreement(probe.predict(X), y)` gives r and the mean absolute error as well.
         """
         return agreement(self.predict(X), y, sample_weight)["brier_skill"]
-
-    def save(self, folder: str | Path) -> None:
-        """Write probe.safetensors and probe.json to a folder."""
-        check_is_fitted(self)
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        arrays = {"coef": self.coef_, "intercept": np.array([self.intercept_])}
-        save_file(arrays, folder / "probe.safetensors")
-        settings = {**self.get_params(), "inputs": list(self.inputs)}
-        (folder / "probe.json").write_text(json.dumps(settings, indent=1) + "\n")
-
-    @classmethod
-    def load(cls, folder: str | Path) -> ValueProbe:
-        """Read a saved probe; predicts as before, bit for bit. Raises PoiseLabError if it is not there."""
-        folder = Path(folder)
-        try:
-            settings = json.loads((folder / "probe.json").read_text())
-            arrays = load_file(folder / "probe.safetensors")
-            probe = cls(**{**settings, "inputs": tuple(settings["inputs"])})
-            probe.set_fitted(arrays["coef"], arrays["intercept"][0])
-        except Exception as e:
-            raise PoiseLabError(f"folder {folder} holds no readable probe: {e}") from e
-        return probe
 
     def set_fitted(self, coef: np.ndarray, intercept: float) -> ValueProbe:
         """Make this probe a fitted one with the given vector and number."""

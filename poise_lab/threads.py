@@ -35,10 +35,7 @@ _used: int | None = None  # what `use` has set last
 
 def usable() -> int:
     """Cores that this process may use: by its affinity, its container's quota, and its part among processes of torchrun."""
-    counts = [
-        cpu_count(),
-        psutil.cpu_count(logical=False),
-    ]  # a core's second hyperthread adds nothing to products
+    counts = [cpu_count(), psutil.cpu_count(logical=False)]  # a core's second hyperthread adds nothing to products
     if hasattr(os, "process_cpu_count"):  # Python 3.13
         counts.append(os.process_cpu_count())
     return max(1, min(filter(None, counts)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))

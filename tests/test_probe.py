@@ -180,27 +180,6 @@ def test_cross_validation_of_scikit_learn():
     assert not np.allclose(fitted.coef_, pl.ValueProbe().fit(X, y).coef_)
 
 
-def test_save_and_load_bit_for_bit(tmp_path):
-    X, y = rows(100)
-    probe = pl.ValueProbe.preset("release", inputs=("prompt", "reasoning")).fit(X, y)
-    probe.save(tmp_path / "probe")
-    again = pl.ValueProbe.load(tmp_path / "probe")
-    assert again.get_params() == probe.get_params()
-    assert (again.predict(X) == probe.predict(X)).all()
-    assert (again.coef_ == probe.coef_).all() and again.intercept_ == probe.intercept_
-    assert {f.name for f in (tmp_path / "probe").iterdir()} == {"probe.safetensors", "probe.json"}
-
-
-def test_load_what_is_no_probe(tmp_path):
-    with pytest.raises(pl.PoiseLabError, match="holds no readable probe"):
-        pl.ValueProbe.load(tmp_path)
-    pl.ValueProbe().fit(*rows(20)).save(tmp_path)
-    file = tmp_path / "probe.safetensors"
-    file.write_bytes(file.read_bytes()[:-9])
-    with pytest.raises(pl.PoiseLabError, match="holds no readable probe"):
-        pl.ValueProbe.load(tmp_path)
-
-
 # --- bad input -----------------------------------------------------------------------------------
 
 

@@ -34,7 +34,6 @@ def test_by_hand():
     assert v.trace(8)[0] == pytest.approx(0.625 * 2 / 8, abs=1e-12)
     assert v.snr(8)[0] == pytest.approx(0.25 / 0.15625, abs=1e-12)
     assert v.cosine(8)[0] == pytest.approx((1.6 / 2.6) ** 0.5, abs=1e-12)
-    assert v.effective_prompts(8)[0] == pytest.approx(4.5 / 0.15625, abs=1e-12)
 
 
 def test_a_gradient_that_is_all_noise_has_cosine_0():

@@ -1,6 +1,6 @@
 """Run the notebook of one submission, whatever is in it: in a kernel of its own, whose doors `guard` closes.
 
-What its cells set, and what kind of cell each is, stands at the end.
+What kind of cell each is, `cells` says.
 """
 
 from __future__ import annotations

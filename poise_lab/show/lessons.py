@@ -99,14 +99,15 @@ def refit(rows: Sequence[int], biases: Sequence[tuple], own: Sequence[float], na
     return fig
 
 
-def score_lengths(logprobs, squares, right, title: str = "Which responses have long scores?") -> Figure:
+def score_lengths(logprobs, squares, right) -> Figure:
     """One point per response: the squared length of its score over its log-probability.
 
     logprobs, squares, right: one per response, of any shape; right is 1 or True where the answer is right. The upright
     axis is logarithmic. A large mark is the mean of its colour, of the lengths themselves.
     """
     logprobs, squares, right = (np.asarray(x, dtype=float).reshape(-1) for x in (logprobs, squares, right))
-    fig = figure(title, "log p(y | x) in nats", "squared length of the score", 420, hovermode="closest")
+    title, x = "Which responses have long scores?", "log p(y | x) in nats"
+    fig = figure(title, x, "squared length of the score", 420, hovermode="closest")
     fig.update_yaxes(type="log", dtick=1)
     for name, at, color, symbol in (("right", right == 1, COLORS[0], "circle"), ("wrong", right != 1, COLORS[1], "x")):
         fig.add_scatter(x=rounded(logprobs[at], 2), y=rounded(squares[at], 3), mode="markers", name=name,

@@ -29,9 +29,8 @@ TEMPLATE = go.layout.Template(
         plot_bgcolor="rgba(0,0,0,0)",
         xaxis=_AXIS,
         yaxis=_AXIS,
-        legend=dict(
-            orientation="h", yref="container", y=0, yanchor="bottom", itemsizing="constant"
-        ),  # below the title of the axis at any width
+        # below the title of the axis at any width
+        legend=dict(orientation="h", yref="container", y=0, yanchor="bottom", itemsizing="constant"),
         margin=dict(l=60, r=20, t=50, b=50),
         hovermode="x unified",
     )

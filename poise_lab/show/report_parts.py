@@ -17,13 +17,8 @@ from .words import Figure
 
 AXES = ("step", "tokens", "seconds")
 WINDOWS = (1, 5, 20)  # steps that a curve may be smoothed over
-ALIKE = (
-    "policy",
-    "task",
-    "train.eval_prompts",
-    "train.eval_responses",
-    "train.max_new_tokens",
-)  # and what the task is told
+# what is alike in runs that may be compared, beside what the task is told
+ALIKE = ("policy", "task", "train.eval_prompts", "train.eval_responses", "train.max_new_tokens")
 
 CAPTIONS = {
     "accuracy": "Mean reward of fresh responses to held-out problems, which no step trains on.",

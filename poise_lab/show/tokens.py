@@ -187,11 +187,8 @@ def pieces_of(tokenizer, ids: Sequence[int]) -> list[str]:
     def text(part):
         return tokenizer.decode(part, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
-    pieces, before, done = (
-        [],
-        0,
-        0,
-    )  # what is decoded starts one piece earlier: the first token of a text may lose a space
+    # what is decoded starts one piece earlier: the first token of a text may lose a space
+    pieces, before, done = [], 0, 0
     for i in range(1, len(ids) + 1):
         piece = text(ids[before:i])[len(text(ids[before:done])) :]
         if piece.endswith("\ufffd") and i - done < 4 and i < len(ids):  # a character has four bytes at most

@@ -55,10 +55,9 @@ LABELS = {
 KEYS = ' data-lm-suppress-shortcuts="true"'  # JupyterLab leaves keys that are pressed here to what has the focus
 _DOTS = ";text-decoration:underline dotted"
 
-HIDDEN = (
-    re.compile(  # controls, marks that turn the direction of text, and halves of characters, which no page may hold
-        "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
-    )
+# controls, marks that turn the direction of text, and halves of characters, which no page may hold
+HIDDEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
 )
 
 

@@ -67,7 +67,7 @@ def critic_epochs(policy: Policy, problems: Sequence[Problem], rewards: np.ndarr
 
 
 def critic_split(name: str, one: Setting, rewards: np.ndarray, split: int, learning_rate: float) -> dict:
-    """The measures of a critic on one split, as those of `evaluate`, and the validation error after each epoch.
+    """The measures of a critic on one split, as `measures_of` names them, and the validation error after each epoch.
 
     rewards: (P, M), as recorded. The epoch with the least validation error counts. Scored on the responses that the
     probe is scored on; the critic's value is the same for all responses to a prompt.

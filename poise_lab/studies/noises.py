@@ -15,11 +15,8 @@ from ..stats import interval, resamples, value_spread, variance_of_mean, varianc
 from ..variance import Scores, gradient_variance
 from ..variance.spoilt import from_siblings
 
-LEARNED = {
-    "constant": 1,
-    "poise": 2,
-    "score_weighted": 2,
-}  # what has learned before, and the responses of a group that it sees
+# what has learned before, and the responses of a group that it sees
+LEARNED = {"constant": 1, "poise": 2, "score_weighted": 2}
 BY_TOKEN = ("prefix", "prefix_weighted", "ppo")
 DRAWS = 10_000  # bootstrap samples of the prompts
 

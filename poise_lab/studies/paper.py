@@ -161,8 +161,8 @@ def order_cell(verdict: tuple[int, int, int]) -> str:
     return "{} agree, {} against, {} open".format(*verdict)
 
 
-def table_figure(models: dict[str, Sequence[dict]], table: str, title: str, x: str, measure: str = "r", **layout):
-    """A table of several models as points with 95 % intervals over splits, the paper's numbers as open diamonds.
+def table_figure(models: dict[str, Sequence[dict]], table: str, title: str, x: str, **layout):
+    """The r of a table of several models as points with 95 % intervals over splits, the paper's numbers as open diamonds.
 
     models: name to the files of its tasks, over which the mean is taken.
     """
@@ -171,13 +171,10 @@ def table_figure(models: dict[str, Sequence[dict]], table: str, title: str, x: s
         tasks = [task for task in tasks if table in task["tables"]]
         if tasks:
             names = list(tasks[0]["tables"][table])
-            values[model] = {name: mean_interval(over_tasks(tasks, table, name, measure)) for name in names}
+            values[model] = {name: mean_interval(over_tasks(tasks, table, name)) for name in names}
             if table != "layers":  # theirs are of another model's depth
-                marked |= {name: value[measure] for name, value in papers(table, names).items() if measure in value}
-    y = {"r": "Pearson r (with the mean of other rewards)", "mae": "mean absolute error (reward)"}.get(
-        measure, "1 - Var(A) / Var(R)"
-    )
-    return plots.side_by_side(values, marked, title, x, y, **layout)
+                marked |= {name: value["r"] for name, value in papers(table, names).items() if "r" in value}
+    return plots.side_by_side(values, marked, title, x, "Pearson r (with the mean of other rewards)", **layout)
 
 
 def depth_figure(models: dict[str, Sequence[dict]], title: str):

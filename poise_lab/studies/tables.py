@@ -103,7 +103,7 @@ def regressors() -> dict[str, BaseEstimator]:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A row of a table: what is fitted, on which features (P, R, F); the others as `evaluate` takes them."""
+    """A row of a table: what is fitted, on which features (P, R, F); the others as `measures_of` takes them."""
 
     estimator: BaseEstimator
     features: np.ndarray
@@ -214,10 +214,10 @@ def record(name: str, out: str | Path, log: Callable[[str], None] = print) -> No
         rates = [found["critic"]["learning_rate"]]
 
 
-def write_rows(readings: Readings, path: Path, responses: int = 2) -> None:
-    """Small copies of the rows of the first responses to each problem: see `row_arrays`."""
-    states = readings.states[readings.layer, POOL][:, :responses]
-    entropy, lengths = readings.entropy[:, :responses], readings.lengths[:, :responses]
+def write_rows(readings: Readings, path: Path) -> None:
+    """Small copies of the rows of the first two responses to each problem: see `row_arrays`."""
+    states = readings.states[readings.layer, POOL][:, :2]
+    entropy, lengths = readings.entropy[:, :2], readings.lengths[:, :2]
     write_arrays(path, row_arrays(states, entropy, lengths, readings.rewards))
 
 

@@ -19,8 +19,8 @@ from .scores import Scores
 class GradientVariance:
     """Variance of the policy gradient, unbiased estimates, each (1 + draws,) as `resamples` orders them.
 
-    What divides one by another (`snr`, `cosine`, `effective_prompts`, ratios of two baselines) is consistent, right
-    with many prompts, and no longer unbiased.
+    What divides one by another (`snr`, `cosine`, ratios of two baselines) is consistent, right with many prompts, and no
+    longer unbiased.
 
     within, between: traces of Sigma_w and Sigma_b (Prop. 1), where Z are taken as independent given the prompt.
         Where advantages were made in groups smaller than M they mix pairs of one group, which hang together, with
@@ -51,10 +51,6 @@ class GradientVariance:
         """E<g, G> / sqrt(E|g|^2 |G|^2) with G the expected gradient: about the cosine of a batch with the truth."""
         snr = np.maximum(self.snr(budget), 0)
         return np.sqrt(snr / (1 + snr))
-
-    def effective_prompts(self, budget: int) -> np.ndarray:
-        """Prompts with one response each whose gradient is as noisy as this batch's (of Z as they are)."""
-        return (self.within + self.between) / self.trace(budget)
 
 
 def gradient_variance(

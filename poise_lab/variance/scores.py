@@ -82,7 +82,7 @@ def read_scores(
         if followed:
             gradients = map(partial(_gradient_of, uses=_uses(policy, rollouts, rows, of)), trained)
         else:
-            gradients = _one_by_one(policy, rollouts, rows, of, trained)
+            gradients = _row_by_row(policy, rollouts, rows, of, trained)
         inner = torch.zeros(n, u, u, dtype=dtype, device=policy.device)
         folded, offset = torch.zeros(n * u, k, dtype=dtype, device=policy.device), 0
         for (name, parameter), gradient in zip(parameters.items(), gradients, strict=True):
@@ -204,7 +204,7 @@ def _gradient_of(parameter, uses: dict) -> torch.Tensor:
     return sum(others, first)
 
 
-def _one_by_one(policy: Policy, rollouts: Rollouts, rows: torch.Tensor, weights: torch.Tensor, parameters) -> list:
+def _row_by_row(policy: Policy, rollouts: Rollouts, rows: torch.Tensor, weights: torch.Tensor, parameters) -> list:
     """The gradients of `_gradient_of`, each weight's in turn, from a backward pass for each row."""
     found = []
     for row, of in zip(rows.split(1), weights, strict=True):
@@ -218,7 +218,7 @@ def _modules_tell(policy: Policy, rollouts: Rollouts, weights: torch.Tensor, par
     """Whether `_gradient_of` gives the shortest two responses what their own backward passes give them."""
     rows = row_lengths(rollouts).argsort(stable=True)[:2]
     of = weights.flatten(0, 1)[rows]
-    expected = _one_by_one(policy, rollouts, rows, of, parameters)
+    expected = _row_by_row(policy, rollouts, rows, of, parameters)
     slack = max(1e-3, 8 * torch.finfo(policy.model.dtype).eps)  # half precision rounds at other places
     largest = max(float(gradient.abs().max()) for gradient in expected)
     try:

@@ -53,9 +53,9 @@ def from_siblings(x: torch.Tensor, group: int = 2) -> torch.Tensor:
     return leave_one_out_mean(x.reshape(-1, group)).view_as(x)
 
 
-def spoil(predicted: torch.Tensor, share: float, seed: int = 0) -> torch.Tensor:
+def spoil(predicted: torch.Tensor, share: float) -> torch.Tensor:
     """Predictions (P, M) of which a share of the prompts has those of some other prompt: as spread as before."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     order, other = (torch.randperm(len(predicted), generator=generator) for _ in range(2))
     lied, spoilt = order[: round(len(predicted) * share)], predicted.clone()
     spoilt[lied] = predicted[other[lied]]
