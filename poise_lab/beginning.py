@@ -18,6 +18,8 @@ from .sampler import Sampler
 from .tasks import Problem, RecordTask, TaskMixture
 from .ways import merged
 
+LOOKED_AT = 20  # steps whose prompts are read before the first
+
 # in an adapter's config, and no settings of it
 PLACES = ("base_model_name_or_path", "revision", "peft_version", "inference_mode")
 
@@ -42,10 +44,15 @@ def check_problems(sampler: Sampler, baseline: Baseline, config: TrainConfig, he
     """Refuse what a step would refuse: a layer, too few problems, and a prompt of one's own that is too long."""
     policy, task = sampler.policy, sampler.task
     check_layers_and_pools(policy, [config.layer], [config.pool])
+    if config.prompts < baseline.least_prompts:
+        raise PoiseLabError(
+            f"baseline {baseline.name!r} needs at least {baseline.least_prompts} prompts in a step, got prompts={config.prompts}"
+        )
     tasks = task.tasks if isinstance(task, TaskMixture) else [task]
     asked = [problem for one in tasks if isinstance(one, RecordTask) for problem in one.problems]
     if type(baseline).sample is Baseline.sample:  # it takes what the library draws
-        for step in range(1, len(tasks) + 1):  # a mixture's steps begin with one task after another
+        # a mixture's steps begin with one task after another; of what comes still later the lengths are taken to be alike
+        for step in range(1, max(len(tasks), min(config.steps, LOOKED_AT)) + 1):
             sampler.begin(step)
             asked += baseline.step_problems(sampler)
     prompts_of(policy, [*held_out, *asked], config.max_new_tokens)

@@ -22,10 +22,11 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 
 
 def trunk_of(model) -> torch.nn.Module:
-    """The model without its head: its base model, or the part that holds the list of layers where it names none."""
+    """The model without its head: its base model, or the part that holds the list of layers, or all of it if none does."""
     if model.base_model is not model:
         return model.base_model
-    return next(part for part in model.children() if any(isinstance(m, torch.nn.ModuleList) for m in part.children()))
+    parts = (part for part in model.children() if any(isinstance(m, torch.nn.ModuleList) for m in part.children()))
+    return next(parts, model)
 
 
 def decoder_layers(model) -> torch.nn.ModuleList | None:
@@ -40,22 +41,26 @@ def decoder_layers(model) -> torch.nn.ModuleList | None:
     return lists[0] if len(lists) == 1 else None
 
 
-def context_of(config) -> int:
-    """Longest sequence that the model takes, in tokens; as good as endless where its config names none.
+def context_of(model) -> int:
+    """Longest sequence that a model takes, in tokens; as good as endless where its config names none.
 
     Positions that are scaled by the length of the whole sequence (dynamic, longrope) are right up to the length from
     which they are: beyond it, a key in the cache and the same key in a longer sequence differ. So is attention to those
     tokens alone that an index has picked: as long as it picks all; beyond, rounding decides which of two like ones it is.
+    Of learned positions that begin behind the padding token's (RoBERTa's) fewer are left than the config says.
     """
-    config = config.get_text_config()
+    config = model.config.get_text_config()
     names = ("max_position_embeddings", "max_seq_len", "n_positions")
     limits = [n for n in (getattr(config, name, None) for name in names) if n and n > 0][:1]  # XLNet has -1
     ropes = getattr(config, "rope_parameters", None) or {}
     for rope in [ropes, *(r for r in ropes.values() if isinstance(r, dict))]:
         if rope.get("rope_type") in ("dynamic", "longrope"):
             limits.append(rope.get("original_max_position_embeddings"))
-    limits += [getattr(config, name, None) for name in ("index_topk", "indexer_budget")]
+    limits += [getattr(config, name, None) for name in ("index_topk", "indexer_budget", "keep_window_size")]
     limits.append((getattr(config, "index_topk_blocks", None) or 0) * (getattr(config, "index_block_size", None) or 0))
+    for name, part in model.named_modules():
+        if "position" in name and isinstance(part, torch.nn.Embedding) and part.padding_idx is not None:
+            limits.append(part.num_embeddings - part.padding_idx - 1)
     return min((n for n in limits if n), default=sys.maxsize)
 
 

@@ -14,7 +14,11 @@ import torch
 from safetensors import safe_open
 from tokenizers import Tokenizer
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     AutoTokenizer,
     GenerationConfig,
     PreTrainedModel,
@@ -38,7 +42,9 @@ def read_model(name: str, source: str | Path, dtype: torch.dtype) -> tuple[PreTr
     Raises PoiseLabError where they cannot be loaded, or the weights do not fit the config (`check_weights`).
     """
     with _in_a_sentence(name):
-        model, info = AutoModelForCausalLM.from_pretrained(
+        kind = type(AutoConfig.from_pretrained(source, trust_remote_code=False))
+        sees = kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and kind not in MODEL_FOR_CAUSAL_LM_MAPPING
+        model, info = (AutoModelForImageTextToText if sees else AutoModelForCausalLM).from_pretrained(
             source, dtype=dtype, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True,
             trust_remote_code=False,
         )  # fmt: skip

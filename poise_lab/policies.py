@@ -71,6 +71,11 @@ class Policy:
                     f"policy {self.name!r} has an adapter of type {kinds[0].peft_type.value}, which writes into the "
                     "prompt; use one that lies in the layers, such as LoRA"
                 )
+            if any(getattr(config, "trainable_token_indices", None) for config in self.model.peft_config.values()):
+                raise PoiseLabError(
+                    f"policy {self.name!r} has an adapter on single tokens (trainable_token_indices), which cannot be saved "
+                    "with the weights; call its merge_and_unload() first, or leave them out"
+                )
             self.model = self.model.get_base_model()
         if getattr(self.model, "generation_config", None) is None:
             raise PoiseLabError(
@@ -137,7 +142,7 @@ class Policy:
     @property
     def context(self) -> int:
         """Longest sequence that the model takes, in tokens."""
-        return context_of(self.model.config)
+        return context_of(self.model)
 
     @property
     def pad_id(self) -> int:

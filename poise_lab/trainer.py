@@ -155,17 +155,19 @@ class Trainer:
             for step in bar:
                 try:
                     metrics = self.train_step(step)
+                    self.whole = True
+                    self._record(metrics)
                 except NotFiniteError as e:
                     last = checkpoints.saved(self.out / "checkpoints")[-1]
                     good = f"the last good checkpoint is {last}; " if self.step else ""  # the start is none
                     raise PoiseLabError(f"step {step}: {e}; {good}start a new run with a lower learning rate") from None
-                except BaseException as e:  # of a verifier, or a second Ctrl-C: the steps before are not lost
+                except (
+                    BaseException
+                ) as e:  # of a verifier, of on_step, or a second Ctrl-C: the finished steps are not lost
                     if self.step and self.whole and not disk_is_full(e):
                         self._save_checkpoint(self.step)
                         keep_policy(self.out, self.policy, finished=False)
                     raise
-                self._record(metrics)
-                self.whole = True
                 if step == PATIENCE:
                     self._check_rewards(step)
                 stop = bool(interrupted)  # looked at once: a Ctrl-C after this line is the next step's

@@ -93,7 +93,7 @@ class Comparison:
         self.model, self.rows, self.bytes_per_token = model, [], 2**16  # of a model without a cache: its states
         beginning = 34 + length
         ends = [(2, 3), (2, 3), (9, 3), (5, 3)]  # tokens of each prompt behind the beginning, and of each response
-        longest = min(context_of(model.config), beginning + 12)
+        longest = min(context_of(model), beginning + 12)
         beginning = max(2, longest - 12)
         self.probes = {"shared": self._probes(beginning, ends), "rows": self._probes(0, [(a + 1, b) for a, b in ends])}
         self.beginning = beginning
@@ -101,8 +101,8 @@ class Comparison:
         largest = max(float(logits.abs().max()) for rows in self.plain.values() for logits in rows)
         least = 1.0 if model.dtype in (torch.float32, torch.float64) else 0.02  # half precision rounds in proportion
         self.bound = BOUNDS.get(model.dtype, BOUNDS[torch.bfloat16]) * max(least, largest / 20)
-        if holds_a_state(new_cache(model)):
-            self.bound /= MARGIN
+        # a state in the cache hands on what is off at each step
+        self.tight = self.bound / (MARGIN if holds_a_state(new_cache(model)) else 1)
 
     def _probes(self, beginning: int, ends) -> list[tuple[list[int], int]]:
         """Rows of token ids and how many of them are the prompt."""
@@ -214,7 +214,7 @@ class Comparison:
     def stepped(self) -> float:
         """Long rows of one length whose second half grows token by token."""
         tokens = _ordinary_tokens(self.model)
-        n = min(STEPS, context_of(self.model.config) // 2)
+        n = min(STEPS, context_of(self.model) // 2)
         rows = [[tokens[(37 * t + 53 * i * t + i) % len(tokens)] for t in range(2 * n)] for i in range(4)]
         plain = torch.stack([self._plain(ids) for ids in rows])
         grown = CachedRows(self.model, [ids[:n] for ids in rows])
@@ -242,14 +242,16 @@ class Comparison:
     def sampling(self) -> str:
         """The way to sample. Refuses a model without one."""
         exact = not holds_a_state(new_cache(self.model)) or self.note(
-            f"a state in the cache, for {STEPS} steps", self.stepped
+            f"a state in the cache, for {STEPS} steps", self.stepped, self.tight
         )
         for way in ("rows", "equal", "whole") if exact else ("whole",):
-            if self.note(SAMPLING[way], lambda way=way: self.sampled(way)):
+            bound = self.bound if way == "whole" else self.tight
+            if self.note(SAMPLING[way], lambda way=way: self.sampled(way), bound):
                 break
         else:
             self.refuse()
-        return "shared" if way == "rows" and self.note(SAMPLING["shared"], lambda: self.sampled("shared")) else way
+        shared = way == "rows" and self.note(SAMPLING["shared"], lambda: self.sampled("shared"), self.tight)
+        return "shared" if shared else way
 
     def refuse(self):
         last = self.rows[-1]

@@ -276,6 +276,8 @@ def test_bad_settings_are_one_sentence(settings, says):
         ("a.jsonl", "[1, 2]", "record 0 is a list"),
         ("a.csv", "question;answer\nq;a\n", "column 'question' is missing; the record has question;answer"),
         ("a.jsonl", '{"question": "q", "answer": null}', "column 'answer' is empty"),
+        ("a.csv", "question,answer,answer\nq,3,4\n", "a.csv, its header: 'answer' stands there twice; give one"),
+        ("a.jsonl", '{"question": "q", "answer": 3, "answer": 4}\n', "line 1: 'answer' stands there twice; give one"),
         ("a.csv", "question,answer\nq,3\nHalf of seven?,3,5\n", "a.csv: record 1 has more cells than the header; put"),
         (
             "a.jsonl",
@@ -367,6 +369,10 @@ def test_a_minus_as_it_is_printed_is_a_minus():
     "answer, says",
     [
         ("3/4", "not one number that stands alone"),
+        *(
+            (text, "not one number that stands alone")
+            for text in ("10\u00b2", "3\u00bd", "2\u03c0", "0xFF", "10k", "5\u20136")
+        ),
         (r"\frac{3}{4}", "not one number that stands alone"),
         ("$1 / 2$ cup", "not one number that stands alone"),
         ("1" * 400, "is too large a number"),  # infinity to a float, and so is the distance to it from anywhere

@@ -213,7 +213,9 @@ def test_held_out_problems_are_never_trained_on(tmp_path):
     t = trainer(tmp_path / "r", task=Watching())
     t.run()
     held_out = {p.compact for p in t.held_out}
-    assert len(seen) == 6 and set(seen[0]) == held_out and seen[1] == seen[2]  # the first step's are looked at before
+    assert (
+        len(seen) == 9 and set(seen[0]) == held_out and seen[1:5] == seen[5:]
+    )  # those of all steps are looked at before
     assert not held_out & {c for step in seen[1:] for c in step}
 
 
@@ -1132,7 +1134,9 @@ def test_the_same_object_goes_on_from_before_its_first_step(tmp_path, name):
     baseline = make()
     with pytest.raises(RuntimeError):
         trainer(tmp_path / "parts", baseline, on_step=stop, checkpoint_every=9).run()
-    assert [c.name for c in checkpoints.saved(tmp_path / "parts" / "checkpoints")] == ["step-000000"]
+    first, second = checkpoints.saved(tmp_path / "parts" / "checkpoints")
+    assert [first.name, second.name] == ["step-000000", "step-000002"]
+    shutil.rmtree(second)  # which a power cut would not have written
     trainer(tmp_path / "parts", baseline, resume=True, checkpoint_every=9).run()
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
@@ -1209,11 +1213,44 @@ def test_what_a_task_refuses_in_a_step_loses_no_finished_step(tmp_path):
     trainer(tmp_path / "whole", checkpoint_every=9).run()
     with pytest.raises(
         pl.PoiseLabError, match="no problems today"
-    ):  # held out, the look at the first step, and three steps
-        trainer(tmp_path / "parts", task=Failing(5), checkpoint_every=9).run()
+    ):  # held out, a look at four steps, and three of them
+        trainer(tmp_path / "parts", task=Failing(8), checkpoint_every=9).run()
     assert [c.name for c in checkpoints.saved(tmp_path / "parts" / "checkpoints")] == ["step-000000", "step-000002"]
     trainer(tmp_path / "parts", resume=True, checkpoint_every=9).run()
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_an_error_in_on_step_loses_no_finished_step(tmp_path):
+    def stop(metrics):
+        if metrics["step"] == 2:
+            raise RuntimeError("no more")
+
+    trainer(tmp_path / "whole", checkpoint_every=9).run()
+    with pytest.raises(RuntimeError, match="no more"):
+        trainer(tmp_path / "parts", on_step=stop, checkpoint_every=9).run()
+    assert checkpoints.saved(tmp_path / "parts" / "checkpoints")[-1].name == "step-000002"
+    trainer(tmp_path / "parts", resume=True, checkpoint_every=9).run()
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+@pytest.mark.parametrize("name", ["batch_mean", "james_stein", "ev_switch", "same_rollout", "prompt_only"])
+def test_one_prompt_is_too_few_for_a_mean_of_others_and_said_before_the_first_evaluation(name, tmp_path):
+    seen, baseline = [], pl.make_baseline(name, responses=2 if name == "james_stein" else 1)
+    with pytest.raises(pl.PoiseLabError, match=f"baseline '{name}' needs at least 2 prompts in a step, got prompts=1"):
+        trainer(tmp_path / "r", baseline, on_step=seen.append, prompts=1, minibatches=1).run()
+    assert not seen and pl.make_baseline("batch_mean", responses=2).least_prompts == 1
+
+
+def test_a_prompt_that_comes_later_is_read_before_the_first_evaluation(tmp_path):
+    class Growing(ToyTask):
+        def sample(self, n, seed, exclude=()):
+            problems = super().sample(n, seed, exclude)
+            return [ToyProblem("a" * 200) for _ in problems] if seed == step_seed(0, 3, "problems") else problems
+
+    seen = []
+    with pytest.raises(pl.PoiseLabError, match="a prompt of 20. tokens .* is longer than the context"):
+        trainer(tmp_path / "r", task=Growing(), on_step=seen.append).run()
+    assert not seen
 
 
 def test_a_step_that_may_have_taught_the_baseline_is_not_kept(tmp_path):
@@ -1237,7 +1274,7 @@ def test_the_policy_of_a_run_that_failed_is_that_of_its_last_step(tmp_path):
     trainer(tmp_path / "r", steps=2).run()
     policy = tiny_policy()
     with pytest.raises(pl.PoiseLabError, match="no problems today"):  # held out, a look, and step 3 of those to come
-        trainer(tmp_path / "r", policy=policy, task=Failing(4), resume=True).run()
+        trainer(tmp_path / "r", policy=policy, task=Failing(7), resume=True).run()
     assert [c.name for c in checkpoints.saved(tmp_path / "r" / "checkpoints")] == ["step-000002", "step-000003"]
     assert not (tmp_path / "r" / "policy").exists()
 
@@ -1245,7 +1282,7 @@ def test_the_policy_of_a_run_that_failed_is_that_of_its_last_step(tmp_path):
 def test_a_run_that_left_nothing_gives_its_baseline_back(tmp_path):
     baseline = pl.make_baseline("rloo")
     with pytest.raises(pl.PoiseLabError, match="no problems today"):
-        trainer(tmp_path / "r", baseline, task=Failing(3)).run()
+        trainer(tmp_path / "r", baseline, task=Failing(6)).run()
     assert not (tmp_path / "r").exists()
     assert trainer(tmp_path / "r", baseline).run().finished
 

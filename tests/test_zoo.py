@@ -11,12 +11,13 @@ import contextlib
 import pytest
 import torch
 from support import EOS, PAD, ToyProblem, assert_close, response
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
 import poise_lab as pl
+from poise_lab.engine import decoder_layers, trunk_of
 from poise_lab.internals import batches_by_length, forward_rows
 from poise_lab.models.pretrain import character_tokenizer
-from poise_lab.variance import read_scores
+from poise_lab.variance import adam_scale, read_scores
 from poise_lab.ways import Comparison
 
 SHARED = dict(
@@ -258,6 +259,7 @@ def test_half_precision_is_compared_in_proportion_to_the_logits():
 def test_no_row_is_longer_than_what_an_index_picks():
     """Of two tokens that the index likes as well, rounding picks one: the same row is read in two ways."""
     for name, changes, limit in (
+        ("doge", dict(keep_window_size=45), 45),
         ("deepseek_v32", dict(index_topk=45), 45),
         ("minimax_m3_vl_text", dict(**MOE, index_topk_blocks=3, index_block_size=15, num_mtp_modules=0), 45),
     ):
@@ -299,6 +301,70 @@ def test_scores_are_those_of_a_backward_pass(name):
         own = vectors[2 * k : 2 * k + 2]
         products = own @ own.T
         torch.testing.assert_close(within.float(), products, rtol=1e-3, atol=1e-4 * products.max().item())
+
+
+@pytest.mark.parametrize("name", ["bert", "ctrl"])
+def test_scores_of_a_model_whose_modules_do_not_tell_where_the_shortest_responses_have_no_weight(name):
+    policy = zoo_policy(name, RIGHT[name])
+    rollouts = pl.sample_rollouts(policy, problems_of(0, (3, 12)), 2, seed=0, max_new_tokens=6)
+    weights = torch.ones(rollouts.response_ids.shape)
+    of_all = read_scores(policy, rollouts, weights).within
+    weights[0] = 0  # the shorter prompt
+    assert torch.allclose(read_scores(policy, rollouts, weights).within[1], of_all[1], rtol=1e-4)
+
+
+def test_weights_that_no_text_reaches_keep_what_adam_makes_of_the_others():
+    policy = zoo_policy("bart", RIGHT["bart"])
+    rollouts = pl.sample_rollouts(policy, problems_of(0, (3, 12)), 2, seed=0, max_new_tokens=6)
+    scale = adam_scale(policy, rollouts, rollouts.rewards - 0.5, batches=2)
+    assert set(scale) == {name for name, _ in policy.model.named_parameters()}
+    assert read_scores(policy, rollouts, scale=scale).within.isfinite().all()
+
+
+def test_positions_that_begin_behind_the_padding_token_leave_fewer():
+    policy = zoo_policy("roberta", RIGHT["roberta"] | dict(pad_token_id=1))
+    assert policy.context == 126
+    rollouts = pl.sample_rollouts(policy, problems_of(0, (119,)), 2, seed=0, max_new_tokens=6)  # 120 tokens of prompt
+    assert pl.read_internals(policy, rollouts, 1, 2).logprobs.isfinite().all()
+    with pytest.raises(pl.PoiseLabError, match="longer than the context of 126"):
+        pl.sample_rollouts(policy, problems_of(0, (121,)), max_new_tokens=6)
+
+
+def test_only_what_goes_through_a_carried_state_is_held_to_the_tight_bound(monkeypatch):
+    """A pass that rounds otherwise is off once; a state hands on what is off from step to step."""
+    monkeypatch.setattr(Comparison, "causal", lambda self: 2 * self.tight)
+    monkeypatch.setattr(Comparison, "sampled", lambda self, way: 2 * self.tight)
+    assert zoo_policy("qwen3_5_text", RIGHT["qwen3_5_text"]).ways.sampling == "whole"
+    assert zoo_policy("llama", RIGHT["llama"] | {}).model is not None
+    with pytest.raises(pl.PoiseLabError, match="what comes later"):
+        _ = zoo_policy("llama", RIGHT["llama"]).ways
+
+
+def test_a_model_whose_layers_lie_too_deep_is_refused_with_a_sentence():
+    class Deep(torch.nn.Module):
+        config = zoo_policy("llama", RIGHT["llama"]).model.config
+
+        def __init__(self):
+            super().__init__()
+            self.inner = torch.nn.Sequential(torch.nn.Linear(2, 2))
+
+        @property
+        def base_model(self):
+            return self
+
+    assert trunk_of(deep := Deep()) is deep and decoder_layers(deep) is None
+
+
+def test_a_model_that_also_sees_is_read_again_from_its_folder(tmp_path):
+    config = AutoConfig.for_model("llava", text_config=dict(model_type="llama", **SHARED), image_token_index=7,
+        vision_config=dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=28,
+                           patch_size=14, projection_dim=8))  # fmt: skip
+    torch.manual_seed(0)
+    policy = pl.Policy(AutoModelForImageTextToText.from_config(config), character_tokenizer(), "llava", "compact")
+    policy.save(tmp_path)
+    again = pl.load_policy(tmp_path)
+    found = [pl.sample_rollouts(p, problems_of(0, (3, 9)), 2, seed=0, max_new_tokens=6) for p in (policy, again)]
+    assert torch.equal(found[0].response_ids, found[1].response_ids)
 
 
 def test_most_of_the_zoo_is_packed_and_no_state_is():

@@ -22,7 +22,8 @@ class Baseline:
     A baseline with settings of its own is a dataclass: its fields are what it can be made with, they are checked by
     their annotations, and they stand in the config of a run.
 
-    responses: responses per prompt that it wants. least: the fewest it can work with.
+    responses: responses per prompt that it wants. least: the fewest it can work with. least_in_step: responses to all
+        prompts of a step together, and least_prompts what follows for these.
     on_reward_scale: whether an advantage is a reward minus something, or is rescaled on top of that.
     holds_own_reward: whether the response's own reward is in what is subtracted, or what tells of it: its own states.
         Advantages then vary less without any knowledge of the prompt, so their variance is no metric.
@@ -32,7 +33,7 @@ class Baseline:
 
     run = None  # the folder of the run that it was given to
     name = ""
-    least = 1
+    least = least_in_step = 1
     on_reward_scale = True
     holds_own_reward = False
 
@@ -42,6 +43,10 @@ class Baseline:
             raise PoiseLabError(
                 f"baseline {self.name!r} needs at least {self.least} responses per prompt, got responses={self.responses}"
             )
+
+    @property
+    def least_prompts(self) -> int:
+        return -(-self.least_in_step // self.responses)
 
     def start(self, policy: Policy) -> None:
         """Called once, with the policy as it is before training."""

@@ -140,7 +140,7 @@ class EVSwitch(Critic):
     looks at the batch's own rewards, so there is a bias. Arguments as for Critic.
     """
 
-    name = "ev_switch"
+    name, least_in_step = "ev_switch", 2
 
     def advantages(self, rollouts, internals):
         rewards = checked_rewards(rollouts)

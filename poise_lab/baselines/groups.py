@@ -28,7 +28,7 @@ class JamesStein(Baseline):
     other prompts', as in that method's code; so nothing in b_i is of the response.
     """
 
-    name, least = "james_stein", 2
+    name, least, least_prompts = "james_stein", 2, 2
 
     def advantages(self, rollouts, internals):
         rewards = checked_rewards(rollouts)

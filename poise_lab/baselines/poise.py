@@ -141,7 +141,7 @@ class SameRollout(Poise):
 
     responses: int = 1
 
-    name, least, holds_own_reward = "same_rollout", 1, True
+    name, least, least_in_step, holds_own_reward = "same_rollout", 1, 2, True
 
     def advantages(self, rollouts, internals):
         rewards, values = checked_rewards(rollouts), self.values(rollouts, internals)

@@ -24,7 +24,7 @@ class NoBaseline(Baseline):
 class BatchMean(Baseline):
     """REINFORCE with the mean reward of all *other* responses in the batch: A_i = r_i - mean_j r_j."""
 
-    name = "batch_mean"
+    name, least_in_step = "batch_mean", 2
 
     def advantages(self, rollouts, internals):
         rewards = checked_rewards(rollouts)

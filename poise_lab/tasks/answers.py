@@ -22,13 +22,14 @@ from pathlib import Path
 from ..errors import PoiseLabError
 
 FILES = (".jsonl", ".json", ".csv", ".parquet")
-MINUS = "\u2212"  # the sign as it is printed, which some policies write
+MINUS = dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2212\ufe63\uff0d"), "-")  # signs as they are printed
 NUMBER = r"(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:[eE][-+]?\d+)?|\.\d+)"
 MARKS = r"(?:\\?[^\w\s\\^+/\u00d7\u00b7\u00f7\u00b1\u221a-]|_)*"  # brackets, quotes, currency, bold type, the end of a sentence
 AHEAD = re.compile(r"[=>\u2248]|(?<=[^\d\s]):|boxed\{")  # what may stand right in front of a number: x=5, Total:5
 # One number, and no part of one; 5%, 5km, $5/day and 5-year-old have a unit
 ONE_NUMBER = re.compile(
     rf"(?P<before>{MARKS})(?P<sign>[-+]?)\\?[$\u20ac\u00a3]?(?P<digits>{NUMBER})"
+    r"(?![\u00b2\u00b3\u00b9\u00bc-\u00be\u2070-\u209f\u2150-\u218b\u03c0]|x[\da-fA-F]|[kM]\b)"  # a power, 3½, 2π, 0xF, 5k
     r"(?:\^\{?\\circ\}?|(?:[-/][^\W\d_]{2}|\u00b0?[^\W\d_]|\\(?:text|mathrm|[,;!]))[^\d\s]*)?"
     rf"{MARKS}"
 )
@@ -64,7 +65,7 @@ def last_number(text: str) -> tuple[str | None, str]:
     A part: 4 in 3/4, 12:04, 10-4, x^4 or `3 + 4`, 34 in `12 34` and `1, 34`. A sign may have a blank behind it: - 5 is -5.
     (None, "") if there is no number.
     """
-    lines = [line.split() for line in text.replace(MINUS, "-").splitlines()]
+    lines = [line.split() for line in text.translate(MINUS).splitlines()]
     words = next((line for line in reversed(lines) if any(map(_digits, line))), [])
     if not words:
         return None, ""
@@ -164,8 +165,11 @@ def check_reference(verifier: str, answer: str) -> str | None:
             return "has no number in it"
         if math.isinf(float(right)):
             return "is too large a number"
-    if verifier == "choice" and not CHOICE.findall(answer):
-        return "has no letter from A to J that stands alone"
+    if verifier == "choice":
+        letters = next((set(found) for found in (pattern.findall(answer) for pattern in CHOSEN) if found), set())
+        if len(letters) != 1:
+            several = f"names {' and '.join(sorted(letters))}, of which only one could be right"
+            return several if letters else "has no letter from A to J that stands alone"
     if verifier == "regex":
         try:
             re.compile(answer)
@@ -227,7 +231,9 @@ def read_records(path: str | Path) -> list[dict]:
 
 def _json(text: str, where: str) -> object:
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=lambda pairs: _once(pairs, where))
+    except PoiseLabError:
+        raise
     except json.JSONDecodeError as e:
         raise PoiseLabError(f"{where}: no JSON ({e})") from None
     except ValueError:  # the only other one
@@ -237,8 +243,19 @@ def _json(text: str, where: str) -> object:
         raise PoiseLabError(f"{where}: lists or records lie too deep in one another; write them flat") from None
 
 
+def _once(pairs: list[tuple[str, object]], where: str) -> dict:
+    """A record whose keys all differ: of two that are alike, one would be lost."""
+    names = [name for name, _ in pairs]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise PoiseLabError(f"{where}: {twice!r} stands there twice; give one of the two another name")
+    return dict(pairs)
+
+
 def _table(path: Path, text: str) -> list[dict]:
-    rows = list(csv.DictReader(io.StringIO(text, newline="")))
+    table = csv.DictReader(io.StringIO(text, newline=""))
+    _once([(name, None) for name in table.fieldnames or ()], f"{path}, its header")
+    rows = list(table)
     for n, row in enumerate(rows):
         if None in row:  # cells without a column
             raise PoiseLabError(f"{path}: record {n} has more cells than the header; put a text with a comma in quotes")

@@ -65,7 +65,7 @@ def read_scores(
     parameters = {n: q for n, q in policy.model.named_parameters() if q.requires_grad}  # a tied weight is listed once
     if not parameters:
         raise PoiseLabError(f"policy {policy.name!r} has no weights to train: none of them requires a gradient")
-    trained, followed = list(parameters.values()), _modules_tell(policy, rollouts, weights, list(parameters.values()))
+    trained, followed = list(parameters.values()), _modules_tell(policy, rollouts, list(parameters.values()))
     size = sum(q.numel() for q in parameters.values())
     k = size if width is None else min(width, size)
     generator = torch.Generator().manual_seed(seed)
@@ -120,7 +120,8 @@ def adam_scale(
             logprobs, _ = forward_rows(policy, rollouts, some)
             (advantages.flatten()[some].to(logprobs) * logprobs.sum(1)).sum().div(len(rows)).backward()
         for name, q in parameters.items():
-            moments[name] += q.grad**2 / batches
+            if q.grad is not None:  # some models have weights that no text reaches
+                moments[name] += q.grad**2 / batches
             q.grad = None
     return {name: 1 / (moment.sqrt() + 1e-8) for name, moment in moments.items()}
 
@@ -214,10 +215,10 @@ def _row_by_row(policy: Policy, rollouts: Rollouts, rows: torch.Tensor, weights:
     return list(map(torch.stack, zip(*found, strict=True)))
 
 
-def _modules_tell(policy: Policy, rollouts: Rollouts, weights: torch.Tensor, parameters) -> bool:
+def _modules_tell(policy: Policy, rollouts: Rollouts, parameters) -> bool:
     """Whether `_gradient_of` gives the shortest two responses what their own backward passes give them."""
     rows = row_lengths(rollouts).argsort(stable=True)[:2]
-    of = weights.flatten(0, 1)[rows]
+    of = torch.ones(len(rows), rollouts.response_ids.shape[2])
     expected = _row_by_row(policy, rollouts, rows, of, parameters)
     slack = max(1e-3, 8 * torch.finfo(policy.model.dtype).eps)  # half precision rounds at other places
     largest = max(float(gradient.abs().max()) for gradient in expected)
