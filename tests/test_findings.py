@@ -202,7 +202,15 @@ def numbers() -> dict[str, tuple[int, str]]:
     real = {row["difference"]: row for row in smollm2.asked(DATA / "runs-smollm2")}
     for pair in ("poise x2 minus none x1", "poise x2 minus constant x1"):
         found |= {f"SmolLM2, {pair}, {look}": (10, str(real[pair][look])) for look in smollm2.LOOKS}
-    assert not any(row[look].kept for row in real.values() for look in smollm2.LOOKS)  # as finding 10 says
+    aims = "constant x1 minus batch_mean x1"
+    found |= {f"SmolLM2, {aims}, {look}": (12, str(real[aims][look])) for look in smollm2.LOOKS}
+    ends = [
+        [run.series("greedy_accuracy")[1][-1] for run in of_runs("runs-smollm2", name)]
+        for name in ("constant", "batch_mean")
+    ]
+    found["SmolLM2, greedy, " + aims] = 12, difference(*ends)
+    kept = [(pair, look) for pair, row in real.items() for look in smollm2.LOOKS if row[look].kept]
+    assert kept == [(aims, "after 30 steps")]  # as findings 10 and 12 say
     before = settings["thinker-mixture"]
     noise = arena.noise(before)
     for label in ("poise x2", "none x2"):
