@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,7 +30,7 @@ from .templates import (
     unknown_token,
     without_end,
 )
-from .ways import Compared, Ways, find_ways, merged
+from .ways import Compared, Ways, check_adapters, find_ways, merged
 
 WORDINGS = ("compact", "question", "line")
 SPOKEN = ("wording", "shots", "tags", "system", "template", "template_args")  # how a policy is spoken to
@@ -71,11 +72,7 @@ class Policy:
                     f"policy {self.name!r} has an adapter of type {kinds[0].peft_type.value}, which writes into the "
                     "prompt; use one that lies in the layers, such as LoRA"
                 )
-            if any(getattr(config, "trainable_token_indices", None) for config in self.model.peft_config.values()):
-                raise PoiseLabError(
-                    f"policy {self.name!r} has an adapter on single tokens (trainable_token_indices), which cannot be saved "
-                    "with the weights; call its merge_and_unload() first, or leave them out"
-                )
+            check_adapters(self.model)
             self.model = self.model.get_base_model()
         if getattr(self.model, "generation_config", None) is None:
             raise PoiseLabError(
@@ -382,7 +379,7 @@ def by_beginning(prompts: Sequence[list[int]]) -> list[list[int]]:
     One that begins otherwise would leave no beginning in common: a problem that is itself among the examples is shown others.
     """
     begins = [tuple(prompt[:WORTH]) for prompt in prompts]
-    usual = max(set(begins), key=begins.count)
-    if len(usual) < WORTH or not len(prompts) < 2 * begins.count(usual) < 2 * len(prompts):
+    (usual, many), *_ = Counter(begins).most_common(1)
+    if len(usual) < WORTH or not len(prompts) < 2 * many < 2 * len(prompts):
         return [list(range(len(prompts)))]
     return [[i for i, begin in enumerate(begins) if (begin == usual) is most] for most in (True, False)]

@@ -161,9 +161,7 @@ class Trainer:
                     last = checkpoints.saved(self.out / "checkpoints")[-1]
                     good = f"the last good checkpoint is {last}; " if self.step else ""  # the start is none
                     raise PoiseLabError(f"step {step}: {e}; {good}start a new run with a lower learning rate") from None
-                except (
-                    BaseException
-                ) as e:  # of a verifier, of on_step, or a second Ctrl-C: the finished steps are not lost
+                except BaseException as e:  # of a verifier, on_step, a second Ctrl-C: finished steps are not lost
                     if self.step and self.whole and not disk_is_full(e):
                         self._save_checkpoint(self.step)
                         keep_policy(self.out, self.policy, finished=False)

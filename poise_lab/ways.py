@@ -258,7 +258,7 @@ class Comparison:
         off = "cannot be done at all" if last.difference == float("inf") else f"is off by {last.difference:.2g}"
         raise PoiseLabError(
             f"a model of type {self.model.config.model_type!r} cannot be used: {last.what!r} {off}, against the model's "
-            f"own plain pass (at most {self.bound:.1g})"
+            f"own plain pass (at most {last.bound:.1g})"
         )
 
 
@@ -297,6 +297,16 @@ def find_ways(model, length: int = 0) -> tuple[Ways, list[Compared]]:
     return Ways(sampling, scoring, plain_head, probes.bytes_per_token, packs), probes.rows
 
 
+def check_adapters(model) -> None:
+    """Refuse an adapter of which no whole model can be made: of its wrapper around the embedding the weights are not told."""
+    configs = (getattr(model, "peft_config", None) or {}).values()
+    if any(getattr(config, "trainable_token_indices", None) for config in configs):
+        raise PoiseLabError(
+            "an adapter on single tokens (trainable_token_indices) cannot be saved with the weights; call merge_and_unload() "
+            "of its model first, or leave these tokens out"
+        )
+
+
 def merged(model):
     """A model without peft's adapters that computes the same: a copy with them in its weights, or itself if it has none.
 
@@ -306,6 +316,7 @@ def merged(model):
     adapted += [name for name, module in model.named_modules() if hasattr(module, "modules_to_save")]
     if not adapted:
         return model
+    check_adapters(model)
     copied = copy.deepcopy(model)
     for name in adapted:
         if any(name.startswith(f"{other}.") for other in adapted):  # within another

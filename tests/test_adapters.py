@@ -113,9 +113,14 @@ def test_an_adapter_that_cannot_be_merged_is_refused(tmp_path):
         assert not any(tmp_path.iterdir())
 
 
-def test_an_adapter_of_the_prompt_is_refused():
+def test_an_adapter_of_the_prompt_or_of_single_tokens_is_refused(tmp_path):
     policy = tiny_policy()
     model = get_peft_model(policy.model, PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3))
+    with pytest.raises(pl.PoiseLabError, match="on single tokens .trainable_token_indices. cannot be saved"):
+        adapted("get_peft_model", targets=["q_proj"], trainable_token_indices=[5, 6])
+    later = adapted("add_adapter afterwards", targets=["q_proj"], trainable_token_indices=[5, 6])
+    with pytest.raises(pl.PoiseLabError, match="on single tokens .trainable_token_indices. cannot be saved"):
+        later.save(tmp_path / "policy")
     with pytest.raises(pl.PoiseLabError, match="type PROMPT_TUNING, which writes into the prompt; use .* LoRA"):
         pl.Policy(model, policy.tokenizer, "virtual", "compact")
 
