@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 
 import torch
@@ -18,7 +19,7 @@ from .sampler import Sampler
 from .tasks import Problem, RecordTask, TaskMixture
 from .ways import merged
 
-LOOKED_AT = 20  # steps whose prompts are read before the first
+LOOKED_AT = 20, 2.0  # steps whose prompts are read before the first, for about so many seconds
 
 # in an adapter's config, and no settings of it
 PLACES = ("base_model_name_or_path", "revision", "peft_version", "inference_mode")
@@ -51,8 +52,11 @@ def check_problems(sampler: Sampler, baseline: Baseline, config: TrainConfig, he
     tasks = task.tasks if isinstance(task, TaskMixture) else [task]
     asked = [problem for one in tasks if isinstance(one, RecordTask) for problem in one.problems]
     if type(baseline).sample is Baseline.sample:  # it takes what the library draws
-        # a mixture's steps begin with one task after another; of what comes still later the lengths are taken to be alike
-        for step in range(1, max(len(tasks), min(config.steps, LOOKED_AT)) + 1):
+        known, (steps, seconds) = all(isinstance(one, RecordTask) for one in tasks), LOOKED_AT
+        until = time.perf_counter() + seconds
+        for step in range(1, max(len(tasks), min(config.steps, steps)) + 1):
+            if step > len(tasks) and (known or time.perf_counter() > until):
+                break  # a mixture's steps begin with one task after another; what comes later is mostly as long
             sampler.begin(step)
             asked += baseline.step_problems(sampler)
     prompts_of(policy, [*held_out, *asked], config.max_new_tokens)

@@ -7,6 +7,7 @@ beside its place and then renamed, so none is ever half there.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shutil
 from collections.abc import Iterable
@@ -16,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from .errors import PoiseLabError
-from .files import read_json, whole_folder, write_json
+from .files import read_json, write_json
 
 Tensors = dict[str, torch.Tensor]
 
@@ -96,12 +97,20 @@ def save(folder: Path, step: int, parts: dict[str, Tensors]) -> None:
                 raise PoiseLabError(
                     f"the {part} gives a {type(tensor).__name__} to save as {name!r}; it must be a tensor"
                 )
-    with whole_folder(folder / f"step-{step:06d}", last="state.json") as partial:
-        partial.mkdir(parents=True)
+    whole = folder / f"step-{step:06d}"
+    partial = whole.with_name(whole.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
         for part, tensors in parts.items():
             contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
             save_file(contiguous, partial / f"{part}.safetensors")
         write_json(partial / "state.json", {"step": step})
+    except BaseException:  # a full disk gets back what it had
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    shutil.rmtree(whole, ignore_errors=True)
+    os.replace(partial, whole)
     for old in saved(folder)[:-2]:
         shutil.rmtree(old)
 

@@ -182,7 +182,7 @@ def _branch(row: torch.Tensor, drawn: torch.Tensor, vocabulary: int):
 
 def prompts_of(policy: Policy, problems: Sequence[Problem], max_new_tokens: int) -> list[list[int]]:
     """The token ids of each prompt. Raises PoiseLabError for one that cannot be answered, as `sample_rollouts` says."""
-    prompts = [policy.prompt_ids(problem) for problem in problems]
+    prompts, context = [policy.prompt_ids(problem) for problem in problems], policy.context
     for prompt in prompts:
         if not prompt:
             raise PoiseLabError("a prompt has no tokens; the tokenizer turned it into nothing")
@@ -191,10 +191,10 @@ def prompts_of(policy: Policy, problems: Sequence[Problem], max_new_tokens: int)
                 f"a prompt has token {max(prompt)}, which the model of policy {policy.name!r} has no embedding for; after "
                 "adding tokens, call resize_token_embeddings"
             )
-        if len(prompt) + max_new_tokens > policy.context:
+        if len(prompt) + max_new_tokens > context:
             raise PoiseLabError(
                 f"a prompt of {len(prompt)} tokens with max_new_tokens={max_new_tokens} is longer than "
-                f"the context of {policy.context} tokens of policy {policy.name!r}; shorten one of them"
+                f"the context of {context} tokens of policy {policy.name!r}; shorten one of them"
             )
     return prompts
 

@@ -70,7 +70,13 @@ def packs(policy: Policy, rollouts: Rollouts, rows: torch.Tensor) -> bool:
 
 def batches_to_score(policy: Policy, rollouts: Rollouts, rows: torch.Tensor) -> Iterator[torch.Tensor]:
     """Split rows into batches for `forward_rows`: as they come, where they are packed, and else by their length."""
-    for some in _alike(policy, rollouts, rows):
+    parts = _alike(policy, rollouts, rows)
+    if len(parts) > 1 and packs(policy, rollouts, rows):  # whatever runs fewer tokens: a prompt once, or its beginning
+        of_rows = _prompts_of(rollouts, parts[0])
+        prompts = sum(len(rollouts.prompt_ids[i]) for i in {row // rollouts.responses for row in parts[0].tolist()})
+        if prompts <= sum(map(len, of_rows)) - common_prefix(of_rows) * len(of_rows):
+            parts = [rows]
+    for some in parts:
         yield from (_packed_batches if packs(policy, rollouts, some) else batches_by_length)(policy, rollouts, some)
 
 

@@ -378,6 +378,8 @@ def by_beginning(prompts: Sequence[list[int]]) -> list[list[int]]:
 
     One that begins otherwise would leave no beginning in common: a problem that is itself among the examples is shown others.
     """
+    if len(prompts) < 3:
+        return [list(range(len(prompts)))]
     begins = [tuple(prompt[:WORTH]) for prompt in prompts]
     (usual, many), *_ = Counter(begins).most_common(1)
     if len(usual) < WORTH or not len(prompts) < 2 * many < 2 * len(prompts):

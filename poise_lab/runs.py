@@ -320,7 +320,13 @@ def keep_policy(run: Path, policy: Policy, finished: bool) -> None:
             warnings.warn(f"run folder {run} has checkpoints, and no final policy: {e}", stacklevel=2)
 
 
-def differences(old: dict, new: dict) -> list[tuple[str, object, object]]:
+def differences(old: dict, new: dict, prefix: str = "") -> list[tuple[str, object, object]]:
     """Where two nested dicts differ: (path, old, new)."""
-    old, new = flat(old), flat(new)
-    return [(path, old.get(path), new.get(path)) for path in sorted(old | new) if old.get(path) != new.get(path)]
+    found = []
+    for key in sorted(old.keys() | new.keys()):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += differences(a, b, f"{prefix}{key}.")
+        elif (list(a) if isinstance(a, tuple) else a) != (list(b) if isinstance(b, tuple) else b):
+            found.append((prefix + key, a, b))
+    return found

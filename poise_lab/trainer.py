@@ -155,7 +155,6 @@ class Trainer:
             for step in bar:
                 try:
                     metrics = self.train_step(step)
-                    self.whole = True
                     self._record(metrics)
                 except NotFiniteError as e:
                     last = checkpoints.saved(self.out / "checkpoints")[-1]
@@ -344,6 +343,7 @@ class Trainer:
 
     def _record(self, metrics: dict) -> None:
         self.metrics.append(metrics)
+        self.whole = True  # only now the step counts
         self._append("metrics.jsonl", metrics)
         if self.on_step:
             self.on_step(metrics)

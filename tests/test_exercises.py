@@ -83,21 +83,23 @@ def test_solutions_are_correct_and_mistakes_are_named(capsys, name):
 
 
 @pytest.mark.parametrize(
-    ("own", "says"),
+    ("own", "length", "says"),
     [
-        ((0.0, 0.0), "Correct."),
-        ((0.3, 0.0), "own reward is in its baseline"),
-        ((0.0, 0.3), "own reward is in its baseline"),
+        ((0.0, 0.0), 0.0, "Correct."),
+        ((0.3, 0.0), 0.0, "exchange a response for another, and what is subtracted from it moves"),
+        ((0.0, 0.3), 0.0, "exchange a response for another, and what is subtracted from it moves"),
+        ((0.0, 0.0), 0.1, "exchange a response for another, and what is subtracted from it moves"),
     ],
 )
-def test_a_share_of_its_own_reward_is_found_in_either_response_of_a_pair(capsys, own, says):
-    """Exercise 4 of notebook 6, with a variance that passes and a baseline that subtracts `own` times a response's reward."""
+def test_what_is_of_a_response_is_found_in_either_response_of_a_pair(capsys, own, length, says):
+    """Exercise 4 of notebook 6, with a variance that passes and a baseline that subtracts `own` times a response's reward,
+    and `length` times its tokens."""
 
     class Yours(pl.Baseline):
         name = "yours"
 
         def advantages(self, rollouts, internals):
-            return rollouts.rewards * (1 - torch.tensor(own)) - self.learned
+            return rollouts.rewards * (1 - torch.tensor(own)) - length * rollouts.lengths - self.learned
 
         def update(self, rollouts, internals):
             self.learned = rollouts.rewards.mean()
@@ -109,7 +111,7 @@ def test_a_share_of_its_own_reward_is_found_in_either_response_of_a_pair(capsys,
     names = dict(
         Yours=lambda: Yours(2), pool=pool, pool_states=pool_states, learned_from=[(pool, pool_states)], variance=noises,
         scores=None, counts=None, pairs={"none": np.ones(3)}, answer=answer, dataclasses=dataclasses, itertools=itertools,
-        span=span, stats=stats, torch=torch,
+        span=span, stats=stats, torch=torch, thinker=None, pl=SimpleNamespace(read_internals=lambda *given: None),
     )  # fmt: skip
     path = LESSONS / "06_gradient_variance.ipynb"
     (check,) = [cell.source for cell in nbformat.read(path, 4).cells if "def quiet_and_honest" in cell.source]

@@ -212,6 +212,17 @@ def test_one_problem_among_the_examples_costs_the_others_nothing():
     assert [rollouts.texts[i] for i in at] == without.texts and rollouts.texts[5] == sample(problems[5:6]).texts[0]
 
 
+def test_prompts_are_packed_where_that_runs_fewer_tokens_than_their_beginning_would():
+    """Four prompts of 78 tokens with the first 66 in common: packed they are 312, apart 12 for each response."""
+    policy, task = few_shot(shots=4), pl.load_task("chain_sum", **SUMS)
+    problems = [*task.sample(4, seed=0), task.examples(4)[0]]
+    for responses, others in ((4, [16, 17, 18, 19]), (8, None)):  # 192 and 384 tokens
+        rollouts = pl.sample_rollouts(policy, problems, responses, seed=0, max_new_tokens=4)
+        assert set(map(len, rollouts.prompt_ids)) == {78} and policies.common_prefix(rollouts.prompt_ids[:4]) == 66
+        *first, last = internals.batches_to_score(policy, rollouts, torch.arange(5 * responses))
+        assert (last.tolist() if first else None) == others, responses
+
+
 def test_a_shared_beginning_counts_once_in_a_batch(monkeypatch):
     policy = few_shot(shots=4)
     problems = pl.load_task("chain_sum", **SUMS).sample(6, seed=0)

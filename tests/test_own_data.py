@@ -371,7 +371,18 @@ def test_a_minus_as_it_is_printed_is_a_minus():
         ("3/4", "not one number that stands alone"),
         *(
             (text, "not one number that stands alone")
-            for text in ("10\u00b2", "3\u00bd", "2\u03c0", "0xFF", "10k", "5\u20136")
+            for text in (
+                "10\u00b2",
+                "3\u00bd",
+                "3 \u00bd",
+                "2\u03c0",
+                "2 \u03c0",
+                "0xFF",
+                "10k",
+                "10K",
+                "5 M",
+                "5\u20136",
+            )
         ),
         (r"\frac{3}{4}", "not one number that stands alone"),
         ("$1 / 2$ cup", "not one number that stands alone"),
@@ -400,7 +411,7 @@ def test_a_reference_that_is_an_expression_is_refused(answer):
         ("x^2", "2"), ("x^{2}", "2"), ("2^n", "2"), ("2 + x", "2"), (r"\sqrt{2}", "2"), (r"5\pi", "5"), ("5 m/s^2", "2"),
         ("- 5", "5"), ("\u2212 5", "5"), ("-$5", "5"), ("\u00b13", "3"), ("\u221a2", "2"), ("7 /3", "3"), ("4 \u00d73", "3"),
         ("7 3", "3"), ("2 (x + 1)", "2"), ("5 \\sqrt{x}", "5"),
-        ("5 ^n", "5"), ("5 \\pi", "5"), ("5 \\times x", "5"),
+        ("5 ^n", "5"), ("5 \\pi", "5"), ("5 \\times x", "5"), ("3 \u00bd", "3"), ("5 k", "5"), ("10K", "10"), ("\u20135", "5"),
     ],
 )  # fmt: skip
 def test_a_part_of_an_answer_is_not_paid(text, number):
@@ -415,6 +426,7 @@ def test_a_part_of_an_answer_is_not_paid(text, number):
         ("(a) -5", "-5"), ("$1,234", "1234"), (r"\$18", "18"), ("50%", "50"), (r"$30^{\circ}$", "30"), ("$5/day", "5"),
         ("5 km/h", "5"), ("a 5-year-old", "5"), ("5 - no more", "5"), ("It took 10 minutes, 5 too many", "5"),
         ("**5**", "5"), ("it is **-5**.", "-5"), ("**Answer:** 5", "5"), ("2) **5**", "5"), ("is __5__", "5"), ("_-5_", "-5"),
+        ("Answer \u2013 5", "5"), ("12\u2013 because", "12"), ("\u20135", "-5"), ("x=\u20135", "-5"), ("\uff0d5", "-5"),
         (r"\boxed{12", "12"), (r"\text{Total = }42", "42"), ("2024\n5", "5"), (r"\(5\)", "5"), (r"5\%", "5"), ("->5", "5"),
         ("Answer:5", "5"), (r"5\,\text{cm}", "5"), ("20\u00b0C", "20"), ("\u201c5\u201d", "5"), ("* 5", "5"), ("5km.", "5"), ("in step 3 x=5", "5"),
     ],
@@ -487,6 +499,11 @@ def test_a_reference_may_have_other_numbers_in_its_prose(answer, value):
 def test_whole_numbers_are_compared_exactly(right, given, paid):
     (problem,) = pl.load_task([{"question": "q", "answer": right}], verify="number").problems
     assert problem.reward(given) == paid and problem.source.verifier_errors == 0
+
+
+def test_empty_columns_of_a_spreadsheet_are_passed_over(tmp_path):
+    (tmp_path / "a.csv").write_text("question,answer,,\nq,3,,\n")
+    assert [(p.question, p.answer) for p in pl.load_task(tmp_path / "a.csv", verify="number").problems] == [("q", "3")]
 
 
 def test_a_name_that_sounds_like_no_number_costs_nothing():

@@ -239,6 +239,7 @@ def test_scores_as_autograd_gives_them(family, changes):
     rollouts = pl.sample_rollouts(policy, ToyTask().sample(5, seed=0), responses=3, seed=0, max_new_tokens=12)
     policy.model.double()
     assert len(rollouts.lengths.unique()) > 2 and len(rollouts.prompt_lengths.unique()) > 2
+    assert score_passes._modules_tell(policy, rollouts, list(policy.model.parameters()))  # no backward pass of each
     weights = torch.rand(rollouts.response_ids.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     for w in (None, weights):
         vectors = one_by_one(policy, rollouts, torch.ones_like(weights) if w is None else w).double()
@@ -333,6 +334,7 @@ def test_the_weight_of_a_norm_that_multiplies_by_zero_has_a_gradient():
     policy.model.model.norm.weight.data[0] = 0
     rollouts = pl.sample_rollouts(policy, ToyTask().sample(2, seed=0), responses=2, seed=0, max_new_tokens=4)
     vectors = one_by_one(policy, rollouts, torch.ones(rollouts.response_ids.shape))
+    assert score_passes._modules_tell(policy, rollouts, list(policy.model.parameters()))
     kept = va.read_scores(policy, rollouts, width=None).kept
     assert torch.allclose(kept.abs(), vectors.abs(), rtol=1e-4, atol=1e-4 * vectors.abs().max())
 

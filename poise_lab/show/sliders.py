@@ -145,7 +145,8 @@ def _slots(names: list[str], together: list[set[str]]) -> dict[str, int]:
     def give(name: str, s: int) -> None:
         if slot.setdefault(name, s) != s:
             raise PoiseLabError(
-                f"traces of the figure depend on three parameters at once, {name!r} among them; two can be shown"
+                f"a trace of the figure depends on three parameters, or some are bound in a ring, {name!r} among them; two at a "
+                "time can be shown"
             )
         for other in {other for used in together if name in used for other in used} - {name}:
             if slot.get(other) != 1 - s:

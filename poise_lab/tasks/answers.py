@@ -22,14 +22,17 @@ from pathlib import Path
 from ..errors import PoiseLabError
 
 FILES = (".jsonl", ".json", ".csv", ".parquet")
-MINUS = dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2212\ufe63\uff0d"), "-")  # signs as they are printed
+MINUS = dict.fromkeys(map(ord, "\u2010\u2011\u2212\ufe63\uff0d"), "-")  # signs as they are printed
+DASH = re.compile(
+    r"(?<![^\s\d$({\[=])[\u2012\u2013](?=[$.]?\d)"
+)  # a sign, or a part of 5\u20136; with a blank behind it, a pause
 NUMBER = r"(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:[eE][-+]?\d+)?|\.\d+)"
 MARKS = r"(?:\\?[^\w\s\\^+/\u00d7\u00b7\u00f7\u00b1\u221a-]|_)*"  # brackets, quotes, currency, bold type, the end of a sentence
 AHEAD = re.compile(r"[=>\u2248]|(?<=[^\d\s]):|boxed\{")  # what may stand right in front of a number: x=5, Total:5
 # One number, and no part of one; 5%, 5km, $5/day and 5-year-old have a unit
 ONE_NUMBER = re.compile(
     rf"(?P<before>{MARKS})(?P<sign>[-+]?)\\?[$\u20ac\u00a3]?(?P<digits>{NUMBER})"
-    r"(?![\u00b2\u00b3\u00b9\u00bc-\u00be\u2070-\u209f\u2150-\u218b\u03c0]|x[\da-fA-F]|[kM]\b)"  # a power, 3½, 2π, 0xF, 5k
+    r"(?![\u00b2\u00b3\u00b9\u00bc-\u00be\u2070-\u209f\u2150-\u218b\u03c0]|x[\da-fA-F]|[kKM]\b)"  # a power, 3½, 2π, 0xF, 5k
     r"(?:\^\{?\\circ\}?|(?:[-/][^\W\d_]{2}|\u00b0?[^\W\d_]|\\(?:text|mathrm|[,;!]))[^\d\s]*)?"
     rf"{MARKS}"
 )
@@ -65,7 +68,7 @@ def last_number(text: str) -> tuple[str | None, str]:
     A part: 4 in 3/4, 12:04, 10-4, x^4 or `3 + 4`, 34 in `12 34` and `1, 34`. A sign may have a blank behind it: - 5 is -5.
     (None, "") if there is no number.
     """
-    lines = [line.split() for line in text.translate(MINUS).splitlines()]
+    lines = [line.split() for line in DASH.sub("-", text.translate(MINUS)).splitlines()]
     words = next((line for line in reversed(lines) if any(map(_digits, line))), [])
     if not words:
         return None, ""
@@ -79,6 +82,7 @@ def last_number(text: str) -> tuple[str | None, str]:
         or (sign in OPERATORS and (operand or sign not in "+-*"))
         or (rest == word and not found["before"] and LISTED.fullmatch(before))
         or (behind in OPERATORS - {"-"} and re.match(r"[A-Za-z](?!\w)|\(", then))
+        or re.match("[\u00b2\u00b3\u00b9\u00bc-\u00be\u2070-\u209f\u2150-\u218b\u03c0]|[kM]\\W*$", behind)
         or behind.startswith(("^", "\\sqrt", "\\pi", "\\times", "\\cdot", "\\div", "\\pm"))
     )
     if part:
@@ -254,7 +258,7 @@ def _once(pairs: list[tuple[str, object]], where: str) -> dict:
 
 def _table(path: Path, text: str) -> list[dict]:
     table = csv.DictReader(io.StringIO(text, newline=""))
-    _once([(name, None) for name in table.fieldnames or ()], f"{path}, its header")
+    _once([(name, None) for name in table.fieldnames or () if name.strip()], f"{path}, its header")
     rows = list(table)
     for n, row in enumerate(rows):
         if None in row:  # cells without a column

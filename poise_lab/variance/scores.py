@@ -49,7 +49,8 @@ def read_scores(
 
     A forward and a backward pass leave the inputs and the output gradients of every module that has weights;
     the gradient of one response is the product of its own. Prompts are batched whole. Where two responses that are compared
-    first have other gradients than this (a mixture of experts, for example), each response has a backward pass of its own.
+    first have other gradients than this (a mixture of experts, or weights that no text reaches: freeze these), each
+    response has a backward pass of its own.
 
     weights: (P, M, T) of the tokens in a response's sum, by default 1 each; with the advantages of a
         token-level critic as weights, the advantages of the responses are 1.
@@ -227,6 +228,8 @@ def _modules_tell(policy: Policy, rollouts: Rollouts, parameters) -> bool:
         found = (_gradient_of(parameter, uses)[0] for parameter in parameters)
         pairs = zip(found, expected, strict=True)
         return all(torch.allclose(one.to(other), other, slack, slack * largest) for one, other in pairs)
+    except torch.OutOfMemoryError:
+        raise
     except Exception:  # experts, states that are carried along, what a module does to its output: each in its own way
         return False
 
