@@ -27,6 +27,7 @@ except ImportError:  # Windows
     fcntl = None
 
 LOCK = ".lock"
+LAST = "config.json"  # of a folder that is replaced: without it nothing is loaded
 PACKAGES = ("torch", "transformers", "reasoning-gym", "scikit-learn", "numpy")
 
 
@@ -104,11 +105,11 @@ def only_writer(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def whole_folder(folder: str | Path, without: Sequence[str] = (), last: str = "config.json") -> Iterator[Path]:
+def whole_folder(folder: str | Path, without: Sequence[str] = ()) -> Iterator[Path]:
     """Within the context, a folder to fill; at its end all that is in it stands in `folder`, and after an error nothing.
 
     What a folder that is there holds besides stays in it. There, files are moved one by one: an error moves them back,
-    and a kill in between leaves some of the old or some of the new, never of both, and never the file `last`.
+    and a kill in between leaves some of the old or some of the new, never of both, and never config.json.
 
     without: patterns of files that do not stay in `folder` where the new ones have no such file.
 
@@ -123,10 +124,10 @@ def whole_folder(folder: str | Path, without: Sequence[str] = (), last: str = "c
         yield partial
         if folder.exists():
             old.mkdir()
-            names = sorted((path.name for path in partial.iterdir()), key=lambda name: name == last)
+            names = sorted((path.name for path in partial.iterdir()), key=lambda name: name == LAST)
             goes = {path.name for pattern in without for path in folder.glob(pattern)}
             goes |= {name for name in names if (folder / name).exists()}
-            out = [(folder / name, old / name) for name in sorted(goes, key=lambda name: name != last)]
+            out = [(folder / name, old / name) for name in sorted(goes, key=lambda name: name != LAST)]
             move_all(out + [(partial / name, folder / name) for name in names])
             shutil.rmtree(old)
         else:

@@ -22,7 +22,7 @@ from ..probe import ValueProbe
 from ..process import peak_memory_mb
 from ..stats import resamples
 from ..variance.estimates import gradient_variance
-from ..variance.scores import Scores, read_scores
+from ..variance.scores import Scores, gradients_by_row, read_scores
 from .bench_cases import ROUNDS, prompts_of
 from .bench_shared import WORK, bench_course, bench_shared
 from .bench_training import SAME_BATCH, bench_engines, bench_update
@@ -155,23 +155,19 @@ def bench_probe(rows: int, width: int, preset: str) -> dict:
     }
 
 
-def _one_by_one(policy: Policy, rollouts, width: int = 4096, seed: int = 0) -> Scores:
+def _one_by_one(policy: Policy, rollouts) -> Scores:
     """What `read_scores` gives, from one backward pass per response."""
-    parameters = list(policy.model.parameters())
+    parameters, m, width = list(policy.model.parameters()), rollouts.responses, 4096
     size = sum(parameter.numel() for parameter in parameters)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     signs = torch.randint(0, 2, (size,), generator=generator) * 2.0 - 1
     places = torch.randint(0, width, (size,), generator=generator)
     within, kept = [], []
-    for i in range(len(rollouts)):
-        group = []
-        for j in range(rollouts.responses):
-            logprobs, _ = forward_rows(policy, rollouts, torch.tensor([i * rollouts.responses + j]))
-            gradients = torch.autograd.grad(logprobs.sum(), parameters)
-            group.append(torch.cat([gradient.flatten() for gradient in gradients]))
-        vectors = torch.stack(group)
+    for rows in torch.arange(len(rollouts) * m).split(m):
+        gradients = gradients_by_row(policy, rollouts, rows, torch.ones(m, 1), parameters)
+        vectors = torch.cat([gradient.flatten(1) for gradient in gradients], 1)
         within.append(vectors @ vectors.T)
-        kept.append(vectors.new_zeros(len(group), width).index_add_(1, places, vectors * signs))
+        kept.append(vectors.new_zeros(m, width).index_add_(1, places, vectors * signs))
     return Scores(torch.stack(within), torch.stack(kept))
 
 

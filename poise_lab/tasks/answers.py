@@ -23,16 +23,16 @@ from ..errors import PoiseLabError
 
 FILES = (".jsonl", ".json", ".csv", ".parquet")
 MINUS = dict.fromkeys(map(ord, "\u2010\u2011\u2212\ufe63\uff0d"), "-")  # signs as they are printed
-DASH = re.compile(
-    r"(?<![^\s\d$({\[=])[\u2012\u2013](?=[$.]?\d)"
-)  # a sign, or a part of 5\u20136; with a blank behind it, a pause
+# A dash right in front of a number is a sign, or makes it a part (5\u20136); with a blank behind it, it is a pause
+DASH = re.compile(r"(?<![^\s\d$({\[=])[\u2012\u2013](?=[$.]?\d)")
+FACTOR = r"[\u00b2\u00b3\u00b9\u00bc-\u00be\u2070-\u209f\u2150-\u218b\u03c0]"  # what makes another number of it: a power, 3½, 2π
 NUMBER = r"(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:[eE][-+]?\d+)?|\.\d+)"
 MARKS = r"(?:\\?[^\w\s\\^+/\u00d7\u00b7\u00f7\u00b1\u221a-]|_)*"  # brackets, quotes, currency, bold type, the end of a sentence
 AHEAD = re.compile(r"[=>\u2248]|(?<=[^\d\s]):|boxed\{")  # what may stand right in front of a number: x=5, Total:5
 # One number, and no part of one; 5%, 5km, $5/day and 5-year-old have a unit
 ONE_NUMBER = re.compile(
     rf"(?P<before>{MARKS})(?P<sign>[-+]?)\\?[$\u20ac\u00a3]?(?P<digits>{NUMBER})"
-    r"(?![\u00b2\u00b3\u00b9\u00bc-\u00be\u2070-\u209f\u2150-\u218b\u03c0]|x[\da-fA-F]|[kKM]\b)"  # a power, 3½, 2π, 0xF, 5k
+    rf"(?!{FACTOR}|x[\da-fA-F]|[kKM]\b)"  # nor 0xF, 5k
     r"(?:\^\{?\\circ\}?|(?:[-/][^\W\d_]{2}|\u00b0?[^\W\d_]|\\(?:text|mathrm|[,;!]))[^\d\s]*)?"
     rf"{MARKS}"
 )
@@ -82,7 +82,7 @@ def last_number(text: str) -> tuple[str | None, str]:
         or (sign in OPERATORS and (operand or sign not in "+-*"))
         or (rest == word and not found["before"] and LISTED.fullmatch(before))
         or (behind in OPERATORS - {"-"} and re.match(r"[A-Za-z](?!\w)|\(", then))
-        or re.match("[\u00b2\u00b3\u00b9\u00bc-\u00be\u2070-\u209f\u2150-\u218b\u03c0]|[kM]\\W*$", behind)
+        or re.match(rf"{FACTOR}|[kM]\W*$", behind)
         or behind.startswith(("^", "\\sqrt", "\\pi", "\\times", "\\cdot", "\\div", "\\pm"))
     )
     if part:
@@ -119,13 +119,13 @@ def choice(text: str, answer: str) -> float:
     Of the letters that stand alone in the final answer it is the last one behind "answer" or "answer is"; if there is
     none, the last one. The words "I" and "A" (I think, A triangle) count only where nothing else does.
     """
-    given, right = _chosen(final_answer(text)), _chosen(answer)
-    return float(given is not None and given == right)
+    given, right = _letters(final_answer(text)), _letters(answer)
+    return float(bool(given and right) and given[-1] == right[-1])
 
 
-def _chosen(text: str) -> str | None:
-    """The letter that a text chooses; None if there is none."""
-    return next((found[-1] for found in (pattern.findall(text) for pattern in CHOSEN) if found), None)
+def _letters(text: str) -> list[str]:
+    """The letters that a text may choose, in their order; the last one counts."""
+    return next(filter(None, (pattern.findall(text) for pattern in CHOSEN)), [])
 
 
 def regex(text: str, answer: str) -> float:
@@ -170,10 +170,11 @@ def check_reference(verifier: str, answer: str) -> str | None:
         if math.isinf(float(right)):
             return "is too large a number"
     if verifier == "choice":
-        letters = next((set(found) for found in (pattern.findall(answer) for pattern in CHOSEN) if found), set())
-        if len(letters) != 1:
-            several = f"names {' and '.join(sorted(letters))}, of which only one could be right"
-            return several if letters else "has no letter from A to J that stands alone"
+        letters = sorted(set(_letters(answer)))
+        if len(letters) > 1:
+            return f"names {' and '.join(letters)}, of which only one could be right"
+        if not letters:
+            return "has no letter from A to J that stands alone"
     if verifier == "regex":
         try:
             re.compile(answer)
@@ -235,7 +236,7 @@ def read_records(path: str | Path) -> list[dict]:
 
 def _json(text: str, where: str) -> object:
     try:
-        return json.loads(text, object_pairs_hook=lambda pairs: _once(pairs, where))
+        return json.loads(text, object_pairs_hook=lambda pairs: _record(pairs, where))
     except PoiseLabError:
         raise
     except json.JSONDecodeError as e:
@@ -247,18 +248,23 @@ def _json(text: str, where: str) -> object:
         raise PoiseLabError(f"{where}: lists or records lie too deep in one another; write them flat") from None
 
 
-def _once(pairs: list[tuple[str, object]], where: str) -> dict:
-    """A record whose keys all differ: of two that are alike, one would be lost."""
-    names = [name for name, _ in pairs]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise PoiseLabError(f"{where}: {twice!r} stands there twice; give one of the two another name")
+def _record(pairs: list[tuple[str, object]], where: str) -> dict:
+    _check_names([name for name, _ in pairs], where)
     return dict(pairs)
+
+
+def _check_names(names: Iterable[str], where: str) -> None:
+    """Refuse two that are alike, of which one would be lost."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise PoiseLabError(f"{where}: {name!r} stands there twice; give one of the two another name")
+        seen.add(name)
 
 
 def _table(path: Path, text: str) -> list[dict]:
     table = csv.DictReader(io.StringIO(text, newline=""))
-    _once([(name, None) for name in table.fieldnames or () if name.strip()], f"{path}, its header")
+    _check_names(filter(str.strip, table.fieldnames or ()), f"{path}, its header")
     rows = list(table)
     for n, row in enumerate(rows):
         if None in row:  # cells without a column

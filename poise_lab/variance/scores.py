@@ -83,7 +83,7 @@ def read_scores(
         if followed:
             gradients = map(partial(_gradient_of, uses=_uses(policy, rollouts, rows, of)), trained)
         else:
-            gradients = _row_by_row(policy, rollouts, rows, of, trained)
+            gradients = gradients_by_row(policy, rollouts, rows, of, trained)
         inner = torch.zeros(n, u, u, dtype=dtype, device=policy.device)
         folded, offset = torch.zeros(n * u, k, dtype=dtype, device=policy.device), 0
         for (name, parameter), gradient in zip(parameters.items(), gradients, strict=True):
@@ -206,7 +206,7 @@ def _gradient_of(parameter, uses: dict) -> torch.Tensor:
     return sum(others, first)
 
 
-def _row_by_row(policy: Policy, rollouts: Rollouts, rows: torch.Tensor, weights: torch.Tensor, parameters) -> list:
+def gradients_by_row(policy: Policy, rollouts: Rollouts, rows: torch.Tensor, weights: torch.Tensor, parameters) -> list:
     """The gradients of `_gradient_of`, each weight's in turn, from a backward pass for each row."""
     found = []
     for row, of in zip(rows.split(1), weights, strict=True):
@@ -220,7 +220,7 @@ def _modules_tell(policy: Policy, rollouts: Rollouts, parameters) -> bool:
     """Whether `_gradient_of`, of the shortest two responses, gives one what its own backward pass gives it."""
     rows = row_lengths(rollouts).argsort(stable=True)[:2]
     of = torch.ones(len(rows), rollouts.response_ids.shape[2])
-    expected = [gradient[0] for gradient in _row_by_row(policy, rollouts, rows[:1], of[:1], parameters)]
+    expected = [gradient[0] for gradient in gradients_by_row(policy, rollouts, rows[:1], of[:1], parameters)]
     slack = max(1e-3, 8 * torch.finfo(policy.model.dtype).eps)  # half precision rounds at other places
     largest = max(float(gradient.abs().max()) for gradient in expected)
     try:
