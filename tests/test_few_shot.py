@@ -8,6 +8,7 @@ from support import EOS, FAMILIES, plain_logits, response, tiny_policy
 
 import poise_lab as pl
 from poise_lab import internals, policies
+from poise_lab.generate import _turns
 from poise_lab.models.pretrain import character_tokenizer
 from poise_lab.rollouts import build_rollouts
 
@@ -170,7 +171,10 @@ def test_common_prefix_by_hand(monkeypatch):
 def test_prompts_that_begin_as_most_do_by_hand(monkeypatch):
     monkeypatch.setattr(policies, "WORTH", 2)
     assert policies.by_beginning([[1, 2, 3], [9, 2, 3], [1, 2, 4]]) == [[0, 2], [1]]
-    assert policies.by_beginning([[1, 2, 3], [9, 2, 3]]) == [[0, 1]]  # not most of them
+    assert policies.by_beginning([[1, 2, 3], [9, 2, 3]]) == [[0, 1]]
+    assert policies.by_beginning([[1, 2, 3], [9, 2, 3], [1, 2, 5], [8, 2]]) == [
+        [0, 1, 2, 3]
+    ]  # two of four are not most
     assert policies.by_beginning([[1], [1], [9, 2, 3]]) == [[0, 1, 2]]  # too short to be worth it
     assert policies.by_beginning([[1, 2, 3], [1, 2, 4]]) == [[0, 1]]
 
@@ -203,6 +207,9 @@ def test_one_problem_among_the_examples_costs_the_others_nothing():
 
     _ = policy.ways  # its comparison runs the model, too
     longest = max(len(policy.prompt_ids(p)) for p in problems)
+    prompts = [policy.prompt_ids(p) for p in problems]
+    for limit, turns in ((4, [12, 1]), (400, [13])):  # a second turn of many steps would take longer than it spares
+        assert [len(turn) for turn in _turns(policy, prompts, limit)] == turns
     for do in (sample, train, lambda problems: pl.read_internals(policy, sample(problems))):
         most, alone = tokens(others, do)[0], tokens(problems[5:6], do)[0]
         assert tokens(problems, do)[0] <= most + alone + 4 * longest

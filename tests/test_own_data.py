@@ -501,6 +501,12 @@ def test_whole_numbers_are_compared_exactly(right, given, paid):
     assert problem.reward(given) == paid and problem.source.verifier_errors == 0
 
 
+def test_a_reference_that_names_several_letters_is_refused():
+    with pytest.raises(pl.PoiseLabError, match="names A and C, of which only one could be right"):
+        pl.load_task([{"question": "q", "answer": "A, C"}], verify="choice")
+    pl.load_task([{"question": "q", "answer": "the answer is (C), not A"}], verify="choice")
+
+
 def test_empty_columns_of_a_spreadsheet_are_passed_over(tmp_path):
     (tmp_path / "a.csv").write_text("question,answer,,\nq,3,,\n")
     assert [(p.question, p.answer) for p in pl.load_task(tmp_path / "a.csv", verify="number").problems] == [("q", "3")]

@@ -267,6 +267,15 @@ def test_recorded_a_probe_keeps_between_checkpoints_where_the_value_does():
     assert mean_interval(source - target)[1] > 0  # the old probe sides with the old value
 
 
+def test_a_way_to_a_probe_looks_alike_in_both_figures():
+    """Near and in another family, where two of the ways are missing."""
+    groups = tr.recorded(pl.data_dir() / "transfer")
+    near = tr.by_kind([group for group in groups if group["kind"] != "another family"])
+    far = tr.by_task([group for group in groups if group["kind"] == "another family"])
+    looks = [{line.name: line.line.color for line in tr.figure(panels).data if line.name} for panels in (near, far)]
+    assert len(set(looks[0]) & set(looks[1])) == 3 and looks[1].items() <= looks[0].items()
+
+
 def test_figures_have_the_panels_that_they_are_given():
     groups = tr.recorded(FOLDER)
     family = [group for group in groups if group["kind"] == "another family"]

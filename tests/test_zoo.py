@@ -341,6 +341,7 @@ def test_positions_that_begin_behind_the_padding_token_leave_fewer():
 def test_only_what_goes_through_a_carried_state_is_held_to_the_tight_bound(monkeypatch):
     """A pass that rounds otherwise is off once; a state hands on what is off from step to step."""
     monkeypatch.setattr(Comparison, "causal", lambda self: 2 * self.tight)
+    monkeypatch.setattr(Comparison, "stepped", lambda self: 0.0)
     monkeypatch.setattr(Comparison, "sampled", lambda self, way: 2 * self.tight)
     assert zoo_policy("qwen3_5_text", RIGHT["qwen3_5_text"]).ways.sampling == "whole"
     with pytest.raises(pl.PoiseLabError, match="what comes later"):
@@ -372,6 +373,14 @@ def test_a_model_that_also_sees_is_read_again_from_its_folder(tmp_path):
     again = pl.load_policy(tmp_path)
     found = [pl.sample_rollouts(p, problems_of(0, (3, 9)), 2, seed=0, max_new_tokens=6) for p in (policy, again)]
     assert torch.equal(found[0].response_ids, found[1].response_ids)
+
+
+def test_a_critic_has_the_trunk_and_no_head_of_a_model_that_is_its_own_base():
+    policy, critic = zoo_policy("llama4_text", RIGHT["llama4_text"]), pl.make_baseline("critic")
+    critic.start(policy)
+    trunk = {f"trunk.{name}" for name, _ in trunk_of(policy.model).named_parameters()}
+    assert policy.model.base_model is policy.model
+    assert set(critic.parameters) == trunk | {"head.weight", "head.bias"}
 
 
 def test_most_of_the_zoo_is_packed_and_no_state_is():
