@@ -487,6 +487,24 @@ def test_what_does_not_come_back_costs_its_own_points_only(room, answer, says):
     assert any(says in message for message in graded.messages)
 
 
+@pytest.mark.parametrize(("deaths", "points"), [(2, 5), (3, 0)])
+def test_a_kernel_that_dies_before_its_first_cell_is_started_again(room, monkeypatch, deaths, points):
+    from poise_lab.course.submission import RunSubmission
+
+    start, left = RunSubmission.start_new_kernel_client, [deaths]
+
+    def dying(self, **options):
+        if left[0]:
+            left[0] -= 1
+            raise RuntimeError("Kernel died before replying to kernel_info")
+        return start(self, **options)
+
+    monkeypatch.setattr(RunSubmission, "start_new_kernel_client", dying)
+    graded = room.grade("unlucky", room.solved())
+    assert graded.total == points and left == [0]
+    assert ("Kernel died" in " ".join(graded.messages)) == (points == 0)
+
+
 def test_the_next_submission_is_not_harmed(room):
     room.grade("wild", room.solved({"two": "def one():\n    os._exit(3)\n\n\ndef two():\n    os._exit(3)"}))
     graded = room.grade("good", room.solved())

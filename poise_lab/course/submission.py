@@ -27,6 +27,7 @@ from .cells import called, grade_id, is_answer, is_test, names_set
 from .checks import GRADES
 
 MOST_OUTPUT = 100_000  # characters kept of what a cell prints
+STARTS = 3  # of a kernel that dies before its first cell, as one does whose port was taken by another
 GUARD = """
 def _load():
     import importlib.util, sys
@@ -73,6 +74,7 @@ class RunSubmission(Execute):
 
     def preprocess(self, nb, resources, km=None):
         self.fatal: dict[int, str] = {}
+        starts = STARTS
         clean = copy.deepcopy(nb.cells)
         own = Path(resources["metadata"]["path"] or ".").resolve()
         handed_in = set(own.rglob("*"))
@@ -87,6 +89,10 @@ class RunSubmission(Execute):
                 self.fatal[self.at] = f"this cell did not end within {self.timeout} seconds; the rest ran without it"
             except DeadKernelError:
                 self.fatal[self.at] = f"this cell {self.too_much or 'ended the kernel'}; the rest ran without it"
+            except RuntimeError:
+                starts -= 1
+                if self.locked or not starts:
+                    raise
             finally:
                 self.over.set()
                 end_processes(self.mark)
