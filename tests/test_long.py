@@ -57,7 +57,7 @@ def test_a_long_run_keeps_its_evaluations_its_last_texts_and_its_mistakes(tmp_pa
     assert [(row["method"], row["seeds"], row["step"]) for row in long.rows(tmp_path)] == [
         ("rloo x2", 2, step) for step in long.SHOWN
     ]
-    assert "minus" not in long.says(tmp_path)  # there is no POISE beside which RLOO would stand
+    assert "minus" not in long.says(tmp_path)  # nothing that is asked about has both its methods
     capsys.readouterr()
 
 
@@ -122,10 +122,14 @@ def test_differences_are_over_the_seeds_that_both_have_and_their_change_is_their
     ):  # fmt: skip
         _curve(tmp_path, label, seed, accuracies)
     found = long.differences(tmp_path)
-    means = [found["none x1", "sampled accuracy", when].mean for when in ("step 100", "step 600", "change")]
+    means = [
+        found["poise x2 minus none x1", "sampled accuracy", when].mean for when in ("step 100", "step 600", "change")
+    ]
     assert means == pytest.approx([-0.15, 0.0, 0.15])
     # t of one degree of freedom: 12.706 standard errors of 0.05
-    assert found["none x1", "sampled accuracy", "step 100"].low == pytest.approx(-0.15 - 12.706 * 0.05, abs=1e-3)
+    assert found["poise x2 minus none x1", "sampled accuracy", "step 100"].low == pytest.approx(
+        -0.15 - 12.706 * 0.05, abs=1e-3
+    )
     assert not any(gap.kept for gap in found.values())
 
 

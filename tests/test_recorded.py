@@ -167,7 +167,9 @@ def test_what_the_front_page_says_of_methods_is_what_the_arena_says():
     own = [stats.surviving({k: stats.p_value(x[1], seeds) for k, x in of.items() if k[0] == "poise x2"}) for of in both]
     cost = [row for row in arena.contrast(ARENA, "two responses") if row["two responses"] == "mean"][0]
     aimed = [found["score_weighted x2", "poise x2"] for found in both]
-    late = [long.differences(pl.data_dir() / "long")["none x1", way, f"step {long.STEPS}"] for way in ways]
+    six_hundred = {key[:2]: gap for key, gap in long.differences(pl.data_dir() / "long").items() if "600" in key[2]}
+    late = [six_hundred["poise x2 minus none x1", way] for way in ways]
+    aimed_late = [six_hundred["score_weighted x2 minus poise x2", way] for way in ways]
     named = {rloo, eight, single, pairs, *(("poise x2", other) for other in ("score_weighted x2", "ppo x1", "dapo x8"))}
     said = {
         "With the same pairs POISE is ahead of RLOO in sampled accuracy, and in greedy accuracy these seeds do not decide": (
@@ -181,6 +183,7 @@ def test_what_the_front_page_says_of_methods_is_what_the_arena_says():
         "be told apart; with one response to each of twice as many prompts it is training without a baseline that is ahead": all(
             way[pairs][0] == "inconclusive" and way[single][0] == "worse" for way in both
         ),
+        "after 600 steps that is not seen any more": all(gap.low < 0 < gap.high for gap in aimed_late),
         "a lead no longer seen after 600 steps": long.STEPS == 600 and all(gap.low < 0 < gap.high for gap in late),
         "Two responses to a prompt instead of one cost about three points, in the mean over four baselines": all(
             -0.035 < cost[way].mean < -0.025 and cost[way].high < 0 for way in ways
@@ -487,8 +490,13 @@ def test_the_results_quote_the_runs_of_the_real_model(of_smollm2):
         "poise x2 minus constant x1": [("worse", False), ("worse", False)],
         "constant x1 minus none x1": [undecided, undecided],
         "constant x1 minus batch_mean x1": [("better", False), ("better", True)],
+        "prefix x1 minus none x1": [undecided, undecided],
+        "ppo x1 minus none x1": [undecided, undecided],
+        "poise x2 minus ppo x1": [undecided, undecided],
     }
     room = [-gap.low for gap in rows["poise x2 minus none x1"].values()]
     assert 0.075 < room[0] < 0.085 and 0.035 < room[1] < 0.04  # eight points, almost four
     ends = {label: np.mean([run.series("accuracy")[1][-1] for run in runs]) for label, runs in of_smollm2.items()}
-    assert sorted(ends, key=ends.get)[-3:] == ["poise x2", "none x1", "constant x1"]
+    assert sorted(ends, key=ends.get)[-2:] == ["prefix x1", "constant x1"]
+    assert sorted(ends, key=ends.get)[-5:-2] == ["poise x2", "ppo x1", "none x1"]
+    assert round(ends["ppo x1"], 2) == round(ends["none x1"], 2)  # equal by the means

@@ -96,7 +96,7 @@ STUDIES = {
         mark="arena",
     ),
     "long": Study(
-        "three methods of the arena, trained six times as long (notebook 08)", "long", long.missing, long.record, long.says,
+        "some methods of the arena, trained six times as long (notebook 08)", "long", long.missing, long.record, long.says,
         mark="long",
     ),
     "real": real(),

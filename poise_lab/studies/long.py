@@ -1,4 +1,4 @@
-"""What comes after the first hundred steps? Three methods of the arena, trained six times as long: `poise-lab study long`.
+"""What comes after the first hundred steps? Some methods of the arena, trained six times as long: `poise-lab study long`.
 
 The paper (arXiv 2605.07579) names long horizons as untested. Does the probe still track V(x), does entropy collapse,
 does accuracy go on rising, and which mistakes are left? Everything is as in the arena, the learning rate that its search
@@ -21,7 +21,11 @@ from ..sources import data_dir
 from ..stats import Gap, gaps, mean_interval
 from . import arena, thinking, trained
 
-METHODS = ("poise x2", "rloo x2", "none x1")
+METHODS = ("poise x2", "rloo x2", "none x1", "score_weighted x2")
+# the pairs that are asked about: POISE beside the others, and what it gains by another target for its probe
+ASKED = (
+    ("poise x2", "rloo x2"), ("poise x2", "none x1"), ("score_weighted x2", "poise x2"), ("score_weighted x2", "none x1"),
+)  # fmt: skip
 STEPS, EVERY = 600, 50
 TRAIN = f"--steps {STEPS} --eval-every {EVERY} --eval-responses 16"
 # of held-out problems; but the entropy is of the batch that a step trains on, sampled before its updates
@@ -99,13 +103,15 @@ def rows(out: Path) -> list[dict]:
 
 
 def differences(out: Path) -> dict[tuple[str, str, str], Gap]:
-    """The first method minus each other, by each of COMPARED, at step 100, at the end, and the second less the first.
+    """Of each pair of ASKED the first minus the second, by COMPARED, at step 100, at the end, and the end less step 100.
 
-    Over the seeds that both have; kept is what survives Holm's correction for all of these.
+    Over the seeds that both have; kept is what survives Holm's correction for all of these. Keys are such as
+    ("poise x2 minus none x1", "pass@16", "change").
     """
     by_seed = {label: {run.seed: run for run in group} for label, group in recorded(out).items()}
-    ours, found = by_seed.pop(METHODS[0], {}), {}
-    for other, theirs in by_seed.items():
+    found = {}
+    for first, second in ASKED:
+        ours, theirs = by_seed.get(first, {}), by_seed.get(second, {})
         both = sorted(ours.keys() & theirs.keys())
         for column in COMPARED if both else ():
             short, end = (
@@ -113,7 +119,7 @@ def differences(out: Path) -> dict[tuple[str, str, str], Gap]:
                 for step in (SHORT, STEPS)
             )
             for when, each in {f"step {SHORT}": short, f"step {STEPS}": end, "change": end - short}.items():
-                found[other, column, when] = each
+                found[f"{first} minus {second}", column, when] = each
     return gaps(found)
 
 
@@ -138,10 +144,10 @@ def left(out: Path, settings: Sequence[str]) -> list[dict]:
 
 
 def beside(out: Path) -> list[dict]:
-    """The differences of `differences` as a table: a row for each other method and figure; * marks what survives."""
+    """The differences of `differences` as a table: a row for each pair and figure; * marks what survives."""
     table: dict = defaultdict(dict)
-    for (other, column, when), gap in differences(out).items():
-        table[other, column] |= {f"{METHODS[0]} minus": other, "of": column, when: gap}
+    for (pair, column, when), gap in differences(out).items():
+        table[pair, column] |= {"difference": pair, "of": column, when: gap}
     return list(table.values())
 
 

@@ -18,17 +18,27 @@ _SUMS = (
 )
 METHODS = {  # label: baseline, responses to a prompt, prompts
     f"{name} x{responses}": (name, responses, 96 // responses)
-    for name, responses in (("poise", 2), ("rloo", 2), ("grpo", 8), ("none", 1), ("constant", 1), ("batch_mean", 1))
+    for name, responses in (
+        ("poise", 2),
+        ("rloo", 2),
+        ("grpo", 8),
+        ("none", 1),
+        ("constant", 1),
+        ("batch_mean", 1),
+        ("prefix", 1),
+        ("ppo", 1),
+    )
 }
 RUNS = {
     f"{name}-{seed}": f"{_SUMS} --baseline {name} --set responses={responses} --prompts {prompts} --seed {seed}"
     for seed in trained.SEEDS
     for name, responses, prompts in METHODS.values()
 }
-# the pairs that are asked about: the paper's own, and those of findings 10 and 12, which are of the bundled policy
+# the pairs that are asked about: the paper's own, those of findings 10 and 12, and what reads the tokens so far
 ASKED = (
     ("poise x2", "rloo x2"), ("poise x2", "grpo x8"), ("rloo x2", "grpo x8"), ("poise x2", "none x1"),
     ("poise x2", "constant x1"), ("constant x1", "none x1"), ("constant x1", "batch_mean x1"),
+    ("prefix x1", "none x1"), ("ppo x1", "none x1"), ("poise x2", "ppo x1"),
 )  # fmt: skip
 LOOKS = {"after 10 steps": 10, "after 30 steps": 30}
 
