@@ -91,7 +91,7 @@ class RunSubmission(Execute):
                 self.fatal[self.at] = f"this cell {self.too_much or 'ended the kernel'}; the rest ran without it"
             except RuntimeError:
                 starts -= 1
-                if self.locked or not starts:
+                if not starts:
                     raise
             finally:
                 self.over.set()

@@ -19,16 +19,9 @@ _SUMS = (
 METHODS = {  # label: baseline, responses to a prompt, prompts
     f"{name} x{responses}": (name, responses, 96 // responses)
     for name, responses in (
-        ("poise", 2),
-        ("rloo", 2),
-        ("grpo", 8),
-        ("none", 1),
-        ("constant", 1),
-        ("batch_mean", 1),
-        ("prefix", 1),
-        ("ppo", 1),
+        ("poise", 2), ("rloo", 2), ("grpo", 8), ("none", 1), ("constant", 1), ("batch_mean", 1), ("prefix", 1), ("ppo", 1),
     )
-}
+}  # fmt: skip
 RUNS = {
     f"{name}-{seed}": f"{_SUMS} --baseline {name} --set responses={responses} --prompts {prompts} --seed {seed}"
     for seed in trained.SEEDS
